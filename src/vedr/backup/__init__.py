@@ -1,0 +1,1 @@
+"""Capture, store, prove and restore snapshots."""

@@ -1,0 +1,1 @@
+"""What the chain says, and how we know that it is true."""

@@ -1,0 +1,42 @@
+"""`vedr`: the everyday and the break-glass command.
+
+Guarantees: the exit status is true to the result (0 only when everything asked for was done and seen); errors go to
+standard error with what to do next; with `--json` standard output carries one JSON document and nothing else.
+"""
+
+import importlib
+import sys
+from typing import Final
+
+import typer
+
+from vedr.cli.output import report_error
+from vedr.errors import VedrError
+
+GROUPS: Final = {
+    "snapshot": "Chain-state snapshots: create, list, verify, restore, prune.",
+    "ledger": "The durable record of every run: show, verify, export.",
+    "lab": "The embedded three-region network: up, down, status, faults.",
+    "site": "Site files: check and show.",
+}
+
+app = typer.Typer(
+    name="vedr", help="Disaster recovery for VirtEngine's chain.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+def build() -> typer.Typer:
+    """Attach every command group; each module in `vedr.cli` named in GROUPS has an `app`."""
+    for name, summary in GROUPS.items():
+        app.add_typer(importlib.import_module(f"vedr.cli.{name}").app, name=name, help=summary, no_args_is_help=True)
+    importlib.import_module("vedr.cli.run").attach(app)
+    return app
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        build()()
+    except VedrError as error:
+        report_error(error)
+        sys.exit(error.exit_code)

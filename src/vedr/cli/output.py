@@ -1,0 +1,31 @@
+"""What the commands print, and how: one place for JSON, tables, errors and progress."""
+
+import json
+from typing import Annotated, Final, TypeAlias
+
+import typer
+from rich.console import Console
+
+from vedr.errors import VedrError
+from vedr.signature import Json
+
+stdout: Final = Console()
+stderr: Final = Console(stderr=True)
+
+JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+SiteOption: TypeAlias = Annotated[
+    str | None, typer.Option("--site", envvar="VEDR_SITE", help="Site name or path of its file; default: lab.")
+]
+
+
+def print_json(document: Json) -> None:
+    """One document on standard output, never wrapped or coloured."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def report_error(error: VedrError) -> None:
+    """What happened and what to do next, on standard error."""
+    stderr.print(f"[bold red]error[/] ({type(error).__name__}): ", end="")
+    stderr.print(error.message, markup=False, highlight=False)
+    if error.remedy:
+        stderr.print(f"next: {error.remedy}", markup=False, highlight=False)

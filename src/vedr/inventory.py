@@ -1,0 +1,397 @@
+"""The site: one TOML file, parsed once into frozen data.
+
+Guarantees: unknown keys are refused; every rule that can be checked from the file alone is checked; an error names the
+file, the line and the remedy.  Secrets are never in the file, only references (`file:…`, `env:…`, `aws-secret:…`).
+Leaves out: whether the things described exist or answer, which preflight and the daily checks find out.
+
+Sizes are bytes, durations seconds unless the name carries another unit, powers are CometBFT voting power.
+"""
+
+import os
+import re
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Final, Literal, NewType, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from vedr.errors import InvalidInputError, NotFoundError
+from vedr.targets import Retention, Schedule, TargetOverrides
+
+Height = NewType("Height", int)
+"""A block height, 1 or more; 0 means 'none yet'."""
+
+NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+RegionName = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[a-z]+(-[a-z0-9]+)?$")]
+ZoneName = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[a-z]+-[a-z0-9]+$")]
+SecretRef = Annotated[str, StringConstraints(pattern=r"^(file:/|env:[A-Z]|aws-secret:[a-z]).*$")]
+"""Where a secret is kept, never the secret: `file:/path`, `env:NAME` or `aws-secret:name`."""
+HexKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Role = Literal["validator", "full", "archive"]
+
+MIN_ZONES_PER_REGION: Final = 2  # VirtEngine's rule: a region survives the loss of a zone
+MIN_FULL_NODES_PER_REGION: Final = 2
+MIN_BACKUP_REGIONS: Final = 3
+SITES_ENV: Final = "VEDR_SITES"
+SITE_ENV: Final = "VEDR_SITE"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Chain(_Frozen):
+    """How the site's node program is run, and the root of trust for its chain.
+
+    Commands are argument lists; `{home}`, `{data}`, `{rpc}` in them are filled in.
+    """
+
+    chain_id: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{2,49}$")]
+    block_time_s: float = Field(gt=0, le=60)
+    start: tuple[str, ...] = Field(min_length=1)
+    start_isolated: tuple[str, ...] = Field(min_length=1)
+    inspect: tuple[str, ...] = Field(min_length=1)
+    genesis: Path
+    genesis_sha256: HexKey
+    trust_height: int = Field(default=0, ge=0)
+    trust_hash: Annotated[str, StringConstraints(pattern=r"^([0-9A-F]{64})?$")] = ""
+    trust_period_s: int = Field(default=168 * 3600, gt=0)
+    max_clock_drift_s: float = Field(default=10.0, ge=0)
+    software: dict[str, str] = Field(default_factory=dict)
+    database_backend: Literal["goleveldb"] = "goleveldb"
+
+    @model_validator(mode="after")
+    def _anchor_is_whole(self) -> Self:
+        if bool(self.trust_height) != bool(self.trust_hash):
+            raise ValueError(
+                "trust_height and trust_hash belong together: give both, or neither to trust the genesis validators"
+            )
+        return self
+
+
+class Signing(_Frozen):
+    """Manifest and ledger signatures (Ed25519): the key that this site signs with, and all that it believes."""
+
+    key: SecretRef
+    trusted: tuple[HexKey, ...] = Field(min_length=1, description="public keys, raw 32 bytes in hex")
+
+
+class Encryption(_Frozen):
+    """Client-side encryption of stored objects: `none`, or AES-256-GCM under a 32-byte site key."""
+
+    mode: Literal["none", "aes-256-gcm"] = "none"
+    key: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _key_with_mode(self) -> Self:
+        if (self.mode == "none") != (self.key is None):
+            raise ValueError("encryption.key is needed by, and only by, mode aes-256-gcm")
+        return self
+
+
+class StoreConfig(_Frozen):
+    """A region's bucket."""
+
+    kind: Literal["s3"] = "s3"
+    endpoint: str | None = Field(default=None, description="None: the cloud's own endpoint")
+    bucket: str = Field(min_length=3, max_length=63)
+    cloud_region: str
+    credentials: SecretRef | None = Field(
+        default=None, description="JSON {access_key, secret_key}; None: the cloud's own chain"
+    )
+    object_lock_days: int = Field(default=0, ge=0, description="0: off")
+    storage_class: Literal["STANDARD", "STANDARD_IA", "GLACIER_IR"] = "STANDARD"
+
+
+class Hsm(_Frozen):
+    """A PKCS#11 token."""
+
+    module: Path
+    token_label: str
+    pin: SecretRef
+    config: Path | None = Field(default=None, description="SOFTHSM2_CONF, for SoftHSM only")
+
+
+class Region(_Frozen):
+    cloud_region: str
+    role: Literal["primary", "secondary", "tertiary"]
+    priority: int = Field(ge=1)
+    workload_pct: int = Field(ge=0, le=100)
+    work_pool: str
+    zones: tuple[ZoneName, ...] = Field(min_length=MIN_ZONES_PER_REGION)
+    store: StoreConfig
+    hsm: Hsm | None = None
+
+
+class Node(_Frozen):
+    """A chain node: its place, its part, where it answers and where its files are on its host."""
+
+    name: NodeName
+    region: RegionName
+    zone: ZoneName
+    role: Role
+    rpc: str = Field(pattern=r"^https?://")
+    p2p: str = Field(pattern=r"^[^/]+:\d+$")
+    home: Path
+    unit: str
+    power: int = Field(default=0, ge=0, description="voting power in genesis; 0 for nodes that don't validate")
+    address: str = Field(default="", pattern=r"^([0-9A-F]{40})?$", description="consensus address of a validator")
+
+    @property
+    def is_validator(self) -> bool:
+        return self.role == "validator"
+
+    @model_validator(mode="after")
+    def _power_fits_role(self) -> Self:
+        if self.is_validator != bool(self.power) or self.is_validator != bool(self.address):
+            raise ValueError(f"node {self.name}: validators, and only they, have power and address")
+        return self
+
+
+class Provider(_Frozen):
+    """A provider daemon."""
+
+    name: NodeName
+    region: RegionName
+    zone: ZoneName
+    home: Path
+    unit: str
+    url: str = Field(pattern=r"^https?://")
+
+
+class Gateway(_Frozen):
+    """A region's API gateway, as users reach it."""
+
+    name: NodeName
+    region: RegionName
+    zone: ZoneName
+    unit: str
+    url: str = Field(pattern=r"^https?://")
+
+
+class Fleet(_Frozen):
+    """How units are stopped and started: the lab's zone agents, or systemd over SSH."""
+
+    kind: Literal["lab"] = "lab"
+    agents: dict[ZoneName, str] = Field(default_factory=dict)
+    token: SecretRef | None = None
+
+
+class Dns(_Frozen):
+    """The zone that users resolve; `key` signs dynamic updates (RFC 2136)."""
+
+    server: str
+    port: int = Field(default=53, ge=1, le=65535)
+    zone: str
+    ttl_s: int = Field(default=60, ge=1)
+    key: SecretRef | None = None
+
+
+class Orchestrator(_Frozen):
+    """Where Prefect is.  Runbooks also run when it isn't there."""
+
+    api_url: str = Field(pattern=r"^https?://")
+    ui_url: str = Field(pattern=r"^https?://")
+
+
+class ConfigRepository(_Frozen):
+    """The git repository that hourly configuration backups are committed to."""
+
+    path: Path
+
+
+class Site(_Frozen):
+    """One deployment of the fleet."""
+
+    version: Literal[1]
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+    kind: Literal["lab", "staging", "production"]
+    work_dir: Path
+    chain: Chain
+    signing: Signing
+    encryption: Encryption = Encryption()
+    regions: dict[RegionName, Region]
+    nodes: tuple[Node, ...]
+    providers: tuple[Provider, ...] = ()
+    gateways: tuple[Gateway, ...] = ()
+    fleet: Fleet
+    dns: Dns | None = None
+    orchestrator: Orchestrator
+    config_repository: ConfigRepository
+    targets: TargetOverrides = TargetOverrides()
+    retention: Retention = Retention()
+    schedule: Schedule = Schedule()
+
+    def node(self, name: str) -> Node:
+        """The node of that name, or NotFoundError listing those that exist."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise NotFoundError(
+            f"site {self.name} has no node {name!r}", remedy=f"Choose one of: {', '.join(n.name for n in self.nodes)}."
+        )
+
+    def region(self, name: str) -> Region:
+        """The region of that name, or NotFoundError listing those that exist."""
+        if name not in self.regions:
+            raise NotFoundError(
+                f"site {self.name} has no region {name!r}", remedy=f"Choose one of: {', '.join(self.regions)}."
+            )
+        return self.regions[name]
+
+    def nodes_in(self, region: str, *roles: Role) -> tuple[Node, ...]:
+        """The region's nodes, in the file's order; all roles when none is named."""
+        return tuple(n for n in self.nodes if n.region == region and (not roles or n.role in roles))
+
+    @property
+    def regions_by_priority(self) -> tuple[str, ...]:
+        return tuple(sorted(self.regions, key=lambda name: self.regions[name].priority))
+
+    @property
+    def placed(self) -> tuple[Node | Provider | Gateway, ...]:
+        """Everything that stands in a zone."""
+        placed: list[Node | Provider | Gateway] = [*self.nodes, *self.providers, *self.gateways]
+        return tuple(placed)
+
+    @property
+    def total_power(self) -> int:
+        return sum(n.power for n in self.nodes)
+
+    @model_validator(mode="after")
+    def _topology_holds(self) -> Self:
+        problems = [*_duplicates(self), *_misplaced(self), *_too_thin(self)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _duplicates(site: Site) -> list[str]:
+    units = Counter(thing.name for thing in site.placed)
+    homes = Counter([*(str(node.home) for node in site.nodes), *(str(provider.home) for provider in site.providers)])
+    pools = Counter(region.work_pool for region in site.regions.values())
+    priorities = Counter(str(region.priority) for region in site.regions.values())
+    return [
+        f"{what} {value!r} is used {count} times: make it unique"
+        for what, counter in (("name", units), ("home", homes), ("work_pool", pools), ("priority", priorities))
+        for value, count in counter.items()
+        if count > 1
+    ]
+
+
+def _misplaced(site: Site) -> list[str]:
+    problems = []
+    for thing in site.placed:
+        if thing.region not in site.regions:
+            problems.append(f"{thing.name} is in region {thing.region!r}, which [regions] does not have")
+        elif thing.zone not in site.regions[thing.region].zones:
+            problems.append(f"{thing.name} is in zone {thing.zone!r}, which region {thing.region} does not have")
+    return problems
+
+
+def _too_thin(site: Site) -> list[str]:
+    problems = []
+    if len(site.regions) < MIN_BACKUP_REGIONS:
+        problems.append(
+            f"{len(site.regions)} regions, but backups need {MIN_BACKUP_REGIONS}: add a region with a store"
+        )
+    for name in site.regions:
+        keepers = site.nodes_in(name, "full", "archive")
+        if len(keepers) < MIN_FULL_NODES_PER_REGION:
+            problems.append(f"region {name} has {len(keepers)} full nodes, needs {MIN_FULL_NODES_PER_REGION} or more")
+        if not site.nodes_in(name, "archive"):
+            problems.append(f'region {name} has no archive node: give one node role = "archive"')
+    return problems
+
+
+def sites_directories() -> tuple[Path, ...]:
+    """Where site files are looked for: `$VEDR_SITES` (colon-separated), running labs, then deployments/sites."""
+    configured = [Path(p) for p in os.environ.get(SITES_ENV, "").split(":") if p]
+    return (*configured, labs_directory(), Path("deployments/sites"))
+
+
+def labs_directory() -> Path:
+    """Where labs keep their state, one folder a lab: `$VEDR_LABS`, else the XDG state folder."""
+    if folder := os.environ.get("VEDR_LABS"):
+        return Path(folder)
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "vedr" / "labs"
+
+
+def load_site(name_or_path: str | None = None) -> Site:
+    """Read a site by name (`lab`) or by path (`…/x.toml`); default `$VEDR_SITE`, else `lab`.
+
+    Raises:
+        NotFoundError: no such file.
+        InvalidInputError: not TOML, or a rule is broken; every problem with its line.
+    """
+    path = find_site(name_or_path or os.environ.get(SITE_ENV) or "lab")
+    return parse_site(path.read_text(encoding="utf-8"), source=str(path))
+
+
+def find_site(name_or_path: str) -> Path:
+    """The site's file; NotFoundError names every place that was searched."""
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        candidates = [Path(name_or_path)]
+    else:
+        candidates = [
+            candidate
+            for folder in sites_directories()
+            for candidate in (folder / f"{name_or_path}.toml", folder / name_or_path / "site.toml")
+        ]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    searched = ", ".join(str(c) for c in candidates)
+    raise NotFoundError(
+        f"no site {name_or_path!r}: looked for {searched}", remedy="Start the lab with `make up`, or set VEDR_SITES."
+    )
+
+
+def parse_site(text: str, *, source: str) -> Site:
+    """Bytes in, verified site out; `source` is only for messages."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError(
+            f"{source}: not TOML: {error}", remedy="Correct the line that the message names."
+        ) from error
+    try:
+        return Site.model_validate(raw)
+    except ValidationError as error:
+        problems = [
+            f"{source}:{_line_of(text, where)}: {'.'.join(where) or 'site'}: {message.removeprefix('Value error, ')}"
+            for problem in error.errors(include_input=False, include_url=False)
+            for where, message in [(tuple(str(part) for part in problem["loc"]), problem["msg"])]
+        ]
+        raise InvalidInputError("\n".join(problems), remedy="Correct these lines of the site file.") from None
+
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
+_ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_\"'.-]+?)\s*=")
+
+
+def _line_of(text: str, location: tuple[str, ...]) -> int:
+    """The 1-based line where the key at `location` stands, or the nearest table that encloses it.
+
+    tomllib gives no positions, so this walks headers and assignments; good to the line for the plain tables that site
+    files are made of.
+    """
+    best_line, best_depth = 1, 0
+    table: tuple[str, ...] = ()
+    arrays: Counter[str] = Counter()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            name = header.group(2)
+            table = tuple(part.strip("\"'") for part in name.split("."))
+            if header.group(1) == "[[":
+                table = (*table, str(arrays[name]))
+                arrays[name] += 1
+            here = table
+        elif assignment := _ASSIGNMENT.match(line):
+            here = (*table, *(part.strip("\"'") for part in assignment.group(1).split(".")))
+        else:
+            continue
+        if len(here) > best_depth and location[: len(here)] == here:
+            best_line, best_depth = number, len(here)
+    return best_line

@@ -1,0 +1,1 @@
+"""The embedded lab: a real three-region network on one machine."""

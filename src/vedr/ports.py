@@ -1,0 +1,115 @@
+"""What the domain needs from the world.  Adapters fulfil these; contract suites in tests/contract hold them to it.
+
+Every method raises only errors of `vedr.errors`.  UnavailableError (transient) may be retried as it is; all others may
+not.  Nothing here is asynchronous: callers use threads, adapters release the GIL where bytes move.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NewType, Protocol
+
+from vedr.inventory import Node
+
+ObjectKey = NewType("ObjectKey", str)
+"""Slash-separated, ASCII, no leading slash."""
+
+Clock = Callable[[], dt.datetime]
+"""Gives the time, aware, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One version of an object: what listing, heading and putting tell."""
+
+    key: ObjectKey
+    size_bytes: int
+    version: str | None
+    modified: dt.datetime
+
+
+class ObjectStore(Protocol):
+    """A region's bucket.
+
+    Atomicity: an object is visible whole or not at all.  Read-after-write consistent.
+    """
+
+    @property
+    def region(self) -> str:
+        """The site's name of the region."""
+
+    def create(self, key: ObjectKey, data: bytes) -> StoredObject:
+        """Put if absent (conditional).  Safe to repeat.
+
+        Raises:
+            ConflictError: the key exists (whatever its content); nothing was written.
+            UnavailableError: not known whether it was written: repeat, and read it on ConflictError.
+        """
+
+    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
+        """The whole object, of that version or the newest.  NotFoundError when there is none."""
+
+    def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
+        """Its metadata.  NotFoundError when there is none."""
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects under the prefix, by key, newest versions only; memory stays flat however many there are."""
+
+    def delete(self, key: ObjectKey) -> None:
+        """Remove it; quiet when it isn't there.  RefusedError when an object lock holds it."""
+
+
+UnitState = Literal["running", "paused", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """A service unit as its supervisor sees it."""
+
+    name: str
+    state: UnitState
+    pid: int | None
+    since: dt.datetime
+    exit_code: int | None
+    desired: Literal["running", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """How a pause ended; when `expired`, the node ran on before it was resumed: what was copied is not consistent."""
+
+    paused_s: float
+    expired: bool
+
+
+class Fleet(Protocol):
+    """Control of service units on their hosts.  UnavailableError when the host can't be reached, which proves nothing.
+
+    Every method is idempotent: stopping what is stopped is quiet.
+    """
+
+    def status(self, unit: str, zone: str) -> UnitStatus:
+        """NotFoundError when the host does not know the unit."""
+
+    def start(self, unit: str, zone: str) -> UnitStatus:
+        """Start it and return when the process exists (not when it serves)."""
+
+    def stop(self, unit: str, zone: str) -> UnitStatus:
+        """End it cleanly; DeadlineError when it is still there after its grace: it was not killed."""
+
+    def kill(self, unit: str, zone: str) -> UnitStatus:
+        """End it at once (SIGKILL)."""
+
+    def pause(self, unit: str, zone: str, *, limit_s: float) -> None:
+        """Freeze every thread; return when all stand still.  The host resumes it after `limit_s`, come what may."""
+
+    def resume(self, unit: str, zone: str) -> Pause:
+        """Let it run on."""
+
+
+class Files(Protocol):
+    """Reaches a node's home directory.  In the lab, and on a node's own host, that is a local path."""
+
+    def home(self, node: Node) -> Path:
+        """A local path of the node's home; UnavailableError when this process doesn't run where the node's disk is."""

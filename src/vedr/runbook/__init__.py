@@ -1,0 +1,1 @@
+"""Ordered, budgeted, resumable steps over a durable ledger."""
