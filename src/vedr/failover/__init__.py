@@ -1,0 +1,1 @@
+"""Judging failures, promotion order, fencing: what may act, and in which order."""
