@@ -13,7 +13,7 @@ from vedr.errors import RefusedError, VerificationFailedError
 from vedr.ports import UnitState
 
 MAX_HEALTHY_LAG_BLOCKS: Final = 10
-"""A node this far behind the tip still counts as serving: VirtEngine alerts at 100, a restarted one closes 10 in seconds."""
+"""A node this far behind still counts as serving: VirtEngine alerts at 100, a restarted one closes 10 in seconds."""
 
 
 class Symptom(StrEnum):
@@ -82,7 +82,7 @@ def judge(evidence: Evidence) -> Judgement:
     if evidence.unit in {"stopped", "failed"}:
         if lag is not None:
             raise VerificationFailedError(
-                f"the supervisor calls {evidence.node} {evidence.unit}, yet its RPC answers at height {evidence.height}",
+                f"the supervisor calls {evidence.node} {evidence.unit}, its RPC answers at height {evidence.height}",
                 remedy="Something else runs on the node's address: find out what before acting on either.",
             )
         if evidence.data_opens is False:
@@ -93,7 +93,7 @@ def judge(evidence: Evidence) -> Judgement:
     if lag > MAX_HEALTHY_LAG_BLOCKS:
         return Judgement(evidence.node, Symptom.LAGGING, f"{lag} blocks behind the tip {evidence.tip}", lag)
     raise RefusedError(
-        f"{evidence.node} is healthy: its unit is {evidence.unit}, its height {evidence.height} is {lag} behind the tip",
+        f"{evidence.node} is healthy: unit {evidence.unit}, height {evidence.height}, {lag} blocks behind the tip",
         remedy="Check the node's name.  A healthy node is not recovered.",
     )
 

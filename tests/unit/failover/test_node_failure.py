@@ -42,7 +42,7 @@ def test_nothing_is_confirmed_without_a_tip_to_compare_with() -> None:
 
 
 def test_a_stopped_unit_whose_rpc_answers_is_a_contradiction() -> None:
-    with pytest.raises(VerificationFailedError, match="yet its RPC answers"):
+    with pytest.raises(VerificationFailedError, match="its RPC answers"):
         judge(evidence(unit="stopped"))
 
 
