@@ -150,7 +150,7 @@ class Node(_Frozen):
 
 
 class Provider(_Frozen):
-    """A provider daemon."""
+    """A provider daemon.  Its events are numbered `height * sequences_per_block + index in the block`."""
 
     name: NodeName
     region: RegionName
@@ -158,6 +158,7 @@ class Provider(_Frozen):
     home: Path
     unit: str
     url: str = Field(pattern=r"^https?://")
+    sequences_per_block: int = Field(default=1000, ge=1)
 
 
 class Gateway(_Frozen):
