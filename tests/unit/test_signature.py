@@ -1,6 +1,7 @@
 """Signed documents: nothing is believed that a trusted key did not sign, byte for byte."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -40,6 +41,14 @@ def test_every_single_bit_flip_is_refused() -> None:
         damaged[position // 8] ^= 1 << position % 8
         with pytest.raises(VerificationFailedError):
             open_document(bytes(damaged), TRUSTED, what="it")
+
+
+@pytest.mark.parametrize("spelling", [str.upper, " ".join])
+def test_another_spelling_of_the_same_signature_is_refused(spelling: Callable[[str], str]) -> None:
+    document = json.loads(DOCUMENT)
+    document["signatures"][0]["sig"] = spelling(document["signatures"][0]["sig"])
+    with pytest.raises(CorruptError):
+        open_document(canonical_json(document), TRUSTED, what="it")
 
 
 def test_every_truncation_is_refused() -> None:
