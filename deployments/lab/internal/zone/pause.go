@@ -1,0 +1,127 @@
+package zone
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// Limits of a pause. A validator's neighbours notice after seconds, so long ones are refused.
+const (
+	defaultPauseLimit = 2 * time.Second
+	maxPauseLimit     = 30 * time.Second
+	stoppedPoll       = 200 * time.Microsecond
+)
+
+// pause is one freeze of a unit with SIGSTOP.
+type pause struct {
+	began time.Time
+	took  time.Duration // set at its end
+	limit *time.Timer
+}
+
+// Paused answers a pause: from this moment no thread of the unit ran.
+type Paused struct {
+	PausedAtNS int64 `json:"paused_at_ns"` // Unix time
+}
+
+// Resumed answers a resume. When expired, the unit had already been running again:
+// whatever was copied meanwhile is not consistent.
+type Resumed struct {
+	PausedMS float64 `json:"paused_ms"`
+	Expired  bool    `json:"expired"`
+}
+
+// Pause freezes a unit and returns once all its threads are stopped. After limit the
+// unit goes on by itself.
+func (s *Supervisor) Pause(name string, limit time.Duration) (Paused, error) {
+	if limit <= 0 || limit > maxPauseLimit {
+		return Paused{}, fmt.Errorf("%w: a pause of %s: want above 0 and at most %s", ErrInvalid, limit, maxPauseLimit)
+	}
+	s.mu.Lock()
+	m, err := s.find(name)
+	if err == nil && m.status.State != StateRunning {
+		err = fmt.Errorf("%w: unit %s is %s, only a running one can be paused", ErrConflict, name, m.status.State)
+	}
+	if err != nil {
+		s.mu.Unlock()
+		return Paused{}, err
+	}
+	group := m.status.PID
+	members := processesOfGroup(group) // before the freeze, to keep it short
+	p := &pause{began: time.Now()}
+	m.pause, m.expired = p, nil
+	p.limit = time.AfterFunc(limit, func() { s.expire(m, p) })
+	m.enter(StatePaused)
+	err = syscall.Kill(-group, syscall.SIGSTOP)
+	s.mu.Unlock()
+	if err != nil {
+		return Paused{}, fmt.Errorf("stop unit %s: %w", name, err)
+	}
+	for !allThreadsStopped(members) {
+		if !s.inForce(m, p) {
+			return Paused{}, fmt.Errorf("%w: unit %s was not frozen within %s and runs again", ErrTimeout, name, limit)
+		}
+		time.Sleep(stoppedPoll)
+	}
+	frozenAt := time.Now()
+	if !s.inForce(m, p) {
+		return Paused{}, fmt.Errorf("%w: the pause of unit %s ended while it was being made", ErrTimeout, name)
+	}
+	return Paused{PausedAtNS: frozenAt.UnixNano()}, nil
+}
+
+// Resume lets a paused unit go on, or tells once that its limit did so before.
+func (s *Supervisor) Resume(name string) (Resumed, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, err := s.find(name)
+	if err != nil {
+		return Resumed{}, err
+	}
+	if expired := m.expired; expired != nil {
+		m.expired = nil
+		return Resumed{PausedMS: milliseconds(expired.took), Expired: true}, nil
+	}
+	p := m.pause
+	if p == nil {
+		return Resumed{}, fmt.Errorf("%w: unit %s is %s, not paused", ErrConflict, name, m.status.State)
+	}
+	s.unpause(m)
+	return Resumed{PausedMS: milliseconds(p.took)}, nil
+}
+
+func (s *Supervisor) inForce(m *managed, p *pause) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return m.pause == p
+}
+
+func (s *Supervisor) expire(m *managed, p *pause) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.pause == p {
+		s.unpause(m)
+		m.expired = p
+	}
+}
+
+// unpause needs mu; it does nothing to a unit that is not paused.
+func (s *Supervisor) unpause(m *managed) {
+	if m.pause == nil {
+		return
+	}
+	_ = syscall.Kill(-m.status.PID, syscall.SIGCONT) // fails only when the unit is gone
+	m.endPause()
+	m.enter(StateRunning)
+}
+
+func (m *managed) endPause() {
+	if m.pause != nil {
+		m.pause.took = time.Since(m.pause.began)
+		m.pause.limit.Stop()
+		m.pause = nil
+	}
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
