@@ -20,6 +20,8 @@ import (
 	abci "github.com/cometbft/cometbft/abci/types"
 	"github.com/cometbft/cometbft/libs/log"
 	"github.com/cosmos/iavl"
+
+	"virtengine.dev/vedr/lab/internal/kvtx"
 )
 
 // Version is the application's name and version as /abci_info shows them.
@@ -127,7 +129,7 @@ func (a *App) InitChain(_ context.Context, req *abci.RequestInitChain) (*abci.Re
 }
 
 func (a *App) CheckTx(_ context.Context, req *abci.RequestCheckTx) (*abci.ResponseCheckTx, error) {
-	if _, _, err := ParseTx(req.Tx); err != nil {
+	if _, _, err := kvtx.Parse(req.Tx); err != nil {
 		return &abci.ResponseCheckTx{Code: codeMalformed, Log: err.Error()}, nil
 	}
 	return &abci.ResponseCheckTx{Code: codeOK, GasWanted: 1}, nil
@@ -162,7 +164,7 @@ func (a *App) FinalizeBlock(_ context.Context, req *abci.RequestFinalizeBlock) (
 }
 
 func deliver(tree *iavl.MutableTree, tx []byte) (*abci.ExecTxResult, error) {
-	key, value, err := ParseTx(tx)
+	key, value, err := kvtx.Parse(tx)
 	if err != nil {
 		return &abci.ExecTxResult{Code: codeMalformed, Log: err.Error()}, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/viper"
 
 	"virtengine.dev/vedr/lab/internal/kvapp"
+	"virtengine.dev/vedr/lab/internal/kvtx"
 )
 
 const (
@@ -133,7 +134,7 @@ func cometConfig(p *Plan, n NodePlan, peers string) (*cfg.Config, error) {
 	c.Mempool.Size = mempoolTxs
 	c.Mempool.MaxTxsBytes = mempoolBytes
 	c.Mempool.CacheSize = 2 * mempoolTxs
-	c.Mempool.MaxTxBytes = kvapp.MaxTxBytes + txOverheadBytes
+	c.Mempool.MaxTxBytes = kvtx.MaxBytes + txOverheadBytes
 
 	timeout, err := time.ParseDuration(p.TimeoutCommit)
 	if err != nil {

@@ -1,4 +1,5 @@
-package kvapp
+// Package kvtx is the format of the lab application's transactions.
+package kvtx
 
 import (
 	"bytes"
@@ -8,14 +9,14 @@ import (
 
 // Limits of one transaction.
 const (
-	MaxTxBytes  = 64 << 10
+	MaxBytes    = 64 << 10
 	MaxKeyBytes = 1 << 10
 )
 
-// ParseTx splits a transaction "key=value" at its first '='. The value may be empty or binary.
-func ParseTx(tx []byte) (key, value []byte, err error) {
-	if len(tx) > MaxTxBytes {
-		return nil, nil, fmt.Errorf("transaction has %d bytes, the limit is %d", len(tx), MaxTxBytes)
+// Parse splits a transaction "key=value" at its first '='. The value may be empty or binary.
+func Parse(tx []byte) (key, value []byte, err error) {
+	if len(tx) > MaxBytes {
+		return nil, nil, fmt.Errorf("transaction has %d bytes, the limit is %d", len(tx), MaxBytes)
 	}
 	key, value, found := bytes.Cut(tx, []byte("="))
 	switch {
