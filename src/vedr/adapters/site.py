@@ -1,0 +1,151 @@
+"""A site, opened: its file turned into stores, fleet, ledger, light client.  The one place where adapters are chosen.
+
+Guarantees: nothing is contacted and no secret is read before it is needed; what was opened is closed with the `with`
+block, also after an error.
+Leaves out: every decision; callers get ports.
+"""
+
+import contextlib
+import datetime as dt
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import chain as joined
+from itertools import zip_longest
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from vedr.adapters.isolated_node import IsolatedNode
+from vedr.adapters.lab_fleet import LabFleet, LocalFiles
+from vedr.adapters.rpc import HttpChainRpc
+from vedr.adapters.s3_store import Credentials, S3Store
+from vedr.adapters.secrets import resolve, symmetric_key
+from vedr.backup.repository import Repository
+from vedr.backup.sealing import Codec
+from vedr.chain.light import LightClient
+from vedr.errors import InvalidInputError
+from vedr.inventory import Node, Site, StoreConfig, load_site
+from vedr.ports import Files, Fleet
+from vedr.runbook.journal import Journal
+from vedr.signature import Signer
+
+PROBE_DEADLINE_S: Final = 2.0  # for RPC calls that only ask whether a node is there
+
+
+class OpenSite:
+    """Everything that a site offers, opened when first used.  Use it with `with`."""
+
+    def __init__(self, site: Site) -> None:
+        self.site: Final = site
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    @cached_property
+    def stores(self) -> dict[str, S3Store]:
+        """The regions' buckets, by priority."""
+        return {name: _open_store(name, self.site.regions[name].store) for name in self.site.regions_by_priority}
+
+    @cached_property
+    def signer(self) -> Signer:
+        return Signer.from_pem(resolve(self.site.signing.key))
+
+    @cached_property
+    def repository(self) -> Repository:
+        """The snapshots."""
+        reference = self.site.encryption.key
+        return Repository(
+            stores=self.stores,
+            signer=self.signer,
+            trusted=self.site.signing.trusted,
+            codec=Codec(None if reference is None else symmetric_key(reference)),
+            retention=self.site.retention,
+        )
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The ledger."""
+        journal = Journal(
+            self.stores, site=self.site.name, signer=self.signer, trusted=self.site.signing.trusted, clock=utc_now
+        )
+        self._closing.callback(journal.close)
+        return journal
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        if self.site.fleet.token is None:
+            raise InvalidInputError(
+                "[fleet] has no token", remedy='Refer to the agents\' bearer token: token = "file:…".'
+            )
+        fleet = LabFleet(self.site.fleet.agents, resolve(self.site.fleet.token).decode())
+        self._closing.callback(fleet.close)
+        return fleet
+
+    @cached_property
+    def files(self) -> Files:
+        return LocalFiles()
+
+    @cached_property
+    def isolated_node(self) -> IsolatedNode:
+        """Boots restored data apart from everything."""
+        return IsolatedNode(self.site.chain)
+
+    def rpc(self, node: Node, *, deadline_s: float = PROBE_DEADLINE_S) -> HttpChainRpc:
+        """A node's RPC."""
+        rpc = HttpChainRpc(node.rpc, name=node.name, deadline_s=deadline_s)
+        self._closing.callback(rpc.close)
+        return rpc
+
+    def light_client(self, *, near: str | None = None, besides: str | None = None) -> LightClient:
+        """A light client over the site's full nodes.
+
+        Args:
+            near: The region whose nodes are asked first.
+            besides: A node that is not asked, because it is the one in doubt.
+        """
+        sources = [self.rpc(node) for node in self.witnesses(near=near) if node.name != besides]
+        return LightClient(self.site.chain, sources, self.trust_folder)
+
+    def witnesses(self, *, near: str | None = None) -> tuple[Node, ...]:
+        """Full and archive nodes, one region after the other in turn, so that the first two are independent."""
+        order = sorted(self.site.regions_by_priority, key=lambda name: name != near)
+        by_region = [self.site.nodes_in(name, "full", "archive") for name in order]
+        return tuple(node for node in joined.from_iterable(zip_longest(*by_region)) if node is not None)
+
+    @property
+    def trust_folder(self) -> Path:
+        """Where verified headers are remembered."""
+        return self.site.work_dir / "trust"
+
+
+@contextlib.contextmanager
+def open_site(name_or_path: str | None = None) -> Iterator[OpenSite]:
+    """The site of that name; see vedr.inventory.load_site for what it raises."""
+    with OpenSite(load_site(name_or_path or None)) as opened:
+        yield opened
+
+
+def _open_store(region: str, config: StoreConfig) -> S3Store:
+    if config.credentials is None:
+        return S3Store(region, config)
+    try:
+        stored = json.loads(resolve(config.credentials))
+        credentials = Credentials(access_key=str(stored["access_key"]), secret_key=str(stored["secret_key"]))
+    except (ValueError, KeyError, TypeError):
+        raise InvalidInputError(
+            f"store credentials of {region} are not JSON {{access_key, secret_key}}",
+            remedy=f"Correct {config.credentials}.",
+        ) from None
+    return S3Store(region, config, credentials)
+
+
+def utc_now() -> dt.datetime:
+    """The clock."""
+    return dt.datetime.now(dt.UTC)
