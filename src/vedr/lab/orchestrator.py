@@ -1,0 +1,112 @@
+"""Prefect in the lab: the environment its processes run in, one pool and worker a region, and the deployments.
+
+Guarantees: Prefect keeps its files in the lab's folder and calls no outside host; deployments are registered again only
+when their declaration changed.
+Leaves out: the flows.  Settings and their reasons: docs/lab.md.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from vedr.errors import UnavailableError
+from vedr.inventory import SITE_ENV
+from vedr.lab import readiness
+from vedr.lab.credentials import write_whole
+from vedr.lab.plan import OPS, Plan
+
+BIN_ENV: Final = "VEDR_BIN"
+LABS_ENV: Final = "VEDR_LABS"
+_DEPLOY_LIMIT_S: Final = 180
+_TAIL_CHARS: Final = 2000
+
+
+def environment(plan: Plan) -> dict[str, str]:
+    """What the server, the workers and their flow runs share."""
+    api = f"{plan.orchestrator_url}/api"
+    return {
+        "PREFECT_HOME": str(plan.folder / "prefect"),
+        "PREFECT_API_URL": api,
+        "PREFECT_PROFILES_PATH": str(plan.folder / "prefect" / "profiles.toml"),
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # v2 calls an analytics host even when told not to
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # lets the watchdog see a run whose process is gone
+        "PREFECT_WORKER_QUERY_SECONDS": "1",  # a runbook waits for its worker inside the RTO
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "503",  # SQLite answers "locked" so
+        "PREFECT_CLI_COLORS": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        "PYTHONPATH": str(plan.settings.project),
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": "*",  # the lab's addresses are all on this machine
+        "no_proxy": "*",
+        SITE_ENV: plan.settings.name,
+        LABS_ENV: str(plan.folder.parent),
+        BIN_ENV: str(plan.settings.programs),
+    }
+
+
+def server_command(plan: Plan) -> tuple[str, ...]:
+    """The API server, with its scheduler, on the lab's own address."""
+    return (*_prefect(), "server", "start", "--host", plan.addresses.ops, "--port", str(plan.settings.port_base))
+
+
+def worker_command(pool: str) -> tuple[str, ...]:
+    """A worker that takes its own pool's runs and nobody else's; creates the pool if it isn't there."""
+    return (*_prefect(), "worker", "start", "--pool", pool, "--type", "process", "--name", f"worker-{pool}",
+            "--install-policy", "never")  # fmt: skip
+
+
+def pools(plan: Plan) -> tuple[str, ...]:
+    return (*plan.regions, OPS)
+
+
+def ensure_pool(plan: Plan, pool: str) -> None:
+    """Make the work pool where it is missing, so that deployments can be registered before its worker is up."""
+    api = f"{plan.orchestrator_url}/api/work_pools"
+    known = json.loads(readiness.fetch(f"{api}/filter", body={"work_pools": {"name": {"any_": [pool]}}}))
+    if not known:
+        readiness.fetch(f"{api}/", body={"name": pool, "type": "process"})
+
+
+def deploy(plan: Plan) -> str:
+    """Register prefect.yaml's deployments with the server; returns what was done.
+
+    Raises:
+        UnavailableError: Prefect refused or did not answer; its own words are quoted.
+    """
+    declaration = plan.settings.project / "prefect.yaml"
+    if not declaration.exists():
+        return "no prefect.yaml: nothing to deploy"
+    mark = plan.folder / "prefect" / "deployed"
+    digest = hashlib.sha256(declaration.read_bytes()).hexdigest()
+    if mark.exists() and mark.read_text(encoding="utf-8") == digest:
+        return "unchanged"
+    try:
+        done = subprocess.run(
+            [*_prefect(), "--no-prompt", "deploy", "--all"],
+            cwd=plan.settings.project,
+            env={**os.environ, **environment(plan)},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_DEPLOY_LIMIT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(
+            f"`prefect deploy --all` took more than {_DEPLOY_LIMIT_S} s", remedy="Run `vedr lab up` again."
+        ) from error
+    (plan.folder / "logs" / "deploy.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        raise UnavailableError(
+            f"`prefect deploy --all` failed: {(done.stderr or done.stdout).strip()[-_TAIL_CHARS:]}",
+            remedy=f"See {plan.folder / 'logs' / 'deploy.log'}, correct prefect.yaml, then `vedr lab up` again.",
+        )
+    write_whole(mark, digest)
+    return "registered"
+
+
+def _prefect() -> tuple[str, ...]:
+    beside = Path(sys.executable).with_name("prefect")
+    return (str(beside),) if beside.exists() else (sys.executable, "-m", "prefect")

@@ -1,0 +1,151 @@
+"""The lab's template: topology and policy without addresses or keys, as deployments/sites/lab.toml holds them.
+
+Guarantees: unknown keys are refused and every name is unique and placed in a zone that exists, before anything starts.
+Leaves out: what only a running lab has; vedr.lab.plan adds addresses, vedr.lab.site_file writes the whole site.
+"""
+
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from vedr.errors import InvalidInputError, NotFoundError
+from vedr.inventory import NodeName, RegionName, Role, ZoneName
+from vedr.targets import Retention, Schedule, TargetOverrides
+
+MAX_ZONES = 9  # zone numbers are one digit of an address in the rootless lab
+MAX_UNITS_PER_KIND_AND_ZONE = 10  # see vedr.lab.plan: each kind has ten host addresses in a zone
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChainPolicy(_Frozen):
+    """How the lab's chain is made."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9{}][a-zA-Z0-9{}_.-]{2,49}$")]
+    timeout_commit_s: float = Field(gt=0, le=60)
+    snapshot_interval: int = Field(ge=0, description="blocks; 0: no state-sync snapshots")
+    snapshot_keep: int = Field(ge=1)
+
+
+class LoadPolicy(_Frozen):
+    """What the load generator writes."""
+
+    transactions_per_s: float = Field(ge=0)
+    value_bytes: int = Field(ge=1, le=64 * 1024)
+
+
+class DnsPolicy(_Frozen):
+    zone: str
+    ttl_s: int = Field(ge=1)
+
+
+class StorePolicy(_Frozen):
+    bucket: str
+    object_lock_days: int = Field(default=0, ge=0)
+
+
+class RegionPolicy(_Frozen):
+    cloud_region: str
+    role: Literal["primary", "secondary", "tertiary"]
+    priority: int = Field(ge=1)
+    workload_pct: int = Field(ge=0, le=100)
+    zones: tuple[ZoneName, ...] = Field(min_length=1)
+
+
+class NodePolicy(_Frozen):
+    name: NodeName
+    zone: ZoneName
+    role: Role
+    power: int = Field(default=0, ge=0)
+
+
+class Placement(_Frozen):
+    """A provider daemon or gateway: only its name and place."""
+
+    name: NodeName
+    zone: ZoneName
+
+
+class Template(_Frozen):
+    """The whole template."""
+
+    template: Literal[1]
+    chain: ChainPolicy
+    load: LoadPolicy
+    dns: DnsPolicy
+    store: StorePolicy
+    regions: dict[RegionName, RegionPolicy]
+    nodes: tuple[NodePolicy, ...]
+    providers: tuple[Placement, ...] = ()
+    gateways: tuple[Placement, ...] = ()
+    targets: TargetOverrides = TargetOverrides()
+    retention: Retention = Retention()
+    schedule: Schedule = Schedule()
+
+    @property
+    def zones(self) -> tuple[tuple[str, str], ...]:
+        """(zone, region) of every zone, in the file's order."""
+        return tuple((zone, name) for name, region in self.regions.items() for zone in region.zones)
+
+    @model_validator(mode="after")
+    def _everything_has_a_place(self) -> Self:
+        problems = [*_repeated(self), *_homeless(self), *_too_many(self)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _repeated(template: Template) -> list[str]:
+    names = Counter(thing.name for thing in (*template.nodes, *template.providers, *template.gateways))
+    zones = Counter(zone for zone, _ in template.zones)
+    return [f"{value!r} is used {count} times: make it unique" for value, count in (names + zones).items() if count > 1]
+
+
+def _homeless(template: Template) -> list[str]:
+    known = {zone for zone, _ in template.zones}
+    return [
+        f"{thing.name} is in zone {thing.zone!r}, which no region has"
+        for thing in (*template.nodes, *template.providers, *template.gateways)
+        if thing.zone not in known
+    ]
+
+
+def _too_many(template: Template) -> list[str]:
+    problems = []
+    if len(template.zones) > MAX_ZONES:
+        problems.append(f"{len(template.zones)} zones, but a lab has {MAX_ZONES} at most")
+    for kind in ("nodes", "providers", "gateways"):
+        for zone, count in Counter(thing.zone for thing in getattr(template, kind)).items():
+            if count > MAX_UNITS_PER_KIND_AND_ZONE:
+                problems.append(f"zone {zone} has {count} {kind}, but {MAX_UNITS_PER_KIND_AND_ZONE} at most fit")
+    return problems
+
+
+def load_template(path: Path) -> Template:
+    """Read and check a template.
+
+    Raises:
+        NotFoundError: no such file.
+        InvalidInputError: not TOML, or a rule is broken; every problem is listed.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"no lab template at {path}", remedy="Run from the project's folder, or name one with --template."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError(f"{path}: not TOML: {error}", remedy="Correct the line that is named.") from error
+    try:
+        return Template.model_validate(raw)
+    except ValidationError as error:
+        problems = [
+            f"{path}: {'.'.join(str(part) for part in p['loc']) or 'template'}: {p['msg'].removeprefix('Value error, ')}"
+            for p in error.errors(include_url=False, include_input=False)
+        ]
+        raise InvalidInputError("\n".join(problems), remedy="Correct these keys of the template.") from None

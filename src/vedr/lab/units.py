@@ -1,0 +1,148 @@
+"""What each supervisor of the lab runs: a unit for every node, store, gateway, provider daemon and Prefect process.
+
+Guarantees: pure; the same plan gives the same definitions.  No secret stands on a command line.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from vedr.lab import orchestrator
+from vedr.lab.addresses import PROVIDER_PORT, RPC_PORT, STORE_PORT
+from vedr.lab.credentials import LabSecrets
+from vedr.lab.plan import OPS, Member, Plan, PlannedNode, Zone
+
+NODE_GRACE_S: Final = 20
+SERVICE_GRACE_S: Final = 10
+WORKER_GRACE_S: Final = 10
+
+DNS_UNIT: Final = "dns"
+SERVER_UNIT: Final = "prefect-server"
+LOAD_UNIT: Final = "load"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A service as labzoned takes it; `wave` orders the start: 0 services, 1 nodes, 2 what needs both."""
+
+    name: str
+    argv: tuple[str, ...]
+    cwd: Path
+    log: Path
+    wave: Literal[0, 1, 2]
+    env: dict[str, str] = field(default_factory=dict)
+    restart: Literal["no", "on-failure"] = "no"
+    grace_s: int = SERVICE_GRACE_S
+
+    def definition(self) -> dict[str, object]:
+        """Labzoned's JSON."""
+        return {
+            "name": self.name,
+            "argv": list(self.argv),
+            "env": self.env,
+            "cwd": str(self.cwd),
+            "log": str(self.log),
+            "autostart": False,
+            "restart": self.restart,
+            "stop_grace_s": self.grace_s,
+        }
+
+
+def zone_units(plan: Plan, zone: Zone) -> tuple[Unit, ...]:
+    """Everything that stands in a zone; a region's store and worker are in its first."""
+    units = [_node(plan, node) for node in plan.nodes if node.zone == zone]
+    units += [_gateway(plan, gateway) for gateway in plan.gateways if gateway.zone == zone]
+    units += [_provider(plan, provider) for provider in plan.providers if provider.zone == zone]
+    if zone == plan.first_zone(zone.region):
+        units += [_store(plan, zone.region), _worker(plan, zone.region)]
+    return tuple(units)
+
+
+def ops_units(plan: Plan) -> tuple[Unit, ...]:
+    """What stands outside all zones."""
+    folder = plan.folder
+    dns = Unit(
+        DNS_UNIT, ("knotd", "-c", str(folder / "dns" / "knot.conf")), folder / "dns", _log(plan, DNS_UNIT), wave=0
+    )
+    server = Unit(
+        SERVER_UNIT, orchestrator.server_command(plan), plan.settings.project, _log(plan, SERVER_UNIT), wave=0,
+        env=orchestrator.environment(plan), restart="on-failure",
+    )  # fmt: skip
+    return (dns, server, _worker(plan, OPS), load_unit(plan))
+
+
+def load_unit(plan: Plan, *, transactions_per_s: float | None = None, value_bytes: int | None = None) -> Unit:
+    """The load generator, at the template's rate unless another is given."""
+    policy = plan.template.load
+    urls = ",".join(f"http://{plan.published(node, RPC_PORT)}" for node in plan.nodes if node.role != "validator")
+    argv = (
+        _program(plan, "labload"),
+        "--rpc", urls,
+        "--rate", f"{transactions_per_s if transactions_per_s is not None else policy.transactions_per_s:g}",
+        "--value-bytes", str(value_bytes or policy.value_bytes),
+        "--acked", str(plan.folder / "load" / "acked.jsonl"),
+    )  # fmt: skip
+    return Unit(LOAD_UNIT, argv, plan.folder / "load", _log(plan, LOAD_UNIT), wave=2, restart="on-failure")
+
+
+def _node(plan: Plan, node: PlannedNode) -> Unit:
+    argv = (_program(plan, "labnode"), "start", "--home", str(node.home))
+    # No restart: a node that is down stays down until somebody, or a runbook, brings it back.
+    return Unit(node.name, argv, node.home, _log(plan, node.name), wave=1, grace_s=NODE_GRACE_S)
+
+
+def _provider(plan: Plan, provider: Member) -> Unit:
+    home = plan.provider_home(provider)
+    urls = ",".join(
+        f"http://{plan.published(node, RPC_PORT)}" for node in plan.nodes_in(provider.zone.region, "full", "archive")
+    )
+    argv = (
+        _program(plan, "labprovider"),
+        "--home", str(home),
+        "--rpc", urls,
+        "--listen", plan.listen(provider, PROVIDER_PORT),
+        "--id", provider.name,
+        "--wait",
+    )  # fmt: skip
+    return Unit(provider.name, argv, home, _log(plan, provider.name), wave=2)
+
+
+def _gateway(plan: Plan, gateway: Member) -> Unit:
+    folder = gateway_folder(plan, gateway)
+    argv = ("nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr")
+    return Unit(gateway.name, argv, folder, _log(plan, gateway.name), wave=0)
+
+
+def _store(plan: Plan, region: str) -> Unit:
+    store = plan.stores[region]
+    folder = plan.folder / "s3" / region
+    access_key, secret_key = LabSecrets(plan.folder).read_store_credentials(region)
+    argv = (
+        _program(plan, "labs3"),
+        "--listen", plan.listen(store, STORE_PORT),
+        "--data", str(folder / "data"),
+        "--versions", str(folder / "versions"),
+        "--region", plan.template.regions[region].cloud_region,
+    )  # fmt: skip
+    env = {"ROOT_ACCESS_KEY_ID": access_key, "ROOT_SECRET_ACCESS_KEY": secret_key}
+    return Unit(store.name, argv, folder, _log(plan, store.name), wave=0, env=env, restart="on-failure")
+
+
+def _worker(plan: Plan, pool: str) -> Unit:
+    name = f"worker-{pool}"
+    return Unit(
+        name, orchestrator.worker_command(pool), plan.settings.project, _log(plan, name), wave=2,
+        env=orchestrator.environment(plan), restart="on-failure", grace_s=WORKER_GRACE_S,
+    )  # fmt: skip
+
+
+def gateway_folder(plan: Plan, gateway: Member) -> Path:
+    return plan.folder / "gateways" / gateway.name
+
+
+def _log(plan: Plan, name: str) -> Path:
+    return plan.folder / "logs" / f"{name}.log"
+
+
+def _program(plan: Plan, name: str) -> str:
+    return str(plan.settings.programs / name)
