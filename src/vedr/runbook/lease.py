@@ -1,0 +1,151 @@
+"""Leases: at most one run acts on a node (a region, a key) at a time.
+
+`lease/<subject>/<epoch, 8 digits>.json` names the run that holds the subject under that epoch; `…-released.json`
+beside it ends it.  Both are write-once slots, so that each epoch has one holder and epochs only grow.
+
+A lease has no clock of its own: it lives as long as its run does, which the run's ledger shows (vedr.runbook.liveness).
+Renewing by separate objects would be a second heartbeat that can disagree with the first.
+
+Guarantees: one holder per epoch; a subject is taken over only from a run that is closed, paused or silent; the
+earlier holder's next check is refused.  Leaves out: stopping an action that is already going on in a process that
+hung; what it acts upon has to refuse stale epochs itself.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from vedr.errors import ConflictError, InvalidInputError, NotFoundError, VerificationFailedError
+from vedr.ledger import RunId
+from vedr.ports import ObjectStore
+from vedr.runbook.journal import Journal
+from vedr.runbook.liveness import await_quiet
+from vedr.runbook.replicas import Slot
+from vedr.signature import open_document
+
+ROOT: Final = "lease"
+FORMAT: Final = "vedr-lease/1"
+_SUBJECT: Final = re.compile(r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one run to act on a subject, until a later epoch exists."""
+
+    subject: str
+    epoch: int
+    run_id: RunId
+
+
+class Leases:
+    """The leases of a site, in the same stores as its ledger."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def acquire(self, subject: str, run_id: RunId) -> Lease:
+        """Get the subject for this run, or find that it has it already.
+
+        Raises:
+            ConflictError: another run that is at work holds it, or got it first.
+        """
+        if not _SUBJECT.match(subject):
+            raise InvalidInputError(f"{subject!r} cannot be leased", remedy="Name it like node/validator-0.")
+        epoch = self._newest_epoch(subject)
+        if epoch:
+            held = self._settle(subject, epoch)
+            if held and not self._is_released(held):
+                if held.run_id == run_id:
+                    return held
+                self._check_free(held)
+        wanted = Lease(subject, epoch + 1, run_id)
+        self._propose(wanted)
+        return wanted
+
+    def check(self, lease: Lease) -> None:
+        """ConflictError when the subject has passed to another run; UnavailableError when that can't be told."""
+        newest = self._newest_epoch(lease.subject)
+        if newest > lease.epoch:
+            holder = self._settle(lease.subject, newest)
+            raise ConflictError(
+                f"{lease.subject} has passed to run {holder.run_id if holder else 'unknown'} (epoch {newest});"
+                f" run {lease.run_id} held epoch {lease.epoch} and must not act on it any more",
+                remedy="Leave it to that run, or wait until it is closed and resume this one.",
+            )
+
+    def release(self, lease: Lease) -> None:
+        """Let others have it; safe to repeat."""
+        self._journal.replicas.propose(_released(lease), self._document(lease), lambda _: True)
+
+    def _check_free(self, held: Lease) -> None:
+        try:
+            entries = self._journal.read(held.run_id).entries
+            if not entries:
+                return
+            await_quiet(self._journal, held.run_id, entries)
+        except NotFoundError:
+            return  # it died between its lease and its first entry
+        except ConflictError as error:
+            raise ConflictError(
+                f"{held.subject} is held by run {held.run_id} (epoch {held.epoch}): {error.message}",
+                remedy=f"Let it finish, or end it and close it: vedr ledger abandon {held.run_id}.",
+            ) from error
+
+    def _newest_epoch(self, subject: str) -> int:
+        place = re.compile(rf"^{ROOT}/{re.escape(subject)}/(\d{{8}})\.json$")
+
+        def newest(store: ObjectStore) -> int:
+            names = (place.match(found.key) for found in store.list(f"{ROOT}/{subject}/"))
+            return max((int(name[1]) for name in names if name), default=0)
+
+        return max(self._journal.replicas.gather(newest, what=f"read the lease of {subject}").values())
+
+    def _settle(self, subject: str, epoch: int) -> Lease | None:
+        data = self._journal.replicas.settle(
+            _slot(subject, epoch), lambda data: self._open(data, subject, epoch) is not None
+        )
+        return self._open(data, subject, epoch)
+
+    def _is_released(self, lease: Lease) -> bool:
+        held = self._journal.replicas.copies(_released(lease)).main.values()
+        return any(data and self._open(data, lease.subject, lease.epoch) == lease for data in held)
+
+    def _propose(self, lease: Lease) -> None:
+        subject, epoch = lease.subject, lease.epoch
+        decided = self._journal.replicas.propose(
+            _slot(subject, epoch), self._document(lease), lambda data: self._open(data, subject, epoch) is not None
+        )
+        holder = self._open(decided, subject, epoch)
+        if holder != lease:
+            raise ConflictError(
+                f"{subject} was just taken by run {holder.run_id if holder else 'unknown'} (epoch {epoch})",
+                remedy="Let that run finish.",
+            )
+
+    def _document(self, lease: Lease) -> bytes:
+        return self._journal.signer.seal_document(
+            {
+                "format": FORMAT,
+                "site": self._journal.site,
+                "subject": lease.subject,
+                "epoch": lease.epoch,
+                "run": lease.run_id,
+            }
+        )
+
+    def _open(self, data: bytes, subject: str, epoch: int) -> Lease | None:
+        try:
+            signed = open_document(data, self._journal.trusted, what=f"lease {subject}/{epoch}")
+        except VerificationFailedError:
+            return None
+        run = signed.get("run")
+        place = {"format": FORMAT, "site": self._journal.site, "subject": subject, "epoch": epoch, "run": run}
+        return Lease(subject, epoch, RunId(run)) if signed == place and isinstance(run, str) else None
+
+
+def _slot(subject: str, epoch: int) -> Slot:
+    return Slot(f"{ROOT}/{subject}/{epoch:08d}")
+
+
+def _released(lease: Lease) -> Slot:
+    return Slot(f"{ROOT}/{lease.subject}/{lease.epoch:08d}-released")

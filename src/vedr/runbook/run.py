@@ -1,0 +1,393 @@
+"""One run of a runbook: steps in the ledger before and after, resumed where an earlier process stopped, timed against
+the target.
+
+For each step:
+
+1. Recorded as completed in this run?  Then its recorded result is the answer.
+2. Nobody took over the run or its subjects?  (A ledger entry and the leases tell.)
+3. `step_started` goes into the ledger.
+4. It is executed, again as its policy says after transient errors: by the orchestrator, or plainly.
+5. `step_completed` with the result, or `step_failed`, goes into the ledger.
+
+Guarantees: nothing acts without its `step_started` in a majority of regions; a completed step is never executed
+again; an overrun is recorded and announced, also when it is only predicted, and never ends a run; a run that fails
+stays open.
+Leaves out: what steps do; each must be safe to repeat, and is told (`resuming`) when an earlier process began it.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, Protocol, TypeVar
+
+from vedr.errors import ConflictError, InvalidInputError, RefusedError, UnavailableError, VedrError
+from vedr.ledger import Entry, Kind, RunId
+from vedr.runbook import timing
+from vedr.runbook.journal import Journal, Writer
+from vedr.runbook.lease import Lease, Leases
+from vedr.runbook.liveness import HEARTBEAT_S
+from vedr.runbook.steps import Context, O, P, R, Retry, Runbook, Step
+from vedr.runbook.timing import Forecast, Timing, millis
+from vedr.signature import Json
+
+OutcomeName = Literal["completed", "failed", "refused"]
+LEDGER_PATIENCE_S: Final = 60.0  # how long a run stands still for a majority of regions before it gives up
+_RETRY_LEDGER_S: Final = 1.0
+_TICK_S: Final = 1.0
+_MAX_MESSAGE: Final = 2000
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: what a flow returns."""
+
+    run_id: RunId
+    runbook: str
+    outcome: OutcomeName
+    total_ms: int
+    target_ms: int
+    met: bool
+    waiting_ms: int
+    overhead_ms: int
+
+
+class Executor(Protocol):
+    """Executes a step's attempts: plainly, or as the orchestrator's task."""
+
+    def execute(self, title: str, key: str, retry: Retry, attempt: Callable[[], T]) -> T:
+        """Call `attempt` until it returns, the policy is used up, or it raises what is not transient; its last error."""
+
+
+class Listener(Protocol):
+    """Is told everything that happens.  An error that it raises is logged and ends its listening, never the run."""
+
+    def entry(self, entry: Entry, measured: Timing, forecast: Forecast) -> None:
+        """An entry was recorded."""
+
+    def say(self, message: str) -> None:
+        """A line of progress."""
+
+
+class Plainly:
+    """Executes in the calling thread."""
+
+    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
+
+    def execute(self, title: str, key: str, retry: Retry, attempt: Callable[[], T]) -> T:
+        """As Executor says."""
+        for delay_s in retry.delays_s:
+            try:
+                return attempt()
+            except VedrError as error:
+                if not error.transient:
+                    raise
+                log.info("%s (%s): %s; again in %g s", title, key, error.message, delay_s)
+            self._sleep(delay_s)
+        return attempt()
+
+
+class Run(Generic[O]):
+    """A run in progress; made by vedr.runbook.opening.  Its methods are called from one thread."""
+
+    def __init__(
+        self,
+        runbook: Runbook[O],
+        order: O,
+        writer: Writer,
+        journal: Journal,
+        *,
+        executor: Executor,
+        listeners: Sequence[Listener] = (),
+        medians: Mapping[str, int] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.runbook: Final = runbook
+        self.order: Final = order
+        self.run_id: Final = writer.run_id
+        self._writer = writer
+        self._journal = journal
+        self._leases = Leases(journal)
+        self._held: list[Lease] = []
+        self._executor = executor
+        self._listeners = list(listeners)
+        self._medians = dict(medians or {})
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._results = {
+            str(e.payload["step"]): e.payload["result"] for e in writer.entries if e.kind == "step_completed"
+        }
+        self._begun = {str(e.payload["step"]) for e in writer.entries if e.kind == "step_started"}
+        self._called: set[str] = set()
+        self._running: tuple[Step[O, ..., object], float] | None = None
+        self._last_append_s = monotonic()
+        self._outcome: Outcome | None = None
+
+    # --- what a runbook's page uses
+
+    def step(self, one: Step[O, P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do one step, or give its recorded result; see the module's text."""
+        self._check_known(one)
+        if one.key in self._results:  # (1)
+            self._tell("say", f"{one.title}: was completed before, its recorded result is used")
+            return one.decode(self._results[one.key])
+        for lease in self._held:  # (2)
+            self._patiently(lambda lease=lease: self._leases.check(lease))
+        resuming = one.key in self._begun
+        self._record(  # (3)
+            "step_started",
+            {"step": one.key, "title": one.title, "budget_ms": round(one.budget_s * 1000), "resuming": resuming},
+        )
+        started_s = self._monotonic()
+        self._running = (one, started_s)
+        attempts = 0
+
+        def attempt() -> R:
+            nonlocal attempts
+            attempts += 1
+            context = Context(
+                order=self.order,
+                site=self._journal.site,
+                run_id=self.run_id,
+                epoch=self._writer.epoch,
+                attempt=attempts,
+                resuming=resuming or attempts > 1,
+                say=lambda message: self._tell("say", message),
+            )
+            return one.fn(context, *args, **kwargs)
+
+        try:
+            result = self._executor.execute(one.title, one.key, one.retry, attempt)  # (4)
+            recorded = one.encode(result)
+        except BaseException as error:  # recorded and raised again: also an interrupt belongs in the ledger
+            self._record_failure(one, error, attempts, started_s)
+            raise
+        finally:
+            self._running = None
+        took_ms = round((self._monotonic() - started_s) * 1000)
+        self._record(
+            "step_completed", {"step": one.key, "took_ms": took_ms, "attempts": attempts, "result": recorded}
+        )  # (5)
+        self._results[one.key] = recorded
+        return result
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Time in here is a person's: part of the RTO, shown apart."""
+        started_s = self._monotonic()
+        self._record("waiting", {"what": what})
+        try:
+            yield
+        finally:
+            self._record("waited", {"what": what, "took_ms": round((self._monotonic() - started_s) * 1000)})
+
+    def note(self, text: str, **facts: Json) -> None:
+        """Put an observation into the ledger."""
+        self._record("note", {"text": text, **facts})
+
+    def hold(self, subject: str) -> Lease:
+        """Make sure that no other run acts on it until this one closes; every step checks that it still is so."""
+        lease = self._patiently(lambda: self._leases.acquire(subject, self.run_id))
+        self._held.append(lease)
+        return lease
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended; only after it did."""
+        if self._outcome is None:
+            raise InvalidInputError(f"run {self.run_id} has not ended", remedy="Ask after the `with` block.")
+        return self._outcome
+
+    @property
+    def timing(self) -> Timing:
+        return timing.measure(self._writer.entries)
+
+    # --- ending
+
+    def complete(self) -> Outcome:
+        """Close it as completed."""
+        return self._close("completed", {})
+
+    def stop(self, error: BaseException) -> None:
+        """Record that it ended in an error.
+
+        A run that was refused before anything acted is closed; any other stays open, to be resumed by its id.
+        """
+        if isinstance(error, ConflictError) and self._is_fenced():
+            return  # the run is another process's now
+        refused = isinstance(error, (RefusedError, InvalidInputError))
+        name: OutcomeName = "refused" if refused else "failed"
+        if refused and not self._has_acted():
+            self._close(name, {"error": describe(error)})
+            return
+        self._record("paused", {"outcome": name, "error": describe(error)})
+
+    def _close(self, name: OutcomeName, more: Mapping[str, Json]) -> Outcome:
+        measured = self.timing
+        now_ms = millis(self._journal.clock() - measured.detected_at)
+        took: dict[str, Json] = {row.key: row.took_ms for row in measured.rows if row.took_ms is not None}
+        closing = self._record(
+            "closed",
+            {
+                "outcome": name,
+                "total_ms": now_ms,
+                "target_ms": measured.target_ms,
+                "met": now_ms <= measured.target_ms,
+                "waiting_ms": measured.waiting_ms,
+                "steps": took,
+                "not_done": [row.key for row in measured.rows if row.state != "completed"],
+                **more,
+            },
+        )
+        final = timing.measure([*self._writer.entries[:-1], closing])
+        self._outcome = Outcome(
+            run_id=self.run_id,
+            runbook=self.runbook.id,
+            outcome=name,
+            total_ms=final.total_ms,
+            target_ms=final.target_ms,
+            met=final.met,
+            waiting_ms=final.waiting_ms,
+            overhead_ms=final.overhead_ms,
+        )
+        for lease in self._held:
+            with contextlib.suppress(UnavailableError, ConflictError):  # the closed run frees its leases anyway
+                self._leases.release(lease)
+        return self._outcome
+
+    def _has_acted(self) -> bool:
+        acting = {one.base_key for one in self.runbook.steps if one.acts}
+        return any(key.split(":", 1)[0] in acting for key in self._begun)
+
+    def _is_fenced(self) -> bool:
+        try:
+            self._writer.append("note", {"text": "ended by a conflict elsewhere"})
+        except (ConflictError, UnavailableError):
+            return True
+        return False
+
+    # --- recording
+
+    def _check_known(self, one: Step[O, P, R]) -> None:
+        if not self.runbook.has(one) or one.key in self._called:
+            why = "was called twice in this run" if one.key in self._called else "is not a step of this runbook"
+            raise InvalidInputError(
+                f"runbook {self.runbook.id}: {one.key} {why}",
+                remedy="List it in the runbook; for several things use named().",
+            )
+        self._called.add(one.key)
+
+    def _record(self, kind: Kind, payload: Mapping[str, Json], *, patient: bool = True) -> Entry:
+        entry = (
+            self._patiently(lambda: self._writer.append(kind, payload))
+            if patient
+            else self._writer.append(kind, payload)
+        )
+        if kind == "step_started":
+            self._begun.add(str(payload["step"]))
+        self._last_append_s = self._monotonic()
+        self._tell("entry", entry, self.timing, self.forecast())
+        return entry
+
+    def _record_failure(self, one: Step[O, P, R], error: BaseException, attempts: int, started_s: float) -> None:
+        payload: dict[str, Json] = {
+            "step": one.key,
+            "took_ms": round((self._monotonic() - started_s) * 1000),
+            "attempts": attempts,
+            "error": describe(error),
+        }
+        try:
+            self._record("step_failed", payload)
+        except VedrError as unrecorded:  # the step's own error matters more; the run stays open and says `started`
+            log.warning("step %s failed and that could not be recorded: %s", one.key, unrecorded)
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        until = self._monotonic() + LEDGER_PATIENCE_S
+        while True:
+            try:
+                return write()
+            except UnavailableError as error:
+                if self._monotonic() >= until:
+                    raise
+                self._tell("say", f"waiting for the ledger: {error.message}")
+                self._sleep(_RETRY_LEDGER_S)
+
+    def _tell(self, what: Literal["entry", "say"], *args: object) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                getattr(listener, what)(*args)
+            except Exception:  # showing a run must never end it
+                log.exception("a listener of run %s failed and is not told any more", self.run_id)
+                self._listeners.remove(listener)
+
+    # --- the clock
+
+    def forecast(self) -> Forecast:
+        """When it is going to end, by budgets and the medians of past runs."""
+        measured = self.timing
+        running = self._running
+        done = {row.key for row in measured.rows if row.state in ("completed", "running")}
+        return timing.forecast(
+            elapsed_ms=millis(self._journal.clock() - measured.detected_at),
+            target_ms=measured.target_ms,
+            running=(round(running[0].budget_s * 1000), round((self._monotonic() - running[1]) * 1000))
+            if running
+            else None,
+            running_key=running[0].key if running else "",
+            to_do=[(row.key, row.budget_ms) for row in measured.rows if row.key not in done],
+            medians=self._medians,
+        )
+
+    def tick(self) -> None:
+        """A heartbeat when the ledger was silent, and overruns when there are any to announce."""
+        seen = {entry.kind for entry in self._writer.entries}
+        forecast = self.forecast()
+        elapsed_ms = millis(self._journal.clock() - self.timing.detected_at)
+        if elapsed_ms > forecast.target_ms and "overrun" not in seen:
+            self._record("overrun", {"elapsed_ms": elapsed_ms, "target_ms": forecast.target_ms}, patient=False)
+        elif forecast.overrun and not seen & {"overrun", "overrun_predicted"}:
+            self._record(
+                "overrun_predicted",
+                {"predicted_ms": forecast.predicted_ms, "target_ms": forecast.target_ms, "basis": forecast.basis},
+                patient=False,
+            )
+        elif self._monotonic() - self._last_append_s >= HEARTBEAT_S:
+            self._record("heartbeat", {}, patient=False)
+
+    @contextlib.contextmanager
+    def ticking(self, every_s: float = _TICK_S) -> Iterator[None]:
+        """Tick in the background.  A tick that finds the run taken over stops; the next step finds it too."""
+        stopped = threading.Event()
+
+        def loop() -> None:
+            while not stopped.wait(every_s):
+                try:
+                    self.tick()
+                except UnavailableError as error:
+                    log.warning("run %s: %s", self.run_id, error.message)
+                except ConflictError as error:
+                    self._tell("say", str(error))
+                    return
+
+        thread = threading.Thread(target=loop, name=f"ticking-{self.run_id}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+
+
+def describe(error: BaseException) -> dict[str, Json]:
+    """An error as the ledger keeps it; the text of foreign errors is left out, it may hold what nobody vouched for."""
+    described: dict[str, Json] = {"type": type(error).__name__}
+    if isinstance(error, VedrError):
+        described |= {"message": error.message[:_MAX_MESSAGE], "remedy": error.remedy, "transient": error.transient}
+    return described

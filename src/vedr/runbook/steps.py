@@ -1,0 +1,216 @@
+"""Steps and runbooks as values: what is done, within which budget, retried how.
+
+Guarantees: a runbook whose budgets exceed its target, or whose steps share a key, cannot be made; a step's result is
+recorded in a form from which it is read back equal.
+Leaves out: running (vedr.runbook.run) and keeping (vedr.runbook.journal).
+"""
+
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Concatenate, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints
+
+from pydantic import TypeAdapter
+
+from vedr.errors import InvalidInputError
+from vedr.ledger import RunId
+from vedr.runbook.order import Order
+from vedr.signature import Json
+from vedr.targets import RUNBOOK_RTO_S
+
+O_contra = TypeVar("O_contra", bound=Order, contravariant=True)
+O = TypeVar("O", bound=Order)  # noqa: E741 - reads as Order everywhere it is used
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_KEY: Final = re.compile(r"^[a-z][a-z0-9_-]*(:[A-Za-z0-9._/-]+)?$")
+_RUNBOOK_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9-]{1,62}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a step is tried again after an error whose `transient` is true; other errors end it at once."""
+
+    attempts: int = 1
+    delay_s: float = 1.0
+    backoff: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.delay_s < 0 or self.backoff < 1:
+            raise InvalidInputError(
+                f"a retry policy needs attempts >= 1, delay_s >= 0, backoff >= 1: {self}", remedy="Correct the step."
+            )
+
+    @property
+    def delays_s(self) -> tuple[float, ...]:
+        """The waits between attempts."""
+        return tuple(self.delay_s * self.backoff**n for n in range(self.attempts - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Context(Generic[O]):
+    """What a step is told besides its arguments.
+
+    `resuming`: an earlier process began this step and nobody knows how far it came: look before acting.
+    `say`: one line of progress for whoever watches; it is not recorded.
+    """
+
+    order: O
+    site: str
+    run_id: RunId
+    epoch: int
+    attempt: int
+    resuming: bool
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[O, P, R]):
+    """One step of a runbook: a function with its title, budget and retry policy."""
+
+    key: str
+    title: str
+    budget_s: float
+    retry: Retry
+    acts: bool
+    effect: str
+    fn: Callable[Concatenate[Context[O], P], R]
+
+    def named(self, what: str) -> "Step[O, P, R]":
+        """The same step for one of several things (`start_node.named("validator-0")`), recorded apart."""
+        return dataclasses.replace(self, key=f"{self.base_key}:{what}", title=f"{self.title}: {what}")
+
+    @property
+    def base_key(self) -> str:
+        return self.key.split(":", 1)[0]
+
+    def encode(self, result: R) -> Json:
+        """As the ledger keeps it; InvalidInputError when it would not come back equal."""
+        adapter = _adapter(self.fn)
+        recorded = without_floats(adapter.dump_python(result, mode="json"))
+        if adapter.validate_python(recorded) != result:
+            raise InvalidInputError(
+                f"step {self.key}: its result {type(result).__name__} does not survive being recorded",
+                remedy="Return a frozen dataclass or pydantic model of plain values, and annotate the return type.",
+            )
+        return recorded
+
+    def decode(self, recorded: Json) -> R:
+        """The result that was recorded."""
+        return cast("R", _adapter(self.fn).validate_python(recorded))
+
+
+def step(
+    *, title: str, budget_s: float, retry: Retry = Retry(), acts: bool = True
+) -> Callable[[Callable[Concatenate[Context[O], P], R]], Step[O, P, R]]:
+    """Make a function a step.
+
+    Args:
+        title: As the operator reads it.
+        budget_s: Its share of the runbook's target.
+        retry: Applies to errors whose `transient` is true.
+        acts: Whether it changes the world; a step that only looks leaves a refused run without consequences.
+
+    The function's first line of documentation is the effect that a plan shows.
+    """
+
+    def decorate(fn: Callable[Concatenate[Context[O], P], R]) -> Step[O, P, R]:
+        key = getattr(fn, "__name__", "")
+        if not _KEY.match(key) or budget_s < 0:
+            raise InvalidInputError(f"step {key!r}: bad name or budget {budget_s}", remedy="Use a plain function.")
+        effect = (inspect.getdoc(fn) or title).split("\n", 1)[0]
+        return Step(key, title, budget_s, retry, acts, effect, fn)
+
+    return decorate
+
+
+@functools.cache
+def _adapter(fn: Callable[..., object]) -> TypeAdapter[object]:
+    hints = get_type_hints(fn)
+    if "return" not in hints:
+        raise InvalidInputError(f"step {fn.__name__}: no return annotation", remedy="Annotate what it returns.")
+    return TypeAdapter(hints["return"])
+
+
+def without_floats(value: object) -> Json:
+    """JSON with floats as their shortest exact text: signed documents hold no floats."""
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, dict):
+        return {str(key): without_floats(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_floats(inner) for inner in value]
+    return cast("Json", value)
+
+
+class Runbook(Generic[O]):
+    """An ordered list of budgeted steps with a target for the whole, and the order it takes.
+
+    Args:
+        runbook_id: `RB-DR-001` to `-006`, or the name of a scheduled flow.
+        title: As the operator reads it.
+        order: The pydantic model of its parameters.
+        steps: In their order; their budgets may not exceed the target.
+        target_s: From detection to verified service; default: VirtEngine's RTO of that runbook.  A site's own target is
+            checked when a run is opened.
+        subjects: What a run acts on (`node/validator-0`), so that no two runs act on one thing at once.
+    """
+
+    def __init__(
+        self,
+        runbook_id: str,
+        title: str,
+        order: type[O],
+        steps: Sequence[Step[O, ..., object]],
+        *,
+        target_s: float | None = None,
+        subjects: Callable[[O], Sequence[str]] = lambda _: (),
+    ) -> None:
+        default_s = next((rto_s for known, rto_s in RUNBOOK_RTO_S.items() if known == runbook_id), None)
+        if not _RUNBOOK_ID.match(runbook_id) or (target_s is None and default_s is None):
+            raise InvalidInputError(
+                f"runbook {runbook_id!r}: no such runbook in the targets, and none given", remedy="Give target_s."
+            )
+        self.id: Final = runbook_id
+        self.title: Final = title
+        self.order: Final = order
+        self.steps: Final = tuple(steps)
+        self.target_s: Final = float(target_s if target_s is not None else default_s or 0)
+        self.subjects: Final = subjects
+        self._body: Callable[[O], object] | None = None
+        keys = [one.key for one in steps]
+        if len(set(keys)) != len(keys) or not keys:
+            raise InvalidInputError(f"runbook {self.id}: steps {keys} share a key, or none", remedy="Name each once.")
+        self.check_budgets(self.target_s)
+
+    @property
+    def is_incident(self) -> bool:
+        return self.id.startswith("RB-")
+
+    @property
+    def budget_s(self) -> float:
+        return sum(one.budget_s for one in self.steps)
+
+    def check_budgets(self, target_s: float) -> None:
+        """InvalidInputError when the steps' budgets exceed this target."""
+        if self.budget_s > target_s:
+            raise InvalidInputError(
+                f"runbook {self.id}: its steps' budgets are {self.budget_s:g} s together, its target is {target_s:g} s",
+                remedy="Lower budgets, or the site's rto_s is set too low for how the steps are written.",
+            )
+
+    def has(self, base_key: str) -> bool:
+        return any(one.base_key == base_key for one in self.steps)
+
+    def bind(self, body: Callable[[O], object]) -> None:
+        """Say which function performs it, so that it can be found from the runbook; once."""
+        self._body = body
+
+    def perform(self, order: O) -> object:
+        """Run it plainly, as `vedr run` does."""
+        if self._body is None:
+            raise InvalidInputError(f"runbook {self.id} has no body", remedy="Bind one where it is defined.")
+        return self._body(order)
