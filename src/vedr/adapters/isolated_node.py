@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ _APP_CONFIG: Final = 'pruning = "nothing"\n'
 
 @dataclass(frozen=True, slots=True)
 class IsolatedNode:
-    """How a site's data is booted; `backup`'s verification and restore use it as their Booter.
+    """How a site's data is booted.
 
     Attributes:
         chain: Gives the program, genesis and database backend.
@@ -82,6 +82,18 @@ class IsolatedNode:
     def prove(self, data_dir: Path, light_client: HeaderVerifier) -> BootProof:
         """Boot, and compare with verified headers.  Raises as `boot_isolated` and `chain.boot.prove`."""
         return prove(data_dir, light_client, self.boot)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainBooter:
+    """`backup`'s Booter: proves restored data with this node and this light client."""
+
+    node: IsolatedNode
+    light_client: HeaderVerifier
+
+    def prove(self, data: Path) -> Mapping[str, str]:
+        """The proof's facts.  Raises as `IsolatedNode.prove`."""
+        return self.node.prove(data, self.light_client).facts
 
 
 def boot_isolated(

@@ -8,7 +8,7 @@ The rule: state at height H is right when header(H).hash is the block's hash and
 application's hash after H, both headers being verified.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -52,6 +52,17 @@ class BootProof:
     block_hash: str
     took_s: float
     seal: InitVar[object] = None
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a verification record keeps."""
+        return {
+            "chain_id": self.chain_id,
+            "height": str(self.height),
+            "app_hash": self.app_hash,
+            "block_hash": self.block_hash,
+            "boot_took_s": f"{self.took_s:.3f}",
+        }
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:

@@ -1,8 +1,8 @@
 """The fence: proof that a validator's old signer can't sign any more, and what the network saw it sign.
 
 Guarantees: a `FenceProof` exists only when the supervisor of the signer's own host says that the unit is stopped, has
-no process and is meant to stay so.  Unreachable is not fenced.  `FinalState`, `FencedTip`, `Quiet` and `SeenVotes` need a
-proof, so that they can't be older than the fence.
+no process and is meant to stay so.  Unreachable is not fenced.  `FinalState`, `FencedTip`, `Quiet` and `SeenVotes`
+need a proof, so that they can't be older than the fence.
 Leaves out: fencing across hosts (cloud instance, HSM, attested network deny), which region failover adds.
 
 This is steps 2 to 4 of the promotion protocol: fence, observe after the fence, quiet.

@@ -53,8 +53,8 @@ def floor_from_final_state(final: FinalState, seen: SeenVotes) -> Floor:
         raise RefusedError(
             f"{final.proof.node.name}: its disk says {final.state}, but survivors hold its vote "
             f"{'/'.join(map(str, seen.highest))}: the disk's state is not its last",
-            remedy="The file was rolled back, or another signer ran: keep it stopped.  While the chain moves, the floor "
-            "can be taken from the tip instead.",
+            remedy="The file was rolled back, or another signer ran: keep it stopped.  While the chain moves, the "
+            "floor can be taken from the tip instead.",
         )
     reason = f"the signer's own final state {final.state}"
     return Floor(final.proof, final.state, reason, replaces_corrupt=False, seal=_SEAL)

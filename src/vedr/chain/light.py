@@ -95,6 +95,7 @@ class LightClient:
         later: Anchors from signed manifests, tried when the site's own has expired.
         now_ns: Gives nanoseconds since 1970.
         sleep: Waits that many seconds.
+        monotonic: Gives seconds that never go back.
         wait_s: How long to wait for a block that is not yet made, or for a witness that lags.
     """
 

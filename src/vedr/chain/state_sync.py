@@ -1,7 +1,7 @@
 """Makes a stopped node start by state sync, and undoes that.
 
-Guarantees: the old data is kept beside the new until `finish`; the sign state is carried over; each step may be repeated
-after a crash, and `undo` puts the node back as it was.  The trusted header comes from the light client.
+Guarantees: the old data is kept beside the new until `finish`; the sign state is carried over; each step may be
+repeated after a crash, and `undo` puts the node back as it was.  The trusted header comes from the light client.
 Leaves out: stopping and starting the node, and watching it (`sync.wait_caught_up`).
 """
 

@@ -84,7 +84,9 @@ def _block_sync(situation: Situation, measured: Measured) -> Prediction:
     if situation.local_height + 1 < situation.earliest_served:
         reason = f"blocks {situation.local_height + 1} to {situation.earliest_served - 1} are kept by no peer"
         return Prediction("block-sync", None, reason)
-    return _with_tail("block-sync", 0.0, situation.local_height, situation, measured, "from its own data")
+    return _with_tail(
+        "block-sync", 0.0, situation.local_height, situation=situation, measured=measured, what="from its own data"
+    )
 
 
 def _state_sync(situation: Situation, measured: Measured) -> Prediction:
@@ -97,7 +99,9 @@ def _state_sync(situation: Situation, measured: Measured) -> Prediction:
         return Prediction("state-sync", None, "no peer offers a snapshot")
     transfer_s = DISCOVERY_S + situation.state_sync_bytes / measured.state_sync_bytes_per_s
     what = f"{situation.state_sync_bytes} bytes at {measured.state_sync_bytes_per_s:.0f}/s"
-    return _with_tail("state-sync", transfer_s, situation.state_sync_height, situation, measured, what)
+    return _with_tail(
+        "state-sync", transfer_s, situation.state_sync_height, situation=situation, measured=measured, what=what
+    )
 
 
 def _snapshot(situation: Situation, measured: Measured) -> Prediction:
@@ -107,11 +111,13 @@ def _snapshot(situation: Situation, measured: Measured) -> Prediction:
         return Prediction("snapshot", None, f"no peer keeps the blocks after {situation.snapshot_height}")
     transfer_s = situation.snapshot_bytes / measured.restore_bytes_per_s
     what = f"{situation.snapshot_bytes} bytes at {measured.restore_bytes_per_s:.0f}/s"
-    return _with_tail("snapshot", transfer_s, situation.snapshot_height, situation, measured, what)
+    return _with_tail(
+        "snapshot", transfer_s, situation.snapshot_height, situation=situation, measured=measured, what=what
+    )
 
 
 def _with_tail(
-    method: Method, before_s: float, height: Height, situation: Situation, measured: Measured, what: str
+    method: Method, before_s: float, height: Height, *, situation: Situation, measured: Measured, what: str
 ) -> Prediction:
     """Add the blocks from `height` on: the tip moves away while they are applied, and while the transfer ran."""
     chain_rate = measured.chain_blocks_per_s if situation.chain_moves else 0.0
@@ -159,6 +165,8 @@ def wait_caught_up(
         stall_s: How long nothing may change: neither the height nor `activity`.
         progress: Called at each look.
         activity: Anything that changes while the node works without growing in height (bytes on its disk).
+        sleep: Waits that many seconds.
+        monotonic: Gives seconds that never go back.
 
     Raises:
         DeadlineError: it stalled, or time is over; the caller takes the next way back.
