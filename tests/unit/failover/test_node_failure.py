@@ -2,8 +2,9 @@
 
 import pytest
 
+from vedr.chain.sync import Prediction
 from vedr.errors import RefusedError, VerificationFailedError
-from vedr.failover.node_failure import Evidence, Judgement, Prediction, Symptom, Way, choose_way, judge
+from vedr.failover.node_failure import Evidence, Judgement, Symptom, Way, WayChoice, choose_way, judge
 from vedr.ports import UnitState
 
 
@@ -65,10 +66,9 @@ def test_a_silent_node_is_named_by_what_its_host_says(
 CRASHED = Judgement("full-0", Symptom.CRASHED, "its unit is failed", None)
 LOST = Judgement("full-0", Symptom.DATA_LOST, "no state.db", None)
 WAYS = (
-    Prediction(Way.RESTART, 5.0),
-    Prediction(Way.SNAPSHOT, 20.0),
-    Prediction(Way.BLOCK_SYNC, 12.0),
-    Prediction(Way.STATE_SYNC, 3.0, "only one node offers snapshots"),
+    Prediction("snapshot", 20.0, "2 GB at 100 MB/s"),
+    Prediction("block-sync", 12.0, "from its own data"),
+    Prediction("state-sync", None, "only one node offers snapshots"),
 )
 
 
@@ -85,9 +85,9 @@ def test_the_wanted_way_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("wanted", "reason"), [("restart", "does not open"), ("state-sync", "only one node")])
-def test_a_blocked_way_is_refused_with_its_reason(wanted: str, reason: str) -> None:
+def test_a_blocked_way_is_refused_with_its_reason(wanted: WayChoice, reason: str) -> None:
     with pytest.raises(RefusedError, match=reason):
-        choose_way(LOST, wanted, WAYS)  # type: ignore[arg-type]
+        choose_way(LOST, wanted, WAYS)
 
 
 def test_a_way_that_nobody_predicted_is_refused() -> None:
@@ -96,6 +96,6 @@ def test_a_way_that_nobody_predicted_is_refused() -> None:
 
 
 def test_no_way_back_names_every_reason() -> None:
-    blocked = tuple(Prediction(p.way, p.predicted_s, f"{p.way} is broken") for p in WAYS)
-    with pytest.raises(RefusedError, match=r"does not open.*snapshot is broken.*block-sync is broken"):
+    blocked = [Prediction(prediction.method, None, f"{prediction.method} is broken") for prediction in WAYS]
+    with pytest.raises(RefusedError, match=r"snapshot is broken.*block-sync is broken.*does not open"):
         choose_way(LOST, "choose for me", blocked)
