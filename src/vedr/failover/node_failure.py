@@ -130,7 +130,7 @@ def choose_way(judgement: Judgement, wanted: WayChoice, predictions: Sequence[Pr
     Raises:
         RefusedError: the wanted way can't be taken, or no way is open; every reason is named.
     """
-    blocked = {prediction.method: prediction.reason for prediction in predictions if prediction.took_s is None}
+    blocked: dict[str, str] = {one.method: one.reason for one in predictions if one.took_s is None}
     ways = [
         Choice(Way(prediction.method), prediction.took_s, prediction.reason)
         for prediction in sorted(predictions, key=lambda prediction: prediction.took_s or 0.0)
