@@ -1,0 +1,175 @@
+"""Bringing a region that missed snapshots back to whole.
+
+Guarantees: what is copied was proven against its name before it is written; a region's manifest appears only when all
+of the snapshot is there and checked, as at creation; healing what is whole does nothing.
+Leaves out: which snapshots deserve it (retention.py decides what is kept).
+"""
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from vedr.backup.fetching import ObjectReader
+from vedr.backup.layout import ObjectName, SnapshotId, epoch_prefix, manifest_key, object_key, placement_key
+from vedr.backup.manifest import PlacedObject, VerifiedManifest
+from vedr.backup.repository import Listed, Repository, load_manifest, load_placement, no_region
+from vedr.backup.snapshot import NO_PROGRESS, Progress, check_presence, commit_in
+from vedr.backup.upload import inspect_object
+from vedr.errors import ConflictError, CorruptError, NotFoundError, VedrError
+from vedr.ports import ObjectKey, ObjectStore
+
+COPIERS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """`copied_objects` is 0 where only documents were missing."""
+
+    snapshot: SnapshotId
+    region: str
+    copied_objects: int
+    copied_bytes: int
+    error: VedrError | None
+
+
+def heal(
+    repository: Repository, snapshots: Iterable[Listed], *, progress: Progress = NO_PROGRESS
+) -> tuple[Healed, ...]:
+    """Copy each snapshot to every region whose listing lacks it; a region's failure is in its result.
+
+    Oldest first: what later snapshots share is then there already.
+    """
+    healed: list[Healed] = []
+    for listed in sorted(snapshots, key=lambda entry: entry.id):
+        lacking = [region for region in repository.regions if region not in listed.regions]
+        if not lacking:
+            continue
+        verified = load_manifest(repository, listed, prefer=listed.regions)
+        healed.extend(_heal_region(repository, verified, region, listed.regions, progress) for region in lacking)
+    return tuple(healed)
+
+
+def repair(repository: Repository, listed: Listed, region: str, *, progress: Progress = NO_PROGRESS) -> Healed:
+    """Replace what is damaged or missing in a region that lists the snapshot, from the other regions.
+
+    The region's manifest is withdrawn first, so that nobody reads a half-mended copy; killed half-way, `heal` ends it.
+    Under an object lock this is refused: the other regions serve restores until the epoch has passed.
+    """
+    others = tuple(other for other in repository.regions if other != region)
+    verified = load_manifest(repository, listed, prefer=others)
+    store = repository.store(region)
+    try:
+        _require_elsewhere(repository, verified, others)
+        store.delete(manifest_key(verified.source, verified.id))
+        store.delete(placement_key(verified.source, verified.id))
+        for entry in verified.manifest.objects:
+            try:
+                inspect_object(store, repository.codec, verified.source, verified.manifest.epoch, entry.name)
+            except CorruptError:
+                store.delete(object_key(verified.source, verified.manifest.epoch, entry.name))
+            except NotFoundError:
+                continue  # copied below
+    except VedrError as error:
+        return Healed(verified.id, region, 0, 0, error)
+    return _heal_region(repository, verified, region, others, progress)
+
+
+def _require_elsewhere(repository: Repository, verified: VerifiedManifest, regions: Iterable[str]) -> None:
+    """Before a copy is withdrawn, another must be proven to be there.  Raises what its check raises."""
+    refusals: dict[str, VedrError] = {}
+    for region in regions:
+        try:
+            placement = load_placement(repository, verified, region)
+            names = (entry.name for entry in verified.manifest.objects)
+            check_presence(repository.stores[region], verified, dict(zip(names, placement.objects, strict=True)))
+        except VedrError as error:
+            refusals[region] = error
+        else:
+            return
+    raise no_region(f"another copy of snapshot {verified.id}", refusals)
+
+
+def _heal_region(
+    repository: Repository, verified: VerifiedManifest, region: str, good: Iterable[str], progress: Progress
+) -> Healed:
+    store = repository.stores[region]
+    copy = _Copy(repository, verified, store, tuple(good), progress)
+    try:
+        placed = copy.run()
+        check_presence(store, verified, placed)
+        commit_in(repository, verified, store, placed, late=True)
+        _withdraw_if_expired(repository, verified, store, tuple(good))
+    except VedrError as error:
+        return Healed(verified.id, region, copy.objects, copy.bytes, error)
+    return Healed(verified.id, region, copy.objects, copy.bytes, None)
+
+
+def _withdraw_if_expired(
+    repository: Repository, verified: VerifiedManifest, store: ObjectStore, good: tuple[str, ...]
+) -> None:
+    """Retention may have removed the snapshot while it was copied: then its objects may be gone here, too."""
+    key = manifest_key(verified.source, verified.id)
+    for region in good:
+        try:
+            repository.stores[region].head(key)
+        except VedrError:
+            continue
+        return
+    store.delete(key)
+    store.delete(placement_key(verified.source, verified.id))
+    raise NotFoundError(
+        f"snapshot {verified.id} is in no other region any more: it was not healed", remedy="Nothing: it has expired."
+    )
+
+
+class _Copy:
+    """One snapshot's objects into one region."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        verified: VerifiedManifest,
+        store: ObjectStore,
+        good: tuple[str, ...],
+        progress: Progress,
+    ) -> None:
+        self._repository, self._verified, self._store = repository, verified, store
+        self._reader = ObjectReader(repository, verified, prefer=good)
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._total_bytes = sum(entry.size_bytes for entry in verified.manifest.objects)
+        self._done_bytes = 0
+        self.objects = 0
+        self.bytes = 0
+
+    def run(self) -> dict[ObjectName, PlacedObject]:
+        manifest = self._verified.manifest
+        listed = {entry.key for entry in self._store.list(epoch_prefix(self._verified.source, manifest.epoch))}
+        with ThreadPoolExecutor(COPIERS, f"heal-{self._store.region}") as pool:
+            placed = pool.map(lambda number: self._place(number, listed), range(len(manifest.objects)))
+            return {entry.name: one for entry, one in zip(manifest.objects, placed, strict=True)}
+
+    def _place(self, number: int, listed: set[ObjectKey]) -> PlacedObject:
+        source, manifest = self._verified.source, self._verified.manifest
+        entry = manifest.objects[number]
+        key = object_key(source, manifest.epoch, entry.name)
+        placed = None if key in listed else self._create(key, entry.name, number)
+        if placed is None:
+            placed = inspect_object(self._store, self._repository.codec, source, manifest.epoch, entry.name)
+        with self._lock:
+            self._done_bytes += entry.size_bytes
+            self._progress(self._done_bytes, self._total_bytes)
+        return placed
+
+    def _create(self, key: ObjectKey, name: ObjectName, number: int) -> PlacedObject | None:
+        sealed = self._repository.codec.seal(name, self._reader.read(number))
+        try:
+            created = self._store.create(key, sealed)
+        except ConflictError:
+            return None
+        with self._lock:
+            self.objects += 1
+            self.bytes += len(sealed)
+        return PlacedObject(created.version, len(sealed))

@@ -1,0 +1,175 @@
+"""All regions' buckets as one place for snapshots: finding them, and opening what was signed.
+
+Guarantees: nothing is returned that a trusted key did not sign; a region that is down or holds a damaged copy is passed
+over as long as another answers, and the error names every region when none does.
+Leaves out: content (snapshot.py writes it, restore.py and verify.py read it).
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from vedr.backup.layout import SnapshotId, Source, document_id, manifest_key, parse_id, placement_key
+from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest, open_placement
+from vedr.backup.sealing import Codec
+from vedr.errors import ConflictError, CorruptError, NotFoundError, UnavailableError, VedrError
+from vedr.ports import Clock, ObjectKey, ObjectStore, StoredObject
+from vedr.signature import Signer
+from vedr.targets import Retention
+
+_Result = TypeVar("_Result")
+_MAX_THREADS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The site's buckets and everything needed to read and write snapshots in them."""
+
+    stores: Mapping[str, ObjectStore]
+    signer: Signer
+    trusted: tuple[str, ...]
+    codec: Codec
+    retention: Retention
+    clock: Clock = field(default=lambda: dt.datetime.now(dt.UTC))
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        return tuple(self.stores)
+
+    @property
+    def majority(self) -> int:
+        return len(self.stores) // 2 + 1
+
+    def store(self, region: str) -> ObjectStore:
+        if region not in self.stores:
+            raise NotFoundError(f"no store in region {region!r}", remedy=f"Choose one of: {', '.join(self.stores)}.")
+        return self.stores[region]
+
+    def in_every_region(self, act: Callable[[ObjectStore], _Result]) -> "dict[str, _Result | VedrError]":
+        """What `act` gives in each region, at once; a region's own trouble is its result, never the others'."""
+
+        def guarded(store: ObjectStore) -> "_Result | VedrError":
+            try:
+                return act(store)
+            except VedrError as error:
+                return error
+
+        with ThreadPoolExecutor(min(_MAX_THREADS, len(self.stores)), "region") as pool:
+            return dict(zip(self.stores, pool.map(guarded, self.stores.values()), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A snapshot as the regions' listings show it; nothing of it is proven yet."""
+
+    source: Source
+    id: SnapshotId
+    regions: tuple[str, ...]
+
+    @property
+    def created_at(self) -> dt.datetime:
+        return parse_id(self.id).created_at
+
+    @property
+    def height(self) -> int:
+        return parse_id(self.id).height
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Snapshots, newest first, and the regions that could not be asked."""
+
+    snapshots: tuple[Listed, ...]
+    unreachable: Mapping[str, VedrError]
+
+
+def list_snapshots(repository: Repository, origin: str, kind: str, *, name: str | None = None) -> Listing:
+    """All committed snapshots of an origin's kind, or only those of one source.
+
+    Raises:
+        UnavailableError: no region answers.
+    """
+
+    def ids(store: ObjectStore) -> list[SnapshotId]:
+        found = (document_id(entry.key) for entry in store.list(f"{origin}/{kind}/m/"))
+        return [snapshot for snapshot in found if snapshot is not None]
+
+    answers = repository.in_every_region(ids)
+    unreachable = {region: answer for region, answer in answers.items() if isinstance(answer, VedrError)}
+    if len(unreachable) == len(answers):
+        raise no_region(f"snapshots of {origin}/{kind}", unreachable)
+    where: dict[SnapshotId, list[str]] = {}
+    for region, answer in answers.items():
+        for snapshot in [] if isinstance(answer, VedrError) else answer:
+            where.setdefault(snapshot, []).append(region)
+    listed = [
+        Listed(_source(origin, kind, snapshot), snapshot, tuple(regions))
+        for snapshot, regions in where.items()
+        if name is None or parse_id(snapshot).name == name
+    ]
+    return Listing(tuple(sorted(listed, key=lambda entry: entry.id, reverse=True)), unreachable)
+
+
+def _source(origin: str, kind: str, snapshot: SnapshotId) -> Source:
+    return Source(origin, kind, parse_id(snapshot).name)  # type: ignore[arg-type]  # a kind that is none lists nothing
+
+
+def load_manifest(repository: Repository, listed: Listed, *, prefer: Iterable[str] = ()) -> VerifiedManifest:
+    """The signed manifest, from the first region whose copy proves itself."""
+    refusals: dict[str, VedrError] = {}
+    for region in ordered(repository.regions, prefer):
+        try:
+            stored = repository.stores[region].get(manifest_key(listed.source, listed.id))
+            return open_manifest(stored, repository.trusted, source_prefix=listed.source.prefix, snapshot=listed.id)
+        except VedrError as error:
+            refusals[region] = error
+    raise no_region(f"manifest {listed.id}", refusals)
+
+
+def load_placement(repository: Repository, verified: VerifiedManifest, region: str) -> Placement:
+    """Where that region keeps the snapshot's objects."""
+    stored = repository.store(region).get(placement_key(verified.source, verified.id))
+    return open_placement(stored, repository.trusted, verified=verified, region=region)
+
+
+def placements(repository: Repository, verified: VerifiedManifest) -> "dict[str, Placement | VedrError]":
+    """Of every region, or why it has none."""
+    return repository.in_every_region(lambda store: load_placement(repository, verified, store.region))
+
+
+def put_once(store: ObjectStore, key: ObjectKey, data: bytes) -> StoredObject:
+    """Create, or find exactly these bytes there already: an answer lost on the way, or a run that was killed.
+
+    Raises:
+        ConflictError: other bytes are there.
+    """
+    try:
+        return store.create(key, data)
+    except ConflictError:
+        existing = store.head(key)
+        if store.get(key, version=existing.version) != data:
+            raise ConflictError(
+                f"{key} in {store.region} was written by somebody else", remedy="Another run made it first: run again."
+            ) from None
+        return existing
+
+
+def ordered(regions: Iterable[str], prefer: Iterable[str]) -> tuple[str, ...]:
+    """The preferred ones first, nobody left out."""
+    known = tuple(regions)
+    first = [region for region in prefer if region in known]
+    return (*first, *(region for region in known if region not in first))
+
+
+def no_region(what: str, refusals: Mapping[str, VedrError]) -> VedrError:
+    """One error for all regions, of the kind that says whether trying again can help."""
+    reasons = "; ".join(f"{region}: {error.message}" for region, error in refusals.items())
+    message = f"{what}: no region has a good copy ({reasons})"
+    errors = list(refusals.values())
+    if any(isinstance(error, UnavailableError) for error in errors):
+        return UnavailableError(message, remedy="Bring a region's store back, and run it again.")
+    if errors and all(isinstance(error, NotFoundError) for error in errors):
+        return NotFoundError(message, remedy="See `vedr snapshot list`.")
+    return CorruptError(message, remedy="Choose an older snapshot.")

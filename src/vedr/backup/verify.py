@@ -1,0 +1,266 @@
+"""Proving that a snapshot can be restored, at three depths, and keeping the proof.
+
+Depth 1: manifest signed, placement signed, every object listed at its size, in every region.
+Depth 2: every byte of every object read by version, opened, hashed.
+Depth 3: restored to scratch, booted without key and peers, its app hash compared with a light-verified header.
+
+Guarantees: a check that could not run has failed; the record of a verification is signed and stored in every region
+that answers, so that the age of the newest verified snapshot can be read by anybody at any time.
+Leaves out: how a node is booted (chain/boot.py).
+"""
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from vedr.backup.documents import Reader, rfc3339
+from vedr.backup.fetching import FETCHERS, ObjectReader
+from vedr.backup.layout import SnapshotId, Source, document_id, manifest_key, verification_key
+from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest
+from vedr.backup.repository import Listed, Repository, load_placement, put_once
+from vedr.backup.snapshot import NO_PROGRESS, Progress, check_presence
+from vedr.chain.boot import BootProof
+from vedr.errors import CorruptError, VedrError, VerificationFailedError
+from vedr.ports import ObjectStore
+from vedr.signature import Json, open_document
+
+RECORD_FORMAT: Final = "vedr-verification/1"
+Depth = Literal[1, 2, 3]
+
+
+Booter = Callable[[Path], BootProof]
+"""Boots restored data in place and compares it with the chain: chain.boot.prove, with its light client and runner."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCheck:
+    region: str
+    error: VedrError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Outcome of one verification; `require` turns a failure into an error."""
+
+    snapshot: SnapshotId
+    source: Source
+    depth: Depth
+    at: dt.datetime
+    regions: tuple[RegionCheck, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    took_s: float = 0.0
+
+    @property
+    def failures(self) -> tuple[RegionCheck, ...]:
+        return tuple(check for check in self.regions if check.error is not None)
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def require(self) -> "Verification":
+        """Itself, or VerificationFailedError naming every region's trouble."""
+        if self.failures:
+            reasons = "; ".join(f"{check.region}: {check.error}" for check in self.failures)
+            raise VerificationFailedError(
+                f"snapshot {self.snapshot} failed verification at depth {self.depth} ({reasons})",
+                remedy="Heal the region (vedr snapshot heal), then verify again; until then restore from another.",
+            )
+        return self
+
+
+def verify(
+    repository: Repository,
+    listed: Listed,
+    *,
+    depth: Literal[1, 2],
+    regions: Iterable[str] | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Verification:
+    """Check each region's copy and store the record; every named region counts, whether it answers or not."""
+    began = time.monotonic()
+    wanted = tuple(repository.regions if regions is None else regions)
+    tally = _Tally(progress)
+
+    def check(store: ObjectStore) -> None:
+        verified, placement = _open_in(repository, listed, store)
+        placed = {entry.name: p for entry, p in zip(verified.manifest.objects, placement.objects, strict=True)}
+        check_presence(store, verified, placed)
+        if depth > 1:
+            _read_all(repository, verified, placement, store, tally)
+
+    chosen = Repository(
+        {region: repository.store(region) for region in wanted}, repository.signer, repository.trusted,
+        repository.codec, repository.retention, repository.clock,
+    )  # fmt: skip
+    tally.regions = len(wanted)
+    answers = chosen.in_every_region(check)
+    outcome = Verification(
+        listed.id,
+        listed.source,
+        depth,
+        repository.clock().replace(microsecond=0),
+        tuple(RegionCheck(region, answer) for region, answer in answers.items()),
+        took_s=time.monotonic() - began,
+    )
+    record(repository, outcome)
+    return outcome
+
+
+def verify_boot(
+    repository: Repository, verified: VerifiedManifest, data: Path, booter: Booter, *, from_regions: Iterable[str]
+) -> Verification:
+    """Depth 3 on content that restore.fetch has staged at `data`; stores the record, passed or failed."""
+    began = time.monotonic()
+    error: VedrError | None = None
+    facts: dict[str, str] = {}
+    try:
+        proof = booter(data)
+        _require_state_of(verified, proof)
+        facts = {"height": str(proof.height), "app_hash": proof.app_hash, "block_hash": proof.block_hash}
+    except VedrError as failure:
+        error = failure
+    outcome = Verification(
+        verified.id,
+        verified.source,
+        3,
+        repository.clock().replace(microsecond=0),
+        tuple(RegionCheck(region, error) for region in from_regions),
+        facts,
+        time.monotonic() - began,
+    )
+    record(repository, outcome)
+    return outcome
+
+
+def _require_state_of(verified: VerifiedManifest, proof: BootProof) -> None:
+    """The booted state must be the one that the manifest names, not just any state of the chain."""
+    chain = verified.manifest.facts.chain
+    named = None if chain is None else (chain.chain_id, chain.height, chain.app_hash)
+    found = (proof.chain_id, proof.height, proof.app_hash)
+    if named != found:
+        raise VerificationFailedError(
+            f"snapshot {verified.id} names state {named}, the booted node has {found}",
+            remedy="Do not use this snapshot; restore the next older verified one.",
+        )
+
+
+def record(repository: Repository, outcome: Verification) -> None:
+    """Sign and store it wherever a store answers.
+
+    Raises:
+        VedrError: not one region took it: a verification nobody can read did not happen.
+    """
+    failures: dict[str, Json] = {check.region: str(check.error) for check in outcome.failures}
+    document = repository.signer.seal_document(
+        {
+            "format": RECORD_FORMAT,
+            "snapshot": outcome.snapshot,
+            "origin": outcome.source.origin,
+            "kind": outcome.source.kind,
+            "depth": outcome.depth,
+            "at": rfc3339(outcome.at),
+            "ok": outcome.ok,
+            "regions": [check.region for check in outcome.regions if check.error is None],
+            "failures": failures,
+            "facts": dict(outcome.facts),
+            "took_ms": int(outcome.took_s * 1000),
+        }
+    )
+    key = verification_key(outcome.source, outcome.snapshot, outcome.at, outcome.depth)
+    answers = repository.in_every_region(lambda store: put_once(store, key, document))
+    errors = [answer for answer in answers.values() if isinstance(answer, VedrError)]
+    if len(errors) == len(answers):
+        raise errors[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A stored verification that passed and that a trusted key signed."""
+
+    snapshot: SnapshotId
+    depth: int
+    at: dt.datetime
+
+
+def newest_proofs(repository: Repository, origin: str, kind: str) -> dict[SnapshotId, Proof]:
+    """For each snapshot its deepest, newest passed verification, from all regions that answer.
+
+    A snapshot whose newest record at some depth is a failure is not proven by an older pass of that depth or less.
+    """
+    records: dict[SnapshotId, dict[tuple[dt.datetime, int], bool]] = {}
+    answers = repository.in_every_region(lambda store: list(_records(repository, store, origin, kind)))
+    for answer in answers.values():
+        for found, passed in [] if isinstance(answer, VedrError) else answer:
+            records.setdefault(found.snapshot, {})[found.at, found.depth] = passed
+    proofs: dict[SnapshotId, Proof] = {}
+    for snapshot, outcomes in records.items():
+        proven: Proof | None = None
+        for (at, depth), passed in sorted(outcomes.items()):
+            if passed and (proven is None or depth >= proven.depth):
+                proven = Proof(snapshot, depth, at)
+            elif not passed and proven is not None and depth <= proven.depth:
+                proven = None
+        if proven is not None:
+            proofs[snapshot] = proven
+    return proofs
+
+
+def _records(repository: Repository, store: ObjectStore, origin: str, kind: str) -> Iterator[tuple[Proof, bool]]:
+    for entry in store.list(f"{origin}/{kind}/v/"):
+        snapshot = document_id(entry.key)
+        if snapshot is None:
+            continue
+        try:
+            what = f"verification record {entry.key}"
+            reader = Reader(open_document(store.get(entry.key), repository.trusted, what=what), what)
+            reader.expect("format", RECORD_FORMAT)
+            reader.expect("snapshot", snapshot)
+            yield Proof(snapshot, reader.count("depth"), reader.moment("at")), reader.flag("ok")
+        except (CorruptError, VerificationFailedError):
+            continue  # proves nothing, as if it were absent
+
+
+def _open_in(repository: Repository, listed: Listed, store: ObjectStore) -> tuple[VerifiedManifest, Placement]:
+    """That region's own copies: another region's would hide their loss."""
+    stored = store.get(manifest_key(listed.source, listed.id))
+    verified = open_manifest(stored, repository.trusted, source_prefix=listed.source.prefix, snapshot=listed.id)
+    return verified, load_placement(repository, verified, store.region)
+
+
+def _read_all(
+    repository: Repository, verified: VerifiedManifest, placement: Placement, store: ObjectStore, tally: "_Tally"
+) -> None:
+    reader = ObjectReader(repository, verified)
+    total = sum(entry.size_bytes for entry in verified.manifest.objects)
+
+    def read(number: int) -> None:
+        entry = verified.manifest.objects[number]
+        content = reader.read_from(store.region, entry.name, placement.objects[number])
+        if len(content) != entry.size_bytes:
+            raise CorruptError(
+                f"object {entry.name[:16]}… has {len(content)} bytes, its manifest says {entry.size_bytes}",
+                remedy="Choose an older snapshot.",
+            )
+        tally.add(entry.size_bytes, total)
+
+    with ThreadPoolExecutor(FETCHERS, f"verify-{store.region}") as pool:
+        for _ in pool.map(read, range(len(verified.manifest.objects))):
+            pass
+
+
+class _Tally:
+    """Progress over regions that work at once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._done_bytes = 0
+        self.regions = 1
+
+    def add(self, amount_bytes: int, total_bytes: int) -> None:
+        self._done_bytes += amount_bytes
+        self._progress(min(self._done_bytes, total_bytes * self.regions), total_bytes * self.regions)
