@@ -60,10 +60,10 @@ func (s *snapshotStore) create(tree *iavl.ImmutableTree, cancelled func() bool) 
 	if err := chunks.flush(); err != nil {
 		return fmt.Errorf("snapshot of height %d: %w", height, err)
 	}
-	hash := sha256.Sum256(chunks.sums)
+	hash := sum(chunks.sums)
 	info := abci.Snapshot{
 		Height: uint64(height), Format: snapshotFormat, Chunks: chunks.count,
-		Hash: hash[:], Metadata: chunks.sums,
+		Hash: hash, Metadata: chunks.sums,
 	}
 	if err := durable.WriteJSON(filepath.Join(tmp, snapshotInfoFile), info, 0o644); err != nil {
 		return err
@@ -129,22 +129,20 @@ func (s *snapshotStore) prune(keep int) error {
 
 // checkOffer says whether an offered snapshot is well-formed.
 func checkOffer(offer *abci.Snapshot) error {
-	hash := sha256.Sum256(offer.Metadata)
 	switch {
 	case offer.Format != snapshotFormat:
 		return fmt.Errorf("snapshot format %d, this node reads %d", offer.Format, snapshotFormat)
 	case offer.Chunks == 0 || len(offer.Metadata) != int(offer.Chunks)*sha256.Size:
 		return fmt.Errorf("snapshot of %d chunks with %d bytes of hashes", offer.Chunks, len(offer.Metadata))
-	case !bytes.Equal(hash[:], offer.Hash):
+	case !bytes.Equal(sum(offer.Metadata), offer.Hash):
 		return errors.New("snapshot hash does not cover its chunk hashes")
 	}
 	return nil
 }
 
 func chunkMatches(offer *abci.Snapshot, index uint32, chunk []byte) bool {
-	sum := sha256.Sum256(chunk)
 	at := int(index) * sha256.Size
-	return index < offer.Chunks && bytes.Equal(sum[:], offer.Metadata[at:at+sha256.Size])
+	return index < offer.Chunks && bytes.Equal(sum(chunk), offer.Metadata[at:at+sha256.Size])
 }
 
 // chunkWriter cuts a stream into files of snapshotChunkBytes.
@@ -178,9 +176,13 @@ func (w *chunkWriter) flush() error {
 	if err := durable.WriteFile(path, w.buf, 0o644); err != nil {
 		return err
 	}
-	sum := sha256.Sum256(w.buf)
-	w.sums = append(w.sums, sum[:]...)
+	w.sums = append(w.sums, sum(w.buf)...)
 	w.count++
 	w.buf = w.buf[:0]
 	return nil
+}
+
+func sum(data []byte) []byte {
+	hash := sha256.Sum256(data)
+	return hash[:]
 }

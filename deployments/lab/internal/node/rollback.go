@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	cfg "github.com/cometbft/cometbft/config"
 	sm "github.com/cometbft/cometbft/state"
 	"github.com/cometbft/cometbft/store"
 
@@ -20,11 +19,11 @@ func RollBack(home string) (height int64, appHash []byte, err error) {
 	}
 	databases := &openDatabases{}
 	defer func() { err = errors.Join(err, databases.close()) }()
-	blockDB, err := databases.open(&cfg.DBContext{ID: "blockstore", Config: config})
+	blockDB, err := databases.open(dbContext("blockstore", config))
 	if err != nil {
 		return 0, nil, err
 	}
-	stateDB, err := databases.open(&cfg.DBContext{ID: "state", Config: config})
+	stateDB, err := databases.open(dbContext("state", config))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -199,4 +199,6 @@ func (o *openDatabases) close() error {
 	return all
 }
 
+func dbContext(id string, c *cfg.Config) *cfg.DBContext { return &cfg.DBContext{ID: id, Config: c} }
+
 func base64Of(data []byte) string { return base64.StdEncoding.EncodeToString(data) }
