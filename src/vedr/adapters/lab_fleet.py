@@ -48,7 +48,8 @@ class ZoneAgent:
 
     def info(self) -> dict[str, Any]:
         """The supervisor itself: zone, pid, mode, cut."""
-        return self._call("GET", "/v1/zone")
+        info: dict[str, Any] = self._call("GET", "/v1/zone")
+        return info
 
     def units(self) -> dict[str, UnitStatus]:
         """Every unit that it knows, by name."""

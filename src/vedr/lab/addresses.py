@@ -3,9 +3,9 @@
 Two ways to separate zones on one machine:
 
 - `namespaces` (root): each zone is a network namespace on one bridge; a part has one address, `<net>.<zone>.<host>`.
-- `relays` (no root): everything is on loopback, which is one /8 on Linux.  A part listens on `127.<x>.<100+zone>.<host>`;
-  others reach it at `127.<x>.<zone>.<host>`, a relay of its own zone; peers in another zone dial
-  `127.<x>.<10*from+to>.<host>`, a relay of the *dialling* zone.  Cutting a zone stops its relays, so both directions end.
+- `relays` (no root): everything is on loopback, which is one /8 on Linux.  A part listens on
+  `127.<x>.<100+zone>.<host>`; others reach it at `127.<x>.<zone>.<host>`, a relay of its own zone; peers in another
+  zone dial `127.<x>.<10*from+to>.<host>`, a relay of the *dialling* zone.  A cut stops a zone's relays.
 
 Guarantees: no two parts or relays share an address; ports are the standard ones in both ways.
 Leaves out: creating any of it.

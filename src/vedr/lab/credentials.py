@@ -106,7 +106,9 @@ def write_whole(path: Path, content: str, *, mode: int = 0o600) -> None:
     """Write, sync and rename, so that a crash leaves the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=mode)
+    with draft.open("w", encoding="utf-8") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -17,7 +17,8 @@ def nginx_config(plan: Plan, gateway: Member, folder: Path, *, as_root: bool) ->
         for node in plan.nodes_in(gateway.zone.region, "full", "archive")
     )
     temporary = "\n".join(
-        f"    {kind}_temp_path {folder}/tmp/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"    {kind}_temp_path {folder}/scratch/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     return f"""daemon off;
 {"user root;" if as_root else ""}

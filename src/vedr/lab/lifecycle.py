@@ -1,7 +1,7 @@
 """Starting and ending a lab.
 
-Guarantees: `up` starts what is missing and nothing twice, so it may be run again after an interruption or a reboot; when
-it returns, every part answered.  `down` ends everything and looks: what it could not end is an error.
+Guarantees: `up` starts what is missing and nothing twice, so it may be run again after an interruption or a reboot;
+when it returns, every part answered.  `down` ends everything and looks: what it could not end is an error.
 Leaves out: installing programs (programs.py says what is missing), and faults.
 """
 
@@ -132,7 +132,7 @@ class _Start:
             folder.mkdir(exist_ok=True)
         for entry in plan.gateways:
             folder = units.gateway_folder(plan, entry)
-            (folder / "tmp").mkdir(parents=True, exist_ok=True)
+            (folder / "scratch").mkdir(parents=True, exist_ok=True)
             content = gateway.nginx_config(plan, entry, folder, as_root=os.geteuid() == 0)
             write_whole(folder / "nginx.conf", content, mode=0o644)
         for folder in _data_folders(plan):
@@ -148,9 +148,10 @@ class _Start:
     def _start_wave(self, wave: int, title: str) -> None:
         with _timed(self.report, title) as note:
             wanted = [
-                (zone, [u for u in _units(self.plan, zone) if u.wave == wave]) for zone in (*self.plan.zones, None)
+                (zone, [u for u in units.of_zone(self.plan, zone) if u.wave == wave])
+                for zone in (*self.plan.zones, None)
             ]
-            counts = _in_parallel([partial(_start_units, self.plan, zone, chosen) for zone, chosen in wanted])
+            counts = _in_parallel([partial(start_units, self.plan, zone, chosen) for zone, chosen in wanted])
             note(f"{sum(counts)} started of {sum(len(chosen) for _, chosen in wanted)}")
 
     def _make_buckets(self, site: Site) -> None:
@@ -220,11 +221,7 @@ class _Start:
             note(orchestrator.deploy(self.plan))
 
 
-def _units(plan: Plan, zone: Zone | None) -> tuple[Unit, ...]:
-    return units.zone_units(plan, zone) if zone else units.ops_units(plan)
-
-
-def _start_units(plan: Plan, zone: Zone | None, wanted: list[Unit]) -> int:
+def start_units(plan: Plan, zone: Zone | None, wanted: Sequence[Unit]) -> int:
     """Define and start those that don't run; what runs is left alone."""
     if not wanted:
         return 0

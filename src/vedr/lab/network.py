@@ -27,9 +27,9 @@ def namespace(plan: Plan, zone: Zone) -> str:
     return f"{plan.settings.name}-{zone.name}"
 
 
-def namespace_inodes(plan: Plan) -> frozenset[int]:
-    """The kernel's identity of each namespace that exists."""
-    paths = [_NAMESPACES / namespace(plan, zone) for zone in plan.zones]
+def namespace_inodes(plan: Plan, *zones: Zone) -> frozenset[int]:
+    """The kernel's identity of each of these zones' namespaces that exists; of all when none is named."""
+    paths = [_NAMESPACES / namespace(plan, zone) for zone in zones or plan.zones]
     return frozenset(path.stat().st_ino for path in paths if path.exists())
 
 

@@ -70,7 +70,7 @@ def _chain(plan: Plan) -> dict[str, Any]:
     genesis = plan.folder / "genesis.json"
     return {
         "chain_id": plan.chain_id,
-        "block_time_s": plan.template.chain.timeout_commit_s,
+        "block_time_s": plan.template.chain.block_time_s,
         "start": [program, "start", "--home", "{home}"],
         "start_isolated": [program, "start", "--home", "{home}", "--isolated", "--rpc-listen", "{rpc}"],
         "inspect": [program, "inspect", "--home", "{home}", "--data", "{data}"],
@@ -105,7 +105,7 @@ def _region(plan: Plan, secrets: LabSecrets, region: str) -> dict[str, Any]:
 
 def _node(plan: Plan, name: str, validators: dict[str, str]) -> dict[str, Any]:
     node = next(n for n in plan.nodes if n.name == name)
-    described = {
+    described: dict[str, Any] = {
         "name": name,
         "region": node.zone.region,
         "zone": node.zone.name,

@@ -27,6 +27,7 @@ class ChainPolicy(_Frozen):
     """How the lab's chain is made."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9{}][a-zA-Z0-9{}_.-]{2,49}$")]
+    block_time_s: float = Field(gt=0, le=60, description="about; what predictions count with")
     timeout_commit_s: float = Field(gt=0, le=60)
     snapshot_interval: int = Field(ge=0, description="blocks; 0: no state-sync snapshots")
     snapshot_keep: int = Field(ge=1)
@@ -100,8 +101,12 @@ class Template(_Frozen):
         return self
 
 
+def _placed(template: Template) -> list[NodePolicy | Placement]:
+    return [*template.nodes, *template.providers, *template.gateways]
+
+
 def _repeated(template: Template) -> list[str]:
-    names = Counter(thing.name for thing in (*template.nodes, *template.providers, *template.gateways))
+    names = Counter(thing.name for thing in _placed(template))
     zones = Counter(zone for zone, _ in template.zones)
     return [f"{value!r} is used {count} times: make it unique" for value, count in (names + zones).items() if count > 1]
 
@@ -110,7 +115,7 @@ def _homeless(template: Template) -> list[str]:
     known = {zone for zone, _ in template.zones}
     return [
         f"{thing.name} is in zone {thing.zone!r}, which no region has"
-        for thing in (*template.nodes, *template.providers, *template.gateways)
+        for thing in _placed(template)
         if thing.zone not in known
     ]
 
@@ -119,8 +124,13 @@ def _too_many(template: Template) -> list[str]:
     problems = []
     if len(template.zones) > MAX_ZONES:
         problems.append(f"{len(template.zones)} zones, but a lab has {MAX_ZONES} at most")
-    for kind in ("nodes", "providers", "gateways"):
-        for zone, count in Counter(thing.zone for thing in getattr(template, kind)).items():
+    kinds: dict[str, list[str]] = {
+        "nodes": [node.zone for node in template.nodes],
+        "providers": [provider.zone for provider in template.providers],
+        "gateways": [gateway.zone for gateway in template.gateways],
+    }
+    for kind, zones in kinds.items():
+        for zone, count in Counter(zones).items():
             if count > MAX_UNITS_PER_KIND_AND_ZONE:
                 problems.append(f"zone {zone} has {count} {kind}, but {MAX_UNITS_PER_KIND_AND_ZONE} at most fit")
     return problems
@@ -145,7 +155,8 @@ def load_template(path: Path) -> Template:
         return Template.model_validate(raw)
     except ValidationError as error:
         problems = [
-            f"{path}: {'.'.join(str(part) for part in p['loc']) or 'template'}: {p['msg'].removeprefix('Value error, ')}"
-            for p in error.errors(include_url=False, include_input=False)
+            f"{path}: {'.'.join(map(str, where)) or 'template'}: {message.removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False, include_input=False)
+            for where, message in [(problem["loc"], problem["msg"])]
         ]
         raise InvalidInputError("\n".join(problems), remedy="Correct these keys of the template.") from None

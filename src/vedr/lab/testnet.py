@@ -76,5 +76,7 @@ def _node(plan: Plan, node: PlannedNode) -> dict[str, Any]:
             peer.name: plan.dialled(peer, P2P_PORT, from_zone=node.zone)
             for peer in plan.nodes
             if peer.name != node.name
+            for peer in plan.nodes
+            if peer.name != node.name
         }
     return described

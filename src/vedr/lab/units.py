@@ -48,8 +48,18 @@ class Unit:
         }
 
 
-def zone_units(plan: Plan, zone: Zone) -> tuple[Unit, ...]:
-    """Everything that stands in a zone; a region's store and worker are in its first."""
+def of_zone(plan: Plan, zone: Zone | None) -> tuple[Unit, ...]:
+    """A zone's units; None is what stands outside all zones."""
+    return _ops_units(plan) if zone is None else _zone_units(plan, zone)
+
+
+def worker_name(region: str | None) -> str:
+    """The unit of a region's worker; None is the one outside all regions."""
+    return f"worker-{region or OPS}"
+
+
+def _zone_units(plan: Plan, zone: Zone) -> tuple[Unit, ...]:
+    """A region's store and worker are in its first zone."""
     units = [_node(plan, node) for node in plan.nodes if node.zone == zone]
     units += [_gateway(plan, gateway) for gateway in plan.gateways if gateway.zone == zone]
     units += [_provider(plan, provider) for provider in plan.providers if provider.zone == zone]
@@ -58,8 +68,7 @@ def zone_units(plan: Plan, zone: Zone) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def ops_units(plan: Plan) -> tuple[Unit, ...]:
-    """What stands outside all zones."""
+def _ops_units(plan: Plan) -> tuple[Unit, ...]:
     folder = plan.folder
     dns = Unit(
         DNS_UNIT, ("knotd", "-c", str(folder / "dns" / "knot.conf")), folder / "dns", _log(plan, DNS_UNIT), wave=0
@@ -68,7 +77,7 @@ def ops_units(plan: Plan) -> tuple[Unit, ...]:
         SERVER_UNIT, orchestrator.server_command(plan), plan.settings.project, _log(plan, SERVER_UNIT), wave=0,
         env=orchestrator.environment(plan), restart="on-failure",
     )  # fmt: skip
-    return (dns, server, _worker(plan, OPS), load_unit(plan))
+    return (dns, server, _worker(plan, None), load_unit(plan))
 
 
 def load_unit(plan: Plan, *, transactions_per_s: float | None = None, value_bytes: int | None = None) -> Unit:
@@ -128,10 +137,10 @@ def _store(plan: Plan, region: str) -> Unit:
     return Unit(store.name, argv, folder, _log(plan, store.name), wave=0, env=env, restart="on-failure")
 
 
-def _worker(plan: Plan, pool: str) -> Unit:
-    name = f"worker-{pool}"
+def _worker(plan: Plan, region: str | None) -> Unit:
+    name = worker_name(region)
     return Unit(
-        name, orchestrator.worker_command(pool), plan.settings.project, _log(plan, name), wave=2,
+        name, orchestrator.worker_command(region or OPS), plan.settings.project, _log(plan, name), wave=2,
         env=orchestrator.environment(plan), restart="on-failure", grace_s=WORKER_GRACE_S,
     )  # fmt: skip
 
