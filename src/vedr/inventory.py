@@ -58,6 +58,7 @@ class Chain(_Frozen):
     trust_hash: Annotated[str, StringConstraints(pattern=r"^([0-9A-F]{64})?$")] = ""
     trust_period_s: int = Field(default=168 * 3600, gt=0)
     max_clock_drift_s: float = Field(default=10.0, ge=0)
+    state_sync_interval: int = Field(default=0, ge=0, description="blocks between the nodes' own snapshots; 0: none")
     software: dict[str, str] = Field(default_factory=dict)
     database_backend: Literal["goleveldb"] = "goleveldb"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from vedr.adapters.inspector import CommandInspector
 from vedr.adapters.isolated_node import IsolatedNode
 from vedr.adapters.lab_fleet import LabFleet, LocalFiles
 from vedr.adapters.rpc import HttpChainRpc
@@ -23,6 +24,7 @@ from vedr.adapters.s3_store import Credentials, S3Store
 from vedr.adapters.secrets import resolve, symmetric_key
 from vedr.backup.repository import Repository
 from vedr.backup.sealing import Codec
+from vedr.chain.inspection import Inspector
 from vedr.chain.light import LightClient
 from vedr.errors import InvalidInputError
 from vedr.inventory import Node, Site, StoreConfig, load_site
@@ -96,6 +98,11 @@ class OpenSite:
     def isolated_node(self) -> IsolatedNode:
         """Boots restored data apart from everything."""
         return IsolatedNode(self.site.chain)
+
+    @cached_property
+    def inspector(self) -> Inspector:
+        """Reads a node's databases at rest."""
+        return CommandInspector(self.site.chain)
 
     def rpc(self, node: Node, *, deadline_s: float = PROBE_DEADLINE_S) -> HttpChainRpc:
         """A node's RPC."""

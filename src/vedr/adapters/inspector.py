@@ -1,0 +1,45 @@
+"""Runs a site's own program to read a node's databases at rest (`[chain] inspect` of the site file).
+
+Guarantees: the program is given a path and a time limit and nothing else; what it prints is parsed strictly, and what it
+complains about becomes a CorruptError.  Leaves out: that it only reads, which the program promises (docs/formats/inspect.md).
+"""
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from vedr.chain.inspection import Inspected, parse_inspected
+from vedr.chain.wire import parse_json
+from vedr.errors import CorruptError, DeadlineError, NotFoundError
+from vedr.inventory import Chain
+
+LIMIT_S: Final = 60.0  # opening a large goleveldb replays its journal, a few MiB
+_TAIL_CHARACTERS: Final = 500
+
+
+class CommandInspector:
+    """vedr.chain.inspection.Inspector over a command."""
+
+    def __init__(self, chain: Chain, *, limit_s: float = LIMIT_S) -> None:
+        self._command = chain.inspect
+        self._limit_s = limit_s
+
+    def inspect(self, home: Path, data: Path) -> Inspected:
+        """See the port; also DeadlineError when the program does not end in time."""
+        fill = {"home": str(home), "data": str(data)}
+        command = [argument.format_map(fill) for argument in self._command]
+        try:
+            done = subprocess.run(command, capture_output=True, check=True, timeout=self._limit_s)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{command[0]}: no such program", remedy="Correct [chain] inspect.") from error
+        except subprocess.TimeoutExpired as error:
+            raise DeadlineError(
+                f"inspecting {data} took more than {self._limit_s:g} s", remedy="Look at its disk, then try again."
+            ) from error
+        except subprocess.CalledProcessError as error:
+            complaint = error.stderr.decode(errors="replace").strip()[-_TAIL_CHARACTERS:]
+            raise CorruptError(
+                f"{data} can't be read: {complaint or f'exit status {error.returncode}'}",
+                remedy="Keep it for the root cause, and restore a snapshot.",
+            ) from error
+        return parse_inspected(parse_json(done.stdout, what=f"inspection of {data}"))
