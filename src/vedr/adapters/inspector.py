@@ -1,7 +1,8 @@
 """Runs a site's own program to read a node's databases at rest (`[chain] inspect` of the site file).
 
-Guarantees: the program is given a path and a time limit and nothing else; what it prints is parsed strictly, and what it
-complains about becomes a CorruptError.  Leaves out: that it only reads, which the program promises (docs/formats/inspect.md).
+Guarantees: the program is given paths and a time limit and nothing else; what it prints is parsed strictly, and what it
+complains about becomes a CorruptError.
+Leaves out: that it only reads, which the program promises (docs/formats/inspect.md).
 """
 
 import subprocess
