@@ -339,7 +339,7 @@ class Journal:
         if problems:
             raise VerificationFailedError(
                 f"the ledger of site {self.site} does not hold: " + "; ".join(problems),
-                remedy="If a region was down, `vedr ledger heal`.  Else `vedr ledger export` all copies and tell security.",
+                remedy="If a region was down, `vedr ledger heal`.  Else `vedr ledger export` it and tell security.",
             )
         return Verified(
             heads=tuple(_head(chain) for chain in chains.values()),

@@ -87,7 +87,7 @@ def await_quiet(
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return when nobody writes this run any more, watching it for up to SILENCE_S; ConflictError when somebody does."""
+    """Return when nobody writes it any more, watching for up to SILENCE_S; ConflictError when somebody does."""
     if is_quiet(entries, journal.clock()):
         return
     seen = entries[-1].seq

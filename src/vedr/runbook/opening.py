@@ -8,6 +8,7 @@ Leaves out: where stores and keys come from (vedr.adapters.site).
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Final
 
 import vedr
@@ -21,6 +22,9 @@ from vedr.runbook.run import Executor, Listener, Plainly, Run
 from vedr.runbook.steps import O, Runbook, without_floats
 from vedr.signature import Json
 from vedr.targets import RUNBOOK_RTO_S, TargetOverrides
+
+WATCHERS: Final = ContextVar[tuple[Listener, ...]]("watchers", default=())
+"""Listeners of every run that is opened in this context: how a terminal watches a body that opens its run itself."""
 
 _PAST_RUNS: Final = 10  # medians are over the newest completed ones
 _HEALING_S: Final = 3.0
@@ -65,7 +69,7 @@ def opened_run(
         writer,
         journal,
         executor=executor or Plainly(),
-        listeners=listeners,
+        listeners=(*listeners, *WATCHERS.get()),
         medians=_medians(journal, runbook, writer.run_id),
     )
     try:

@@ -16,6 +16,7 @@ Leaves out: what steps do; each must be safe to repeat, and is told (`resuming`)
 """
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -61,7 +62,7 @@ class Executor(Protocol):
     """Executes a step's attempts: plainly, or as the orchestrator's task."""
 
     def execute(self, title: str, key: str, retry: Retry, attempt: Callable[[], T]) -> T:
-        """Call `attempt` until it returns, the policy is used up, or it raises what is not transient; its last error."""
+        """Call `attempt` until it returns, the policy is used up, or its error is not transient."""
 
 
 class Listener(Protocol):
@@ -91,6 +92,13 @@ class Plainly:
                 log.info("%s (%s): %s; again in %g s", title, key, error.message, delay_s)
             self._sleep(delay_s)
         return attempt()
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    key: str
+    budget_ms: int
+    since_s: float
 
 
 class Run(Generic[O]):
@@ -126,7 +134,7 @@ class Run(Generic[O]):
         }
         self._begun = {str(e.payload["step"]) for e in writer.entries if e.kind == "step_started"}
         self._called: set[str] = set()
-        self._running: tuple[Step[O, ..., object], float] | None = None
+        self._running: _Running | None = None
         self._last_append_s = monotonic()
         self._outcome: Outcome | None = None
 
@@ -139,14 +147,14 @@ class Run(Generic[O]):
             self._tell("say", f"{one.title}: was completed before, its recorded result is used")
             return one.decode(self._results[one.key])
         for lease in self._held:  # (2)
-            self._patiently(lambda lease=lease: self._leases.check(lease))
+            self._patiently(functools.partial(self._leases.check, lease))
         resuming = one.key in self._begun
         self._record(  # (3)
             "step_started",
             {"step": one.key, "title": one.title, "budget_ms": round(one.budget_s * 1000), "resuming": resuming},
         )
         started_s = self._monotonic()
-        self._running = (one, started_s)
+        self._running = _Running(one.key, round(one.budget_s * 1000), started_s)
         attempts = 0
 
         def attempt() -> R:
@@ -154,7 +162,7 @@ class Run(Generic[O]):
             attempts += 1
             context = Context(
                 order=self.order,
-                site=self._journal.site,
+                site=self.order.site,
                 run_id=self.run_id,
                 epoch=self._writer.epoch,
                 attempt=attempts,
@@ -276,7 +284,7 @@ class Run(Generic[O]):
     # --- recording
 
     def _check_known(self, one: Step[O, P, R]) -> None:
-        if not self.runbook.has(one) or one.key in self._called:
+        if not self.runbook.has(one.base_key) or one.key in self._called:
             why = "was called twice in this run" if one.key in self._called else "is not a step of this runbook"
             raise InvalidInputError(
                 f"runbook {self.runbook.id}: {one.key} {why}",
@@ -337,10 +345,8 @@ class Run(Generic[O]):
         return timing.forecast(
             elapsed_ms=millis(self._journal.clock() - measured.detected_at),
             target_ms=measured.target_ms,
-            running=(round(running[0].budget_s * 1000), round((self._monotonic() - running[1]) * 1000))
-            if running
-            else None,
-            running_key=running[0].key if running else "",
+            running=(running.budget_ms, round((self._monotonic() - running.since_s) * 1000)) if running else None,
+            running_key=running.key if running else "",
             to_do=[(row.key, row.budget_ms) for row in measured.rows if row.key not in done],
             medians=self._medians,
         )

@@ -54,6 +54,7 @@ class Retry:
 class Context(Generic[O]):
     """What a step is told besides its arguments.
 
+    `site`: as it was ordered, for `open_site`; empty means the one that this process is set to.
     `resuming`: an earlier process began this step and nobody knows how far it came: look before acting.
     `say`: one line of progress for whoever watches; it is not recorded.
     """
