@@ -1,0 +1,78 @@
+# make up       a three-region network on this machine, its first snapshots, one of them proven
+# make down     ends it and leaves nothing running
+# make test     everything that must hold before a change is taken
+# make build    the lab's programs            make lint     linters and type checkers only
+# make lock     requirements.lock anew        make clean    what was built, not the labs
+#
+# A second lab beside the first: make up LAB=two NETWORK=10.88 PORT_BASE=4400
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+LAB ?= lab
+NETWORK ?=
+PORT_BASE ?=
+
+VENV := .venv/bin
+VEDR := $(VENV)/vedr
+GO := $(shell command -v go 2>/dev/null || echo $(CURDIR)/build/go/go/bin/go)
+GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+
+export PYTHONDONTWRITEBYTECODE ?=
+export VEDR_BIN := $(CURDIR)/build/bin
+
+.PHONY: help up down status test lint build bootstrap lock clean pytest gotest
+
+help:
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+
+up: build
+	@$(VEDR) lab up --name $(LAB) $(if $(NETWORK),--network $(NETWORK)) $(if $(PORT_BASE),--port-base $(PORT_BASE))
+	@VEDR_SITE=$(LAB) deployments/first-snapshots
+
+down:
+	@if [ -x $(VEDR) ]; then $(VEDR) lab down --name $(LAB); else echo "nothing was started: there is no $(VEDR)"; fi
+
+status:
+	@$(VEDR) lab status --name $(LAB)
+
+bootstrap:
+	@deployments/bootstrap
+
+build: bootstrap build/bin/.lab build/bin/.s3
+
+build/bin/.lab: $(shell find deployments/lab -name '*.go' -not -name '*_test.go') deployments/lab/go.mod deployments/lab/go.sum
+	@echo "· building the lab's programs"
+	@mkdir -p build/bin
+	@cd deployments/lab && $(GO_BUILD) -o $(VEDR_BIN)/ ./cmd/...
+	@touch $@
+
+build/bin/.s3: $(shell find deployments/s3 -name '*.go' -not -name '*_test.go') deployments/s3/go.mod deployments/s3/go.sum
+	@echo "· building the S3 server"
+	@mkdir -p build/bin
+	@cd deployments/s3 && $(GO_BUILD) -o $(VEDR_BIN)/labs3 .
+	@touch $@
+
+test: build lint gotest pytest
+
+lint: bootstrap
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/lint-imports
+
+gotest: build
+	cd deployments/lab && $(GO) vet ./... && $(GO) test ./...
+	cd deployments/s3 && $(GO) vet ./... && $(GO) test ./...
+
+pytest: build
+	PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/pytest
+
+lock: bootstrap
+	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/pip-compile --quiet --no-header --no-annotate --strip-extras --allow-unsafe \
+	    --generate-hashes --all-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
+	    --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf build .venv
