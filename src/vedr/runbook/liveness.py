@@ -14,7 +14,7 @@ import datetime as dt
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from vedr.signature import Json
 
 HEARTBEAT_S: Final = 10.0
 SILENCE_S: Final = 30.0  # three beats; also what a resume from another machine has to wait
+_FRESH_S: Final = 1.5 * HEARTBEAT_S  # a process seen alive that wrote this lately is at work
 _CLOCK_DRIFT_S: Final = 10.0
 _POLL_S: Final = 1.0
 _QUIET_KINDS: Final = frozenset({"paused", "closed"})
@@ -58,9 +59,15 @@ def this_process() -> Process:
 
 def is_gone(process: Process) -> bool:
     """True only when this machine can tell that it has ended."""
-    if (process.boot, process.namespace) != (_boot(), _namespace()) or not process.boot:
-        return False
-    return _start_ticks(process.pid) != process.started
+    return _is_of_this_machine(process) and _start_ticks(process.pid) != process.started
+
+
+def _is_here(process: Process) -> bool:
+    return _is_of_this_machine(process) and _start_ticks(process.pid) == process.started
+
+
+def _is_of_this_machine(process: Process) -> bool:
+    return bool(process.boot) and (process.boot, process.namespace) == (_boot(), _namespace())
 
 
 def writer_of(entries: Sequence[Entry]) -> Process | None:
@@ -90,6 +97,9 @@ def await_quiet(
     """Return when nobody writes it any more, watching for up to SILENCE_S; ConflictError when somebody does."""
     if is_quiet(entries, journal.clock()):
         return
+    age_s = (journal.clock() - entries[-1].time).total_seconds()
+    if (writer := writer_of(entries)) and _is_here(writer) and age_s < _FRESH_S:
+        raise _at_work(run_id, entries, entries[-1])
     seen = entries[-1].seq
     until = monotonic() + SILENCE_S
     while monotonic() < until:
@@ -98,15 +108,19 @@ def await_quiet(
         if last and last.seq > seen:
             if last.kind in _QUIET_KINDS:
                 return
-            writer = writer_of(entries)
-            where = f" by process {writer.pid} on {writer.host}" if writer else ""
-            raise ConflictError(
-                f"run {run_id} is being worked on{where}: it wrote {last.kind} at {last.time:%H:%M:%S} UTC",
-                remedy=f"Watch it: vedr ledger show {run_id}.  To take over, end that process first.",
-            )
+            raise _at_work(run_id, entries, last)
 
 
-def _process(value: Json | None) -> Process | None:
+def _at_work(run_id: RunId, entries: Sequence[Entry], last: Entry) -> ConflictError:
+    writer = writer_of(entries)
+    where = f" by process {writer.pid} on {writer.host}" if writer else ""
+    return ConflictError(
+        f"run {run_id} is being worked on{where}: it wrote {last.kind} at {last.time:%H:%M:%S} UTC",
+        remedy=f"Watch it: vedr ledger show {run_id}.  To take over, end that process first.",
+    )
+
+
+def _process(value: Json) -> Process | None:
     match value:
         case {
             "host": str(host),
@@ -118,10 +132,6 @@ def _process(value: Json | None) -> Process | None:
             return Process(host, boot, namespace, pid, started)
         case _:
             return None
-
-
-def process_payload(process: Process) -> Mapping[str, Json]:
-    return {"process": process.payload()}
 
 
 def _boot() -> str:

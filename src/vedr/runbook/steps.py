@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Concatenate, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from vedr.errors import InvalidInputError
 from vedr.ledger import RunId
@@ -91,16 +92,19 @@ class Step(Generic[O, P, R]):
     def encode(self, result: R) -> Json:
         """As the ledger keeps it; InvalidInputError when it would not come back equal."""
         adapter = _adapter(self.fn)
-        recorded = without_floats(adapter.dump_python(result, mode="json"))
-        if adapter.validate_python(recorded) != result:
-            raise InvalidInputError(
-                f"step {self.key}: its result {type(result).__name__} does not survive being recorded",
-                remedy="Return a frozen dataclass or pydantic model of plain values, and annotate the return type.",
-            )
-        return recorded
+        try:
+            recorded = without_floats(adapter.dump_python(result, mode="json", warnings="error"))
+            if adapter.validate_python(recorded) == result:
+                return recorded
+        except (PydanticSerializationError, ValidationError):
+            pass  # said below
+        raise InvalidInputError(
+            f"step {self.key}: its result {type(result).__name__} does not survive being recorded",
+            remedy="Return a frozen dataclass or pydantic model of plain values, and annotate the return type.",
+        )
 
     def decode(self, recorded: Json) -> R:
-        """The result that was recorded."""
+        """The result that was recorded; pydantic's ValidationError when the step's type has changed since."""
         return cast("R", _adapter(self.fn).validate_python(recorded))
 
 

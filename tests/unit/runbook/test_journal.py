@@ -1,27 +1,33 @@
 import datetime as dt
 
 import pytest
+from ledger_world import World
 
-from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError, VerificationFailedError
+from vedr.errors import (
+    ConflictError,
+    CorruptError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+    VerificationFailedError,
+)
 from vedr.ledger import RunId, parse_run_id
 
 RUN = RunId("inc-20260214-031500-aaaa")
 SECOND = RunId("inc-20260214-031600-bbbb")
 
 
-def key(seq, run=RUN):
+def key(seq: int, run: RunId = RUN) -> str:
     return f"ledger/{run}/{seq:08d}.json"
 
 
-def settled(world, seq, run=RUN):
-    """Wait for the slower regions' background writes."""
-    for journal in world.journals:
-        for pool in journal.replicas._pools.values():
-            pool.submit(lambda: None).result()
-    return world.everywhere(key(seq, run))
+def settled(world: World, seq: int, run: RunId = RUN) -> list[bytes | None]:
+    """What the regions hold when the slower ones' background writes are through."""
+    world.settle()
+    return [world.held(region, key(seq, run)) for region in world.stores]
 
 
-def test_an_append_is_in_every_region_that_answers(world):
+def test_an_append_is_in_every_region_that_answers(world: World) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {"target_ms": 300_000})
     writer.append("note", {"text": "seen"})
     copies = settled(world, 1)
@@ -29,27 +35,27 @@ def test_an_append_is_in_every_region_that_answers(world):
     assert len(set(copies)) == 1
 
 
-def test_a_run_goes_on_when_any_one_region_is_lost_in_the_middle(world):
+def test_a_run_goes_on_when_any_one_region_is_lost_in_the_middle(world: World) -> None:
     for lost in world.stores:
         run = RunId(f"inc-20260214-0316{len(world.journals):02d}-cccc")
         writer = world.journal().open(run, "RB-DR-001", {})
-        world.stores[lost].down = True
+        world.down(lost)
         writer.append("note", {"text": "while a region is down"})
         writer.append("closed", {"outcome": "completed"})
         read = world.journal().read(run)
         assert [e.kind for e in read.entries] == ["opened", "note", "closed"]
-        world.stores[lost].down = False
+        world.down()
 
 
-def test_a_region_that_was_down_is_caught_up_by_healing(world):
+def test_a_region_that_was_down_is_caught_up_by_healing(world: World) -> None:
     journal = world.journal()
     writer = journal.open(RUN, "RB-DR-001", {})
     settled(world, 0)
-    world.stores["ap-south"].down = True
+    world.down("ap-south")
     for n in range(3):
         writer.append("note", {"n": n})
     writer.append("closed", {})
-    world.stores["ap-south"].down = False
+    world.down()
     fresh = world.journal()
     with pytest.raises(VerificationFailedError, match="entry 1 is missing in ap-south"):
         fresh.verify()
@@ -59,28 +65,28 @@ def test_a_region_that_was_down_is_caught_up_by_healing(world):
     assert fresh.heal(RUN).given == {"us-east": 0, "eu-west": 0, "ap-south": 0}
 
 
-def test_without_a_majority_nothing_is_recorded_and_repeating_writes_once(world):
+def test_without_a_majority_nothing_is_recorded_and_repeating_writes_once(world: World) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {})
     settled(world, 0)
-    world.stores["us-east"].down = world.stores["eu-west"].down = True
+    world.down("us-east", "eu-west")
     with pytest.raises(UnavailableError, match="1 of 3 regions answered, 2 are needed"):
         writer.append("note", {"text": "first"})
-    world.stores["us-east"].down = world.stores["eu-west"].down = False
+    world.down()
     writer.append("note", {"text": "second"})
     texts = [e.payload.get("text") for e in world.journal().read(RUN).entries]
     assert texts == [None, "first", "second"]
 
 
-def test_a_write_whose_answer_was_lost_counts_as_written(world):
+def test_a_write_whose_answer_was_lost_counts_as_written(world: World) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {})
     settled(world, 0)
     for store in world.stores.values():
-        store.lost_answers = 1
+        store.faults.maps["create"] = "." * store.faults.seen["create"] + "l"
     writer.append("note", {})
     assert len(world.journal().read(RUN).entries) == 2
 
 
-def test_a_stale_writer_is_fenced_by_the_one_that_resumed(world):
+def test_a_stale_writer_is_fenced_by_the_one_that_resumed(world: World) -> None:
     stale = world.journal().open(RUN, "RB-DR-001", {})
     settled(world, 0)
     fresh = world.journal().resume(RUN, {})
@@ -93,61 +99,59 @@ def test_a_stale_writer_is_fenced_by_the_one_that_resumed(world):
     assert [e.kind for e in world.journal().read(RUN).entries] == ["opened", "resumed", "note"]
 
 
-def test_a_run_that_died_between_two_puts_is_completed_by_the_next_reader(world):
+def test_a_run_that_died_between_two_puts_is_completed_by_the_next_reader(world: World) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {})
     settled(world, 0)
     writer.append("step_completed", {"step": "x"})
     settled(world, 1)
     for region in ("eu-west", "ap-south"):
-        del world.stores[region].objects[key(1)]
+        world.put(region, key(1), None)
     assert world.journal().read(RUN).unsettled == 1
     resumed = world.journal().resume(RUN, {})
     assert [e.kind for e in resumed.entries] == ["opened", "step_completed", "resumed"]
 
 
-def test_an_orphan_that_lost_stays_and_its_region_gets_the_true_entry_beside_it(world):
+def test_an_orphan_that_lost_stays_and_its_region_gets_the_true_entry_beside_it(world: World) -> None:
     loser = world.journal().open(RUN, "RB-DR-001", {})
     settled(world, 0)
-    world.stores["eu-west"].down = world.stores["ap-south"].down = True
+    world.down("eu-west", "ap-south")
     with pytest.raises(UnavailableError):
         loser.append("note", {"text": "orphan"})
-    for store in world.stores.values():
-        store.down = store.region == "us-east"
+    world.down("us-east")
     world.journal().resume(RUN, {})
-    world.stores["us-east"].down = False
+    world.down()
     with pytest.raises(ConflictError):
         loser.append("note", {})
     journal = world.journal()
-    orphan = world.stores["us-east"].objects[key(1)]
+    orphan = world.held("us-east", key(1))
     assert journal.heal(RUN).given["us-east"] == 1
-    assert world.stores["us-east"].objects[key(1)] == orphan
-    assert any(name.startswith(f"ledger/{RUN}/00000001.") and name != key(1) for name in world.stores["us-east"].objects)
+    assert world.held("us-east", key(1)) == orphan
+    beside = [found.key for found in world.stores["us-east"].list(f"ledger/{RUN}/00000001.")]
+    assert len(beside) == 2
     verified = journal.verify()
     assert verified.superseded == (f"run {RUN} entry 1: us-east holds an entry that lost against the majority's",)
 
 
-def test_a_split_that_only_a_silent_region_can_decide_says_wait(world):
+def test_a_split_that_only_a_silent_region_can_decide_says_wait(world: World) -> None:
     journal = world.journal()
     writer = journal.open(RUN, "RB-DR-001", {})
     settled(world, 0)
-    world.stores["eu-west"].down = world.stores["ap-south"].down = True
+    world.down("eu-west", "ap-south")
     with pytest.raises(UnavailableError):
         writer.append("note", {"text": "orphan"})
     other = world.journal()
-    world.stores["us-east"].down = True
-    world.stores["eu-west"].down = False
-    world.stores["ap-south"].down = False
+    world.down("us-east")
     other_writer = other.resume(RUN, {})
     settled(world, 1)
-    del world.stores["ap-south"].objects[key(1)]
-    world.stores["us-east"].down, world.stores["ap-south"].down = False, True
+    world.put("ap-south", key(1), None)
+    world.down("ap-south")
     with pytest.raises(ConflictError, match="Wait until ap-south answers"):
         world.journal().resume(RUN, {})
     assert other_writer.epoch == 2
 
 
 @pytest.mark.parametrize("region", ["us-east", "eu-west", "ap-south"])
-def test_any_one_byte_edit_in_any_region_is_found(world, region):
+def test_any_one_byte_edit_in_any_region_is_found(world: World, region: str) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {"text": "x"})
     writer.append("note", {"text": "y"})
     writer.append("closed", {})
@@ -155,26 +159,27 @@ def test_any_one_byte_edit_in_any_region_is_found(world, region):
     journal = world.journal()
     journal.verify()
     for seq in range(3):
-        good = world.stores[region].objects[key(seq)]
+        good = world.held(region, key(seq))
+        assert good
         for place in range(len(good)):
-            world.stores[region].objects[key(seq)] = good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
+            world.put(region, key(seq), good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
             with pytest.raises(VerificationFailedError, match=f"entry {seq}"):
                 journal.verify(RUN)
-        world.stores[region].objects[key(seq)] = good
+        world.put(region, key(seq), good)
     journal.verify()
 
 
-def test_an_edit_in_a_majority_of_regions_is_found(world):
+def test_an_edit_in_a_majority_of_regions_is_found(world: World) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {})
     writer.append("closed", {})
     settled(world, 1)
     for region in ("us-east", "eu-west"):
-        world.stores[region].objects[key(0)] = world.stores[region].objects[key(0)].replace(b"opened", b"closed")
+        world.put(region, key(0), (world.held(region, key(0)) or b"").replace(b"opened", b"closed"))
     with pytest.raises(VerificationFailedError):
         world.journal().verify()
 
 
-def test_a_removed_entry_a_removed_tail_and_a_removed_run_are_found(world):
+def test_a_removed_entry_a_removed_tail_and_a_removed_run_are_found(world: World) -> None:
     journal = world.journal()
     writer = journal.open(RUN, "RB-DR-001", {})
     writer.append("note", {})
@@ -183,13 +188,15 @@ def test_a_removed_entry_a_removed_tail_and_a_removed_run_are_found(world):
     journal.open(SECOND, "RB-DR-001", {}).append("closed", {})
     settled(world, 2)
     settled(world, 1, SECOND)
-    saved = {region: dict(store.objects) for region, store in world.stores.items()}
 
-    def without(*seqs):
-        for region, store in world.stores.items():
-            store.objects = {k: v for k, v in saved[region].items() if k not in {key(seq) for seq in seqs}}
+    def without(*seqs: int) -> str:
+        saved = {(region, key(seq)): world.held(region, key(seq)) for region in world.stores for seq in seqs}
+        for region, name in saved:
+            world.put(region, name, None)
         with pytest.raises(VerificationFailedError) as caught:
             world.journal().verify()
+        for (region, name), data in saved.items():
+            world.put(region, name, data)
         return caught.value.message
 
     assert "entry 1 is missing or damaged" in without(1)
@@ -197,18 +204,20 @@ def test_a_removed_entry_a_removed_tail_and_a_removed_run_are_found(world):
     assert f"run {RUN} was removed" in without(0, 1, 2)
 
 
-def test_two_entries_that_changed_places_are_found(world):
+def test_two_entries_that_changed_places_are_found(world: World) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {})
     writer.append("note", {"n": 1})
     writer.append("note", {"n": 2})
     settled(world, 2)
-    for store in world.stores.values():
-        store.objects[key(1)], store.objects[key(2)] = store.objects[key(2)], store.objects[key(1)]
+    for region in world.stores:
+        first, second = world.held(region, key(1)), world.held(region, key(2))
+        world.put(region, key(1), second)
+        world.put(region, key(2), first)
     with pytest.raises(VerificationFailedError):
         world.journal().verify()
 
 
-def test_opening_an_existing_run_and_resuming_a_closed_or_unknown_one_are_refused(world):
+def test_opening_an_existing_run_and_resuming_a_closed_or_unknown_one_are_refused(world: World) -> None:
     journal = world.journal()
     writer = journal.open(RUN, "RB-DR-001", {})
     with pytest.raises(ConflictError):
@@ -222,7 +231,7 @@ def test_opening_an_existing_run_and_resuming_a_closed_or_unknown_one_are_refuse
         writer.append("note", {})
 
 
-def test_runs_are_found_by_day_and_by_runbook(world):
+def test_runs_are_found_by_day_and_by_runbook(world: World) -> None:
     journal = world.journal()
     journal.open(RUN, "RB-DR-001", {})
     journal.open(SECOND, "RB-DR-006", {})
@@ -230,11 +239,13 @@ def test_runs_are_found_by_day_and_by_runbook(world):
     assert journal.runs("inc-20260214") == (RUN, SECOND)
     assert journal.runs("inc-20260215") == ()
     assert journal.runs_of("RB-DR-006") == (SECOND,)
-    assert journal.last(RUN).kind == "opened"
+    last = journal.last(RUN)
+    assert last
+    assert last.kind == "opened"
     assert journal.last(parse_run_id("inc-20260101-000000-zzzz")) is None
 
 
-def test_time_is_recorded_in_utc(world):
+def test_time_is_recorded_in_utc(world: World) -> None:
     world.clock.now = dt.datetime(2026, 2, 14, 5, 15, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     journal = world.journal()
     journal.open(RUN, "RB-DR-001", {})
