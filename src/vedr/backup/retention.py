@@ -8,8 +8,7 @@
 
 Guarantees: objects of an open epoch are never removed, so a writer can rely on what it has found; a closed epoch gets
 no new manifests (snapshot.require_open), so what no manifest refers to there never will be.  Killed anywhere, the next
-run ends it: what is lost first is always the reference, never the content.  Memory is flat however many objects there are:
-references go into a fixed Bloom filter, whose rare false answers keep an object too long and never remove one.
+run ends it
 Leaves out: versions under an object lock, which the bucket's own retention frees (docs/formats/store.md).
 """
 
