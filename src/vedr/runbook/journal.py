@@ -276,15 +276,24 @@ class Journal:
         held = self._genuine(run_id, seq, {seq: self.replicas.copies(self._slot(run_id, seq))})
         return held[0].entry if len(held) == 1 else None
 
-    def _copies(self, run_id: RunId) -> dict[int, Copies]:
-        def fetch(store: ObjectStore) -> dict[tuple[int, str | None], bytes]:
-            held: dict[tuple[int, str | None], bytes] = {}
-            for found in store.list(f"{ROOT}/{run_id}/"):
-                if name := _NAME.match(found.key.rsplit("/", 1)[1]):
-                    held[int(name[1]), name[2]] = store.get(found.key)
-            return held
+    def copies_by_region(self, run_id: RunId) -> dict[str, dict[str, bytes]]:
+        """Every object of a run, by region and name, unchecked; regions that do not answer are left out."""
 
-        answers = self.replicas.gather(fetch, what=f"read run {run_id}")
+        def fetch(store: ObjectStore) -> dict[str, bytes]:
+            keys = [found.key for found in store.list(f"{ROOT}/{run_id}/")]
+            return {key.rsplit("/", 1)[1]: store.get(key) for key in keys}
+
+        return self.replicas.gather(fetch, what=f"read run {run_id}")
+
+    def _copies(self, run_id: RunId) -> dict[int, Copies]:
+        answers = {
+            region: {
+                (int(name[1]), name[2]): data
+                for text, data in objects.items()
+                if (name := _NAME.match(text)) is not None
+            }
+            for region, objects in self.copies_by_region(run_id).items()
+        }
         seqs = {seq for held in answers.values() for seq, _ in held}
         return {
             seq: Copies(

@@ -1,0 +1,193 @@
+"""`vedr ledger`: what every run did, and whether the record holds."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from vedr.adapters.site import open_site
+from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
+from vedr.errors import RefusedError, VerificationFailedError
+from vedr.ledger import Entry, is_closed, parse_run_id
+from vedr.runbook import timing
+from vedr.runbook.journal import Journal, Recorded
+from vedr.runbook.liveness import await_quiet, this_process
+from vedr.signature import Json
+
+app = typer.Typer()
+
+RunArgument = Annotated[str, typer.Argument(help="Id of a run, as `vedr ledger list` shows it.")]
+
+
+@app.command(name="list")
+def list_runs(
+    site: SiteOption = None,
+    runbook: Annotated[str, typer.Option("--runbook", help="Only runs of this runbook or scheduled flow.")] = "",
+    newest: Annotated[int, typer.Option("--newest", min=1, help="How many.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """The newest runs: when, what, and how they ended."""
+    with open_site(site) as opened:
+        journal = opened.journal
+        ids = (journal.runs_of(runbook) if runbook else journal.runs())[-newest:]
+        runs = [journal.read(run_id) for run_id in ids]
+    rows = [_summary(run) for run in runs if run.entries]
+    if as_json:
+        print_json([*rows])
+        return
+    table = Table("run", "runbook", "opened (UTC)", "state", "total", "target", "entries")
+    for row in rows:
+        values = (row["run"], row["runbook"], row["opened"], row["state"], _s(row["total_ms"]), _s(row["target_ms"]))
+        table.add_row(*map(str, values), str(row["entries"]))
+    stdout.print(table)
+
+
+@app.command()
+def show(run: RunArgument, site: SiteOption = None, as_json: JsonFlag = False) -> None:
+    """One run: its entries, and where its time went."""
+    with open_site(site) as opened:
+        recorded = opened.journal.read(parse_run_id(run))
+    if as_json:
+        entries: list[Json] = [_entry(entry) for entry in recorded.entries]
+        print_json({**_summary(recorded), "log": entries})
+        return
+    log = Table("#", "time (UTC)", "epoch", "what", "detail")
+    for entry in recorded.entries:
+        log.add_row(str(entry.seq), f"{entry.time:%H:%M:%S.%f}"[:-3], str(entry.epoch), entry.kind, _detail(entry))
+    stdout.print(log)
+    measured = timing.measure(recorded.entries)
+    steps = Table("step", "state", "budget", "took", "waited", "tries")
+    for row in measured.rows:
+        took = "" if row.took_ms is None else _s(row.took_ms)
+        over = "[red]" if row.over_budget else ""
+        steps.add_row(row.title, row.state, _s(row.budget_ms), over + took, _s(row.waited_ms), str(row.attempts))
+    stdout.print(steps)
+    path = ", ".join(f"{name} {_s(ms)}" for name, ms in measured.critical_path)
+    verdict = "within" if measured.met else "[red]over[/]"
+    stdout.print(f"{_s(measured.total_ms)} since detection, {verdict} the target of {_s(measured.target_ms)}: {path}")
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="A run; default: all, and how they hold one another.")] = "",
+    site: SiteOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check signatures, order and completeness in every region; exit 3 when anything is wrong or was not checked."""
+    with open_site(site) as opened:
+        verified = opened.journal.verify(parse_run_id(run) if run else None)
+    heads: list[Json] = [{"run": pin.run_id, "seq": pin.seq, "digest": pin.digest} for pin in verified.heads]
+    if as_json:
+        print_json({"entries": verified.entries, "silent": list(verified.silent), "heads": heads})
+    else:
+        for finding in verified.superseded:
+            stdout.print(f"harmless: {finding}")
+        stdout.print(f"{len(verified.heads)} runs, {verified.entries} entries: every signature, chain and pin holds")
+    if verified.silent:
+        raise VerificationFailedError(
+            f"not checked in {', '.join(verified.silent)}: no answer", remedy="Verify again when it is back."
+        )
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder; made when missing, files in it are never replaced.")],
+    site: SiteOption = None,
+) -> None:
+    """Every region's copies of one run, byte for byte, for an auditor."""
+    run_id = parse_run_id(run)
+    with open_site(site) as opened:
+        for region, objects in opened.journal.copies_by_region(run_id).items():
+            folder = out / run_id / region
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, data in objects.items():
+                with (folder / name).open("xb") as file:
+                    file.write(data)
+            stdout.print(f"{folder}: {len(objects)} entries")
+        trusted = out / run_id / "trusted-keys.json"
+        trusted.write_text(json.dumps(list(opened.site.signing.trusted), indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def heal(run: Annotated[str, typer.Argument(help="A run; default: all.")] = "", site: SiteOption = None) -> None:
+    """Give regions that were away the entries that they missed."""
+    with open_site(site) as opened:
+        journal = opened.journal
+        total = 0
+        for run_id in (parse_run_id(run),) if run else journal.runs():
+            healed = journal.heal(run_id)
+            total += sum(healed.given.values())
+            for region, count in healed.given.items():
+                if count:
+                    stdout.print(f"{run_id}: {count} entries to {region}")
+    stdout.print(f"{total} entries copied")
+
+
+@app.command()
+def abandon(
+    run: RunArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why nobody is going to resume it; recorded.")],
+    site: SiteOption = None,
+) -> None:
+    """Close a run that nobody is going to resume; refused while somebody works on it."""
+    run_id = parse_run_id(run)
+    with open_site(site) as opened:
+        journal = opened.journal
+        close_abandoned(journal, run_id, reason)
+    stdout.print(f"{run_id}: closed as abandoned")
+
+
+def close_abandoned(journal: Journal, run_id: str, reason: str) -> None:
+    """RefusedError when it is closed, ConflictError while somebody works on it."""
+    recorded = journal.read(parse_run_id(run_id))
+    if is_closed(recorded.entries):
+        raise RefusedError(f"run {run_id} is closed already", remedy="Nothing needs doing.")
+    await_quiet(journal, recorded.run_id, recorded.entries)
+    writer = journal.resume(recorded.run_id, {"process": this_process().payload()})
+    writer.append("closed", {"outcome": "abandoned", "reason": reason})
+
+
+def _summary(run: Recorded) -> dict[str, Json]:
+    measured = timing.measure(run.entries)
+    last = run.entries[-1]
+    return {
+        "run": run.run_id,
+        "runbook": measured.runbook,
+        "opened": f"{run.entries[0].time:%Y-%m-%d %H:%M:%S}",
+        "state": measured.outcome or ("paused" if last.kind == "paused" else "open"),
+        "total_ms": measured.total_ms,
+        "target_ms": measured.target_ms,
+        "waiting_ms": measured.waiting_ms,
+        "overhead_ms": measured.overhead_ms,
+        "met": measured.met,
+        "entries": len(run.entries),
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Json]:
+    return {
+        "seq": entry.seq,
+        "kind": entry.kind,
+        "time": entry.time.isoformat(),
+        "epoch": entry.epoch,
+        "payload": dict(entry.payload),
+    }
+
+
+def _detail(entry: Entry) -> str:
+    payload = entry.payload
+    error = payload.get("error")
+    parts = [str(payload[key]) for key in ("runbook", "step", "text", "what", "outcome", "reason") if key in payload]
+    parts += [
+        f"{key[:-3]} {_s(value)}" for key, value in payload.items() if key.endswith("_ms") and isinstance(value, int)
+    ]
+    if isinstance(error, dict):
+        parts.append(f"{error.get('type')}: {error.get('message', '')}")
+    return ", ".join(parts)
+
+
+def _s(ms: Json) -> str:
+    return f"{ms / 1000:.1f} s" if isinstance(ms, int) else ""
