@@ -8,14 +8,16 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from vedr.adapters.lab_fleet import ZoneAgent
-from vedr.errors import DeadlineError, UnavailableError
+from vedr.errors import DeadlineError, UnavailableError, VedrError
 from vedr.lab import addresses as at
 from vedr.lab import network, processes
 from vedr.lab.credentials import LabSecrets, write_whole
 from vedr.lab.plan import OPS, Member, Plan, Zone
+from vedr.lab.units import Unit
 
 START_LIMIT_S: Final = 15.0
 _POLL_S: Final = 0.05
@@ -60,6 +62,37 @@ def start_missing(plan: Plan, zones: tuple[Zone | None, ...]) -> int:
                 )
             time.sleep(_POLL_S)
     return len(missing)
+
+
+def start_units(plan: Plan, zone: Zone | None, wanted: Sequence[Unit]) -> int:
+    """Define and start those that don't run; what runs is left alone."""
+    if not wanted:
+        return 0
+    agent = connect(plan, zone)
+    try:
+        known = agent.units()
+        missing = [u for u in wanted if u.name not in known or known[u.name].state in ("stopped", "failed")]
+        for unit in missing:
+            start_unit(agent, unit)
+    finally:
+        agent.close()
+    return len(missing)
+
+
+def start_unit(agent: ZoneAgent, unit: Unit) -> None:
+    agent.define(unit.definition())
+    agent.act(unit.name, "start")
+
+
+def unit_state(plan: Plan, zone: Zone | None, unit: str) -> str:
+    """The unit's state, or "unknown"."""
+    agent = connect(plan, zone)
+    try:
+        return agent.unit(unit).state
+    except VedrError:
+        return "unknown"
+    finally:
+        agent.close()
 
 
 def pid(plan: Plan, zone: Zone | None) -> int | None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from vedr.adapters.lab_fleet import ZoneAgent
 from vedr.errors import DeadlineError, InvalidInputError, NotFoundError
-from vedr.lab import agents, lifecycle, network, processes, units
+from vedr.lab import agents, network, processes, units
 from vedr.lab.plan import Plan, PlannedNode, Zone
 from vedr.lab.units import Unit
 
@@ -61,7 +61,7 @@ def start(plan: Plan, target: Target) -> str:
     """Bring back; what runs is left alone."""
     agents.start_missing(plan, target.zones)
     for zone in target.zones:
-        lifecycle.start_units(plan, zone, [target.unit] if target.unit else units.of_zone(plan, zone))
+        agents.start_units(plan, zone, [target.unit] if target.unit else units.of_zone(plan, zone))
     return f"{target} started"
 
 
@@ -118,7 +118,7 @@ def change_load(plan: Plan, *, transactions_per_s: float, value_bytes: int | Non
     with _agent(plan, None) as agent:
         agent.act(unit.name, "stop", limit_s=unit.grace_s + 5)
         if transactions_per_s:
-            lifecycle.start_unit(agent, unit)
+            agents.start_unit(agent, unit)
             return f"{transactions_per_s:g} transactions a second"
     return "load generator stopped"
 

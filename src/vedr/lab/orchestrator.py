@@ -22,7 +22,6 @@ from vedr.lab.plan import OPS, Plan
 BIN_ENV: Final = "VEDR_BIN"
 LABS_ENV: Final = "VEDR_LABS"
 _DEPLOY_LIMIT_S: Final = 180
-_TAIL_CHARS: Final = 2000
 
 
 def environment(plan: Plan) -> dict[str, str]:
@@ -100,11 +99,15 @@ def deploy(plan: Plan) -> str:
     (plan.folder / "logs" / "deploy.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
         raise UnavailableError(
-            f"`prefect deploy --all` failed: {(done.stderr or done.stdout).strip()[-_TAIL_CHARS:]}",
+            f"`prefect deploy --all` failed: {_last_line(done.stdout + done.stderr)}",
             remedy=f"See {plan.folder / 'logs' / 'deploy.log'}, correct prefect.yaml, then `vedr lab up` again.",
         )
     write_whole(mark, digest)
     return "registered"
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
 
 
 def _prefect() -> tuple[str, ...]:

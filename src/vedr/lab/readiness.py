@@ -17,7 +17,7 @@ from vedr.adapters.rpc import HttpChainRpc
 from vedr.errors import DeadlineError, UnavailableError, VedrError
 from vedr.inventory import Height
 
-_POLL_S: Final = 0.1
+POLL_S: Final = 0.1
 _ASK_LIMIT_S: Final = 2.0
 _NO_PROXY: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -37,7 +37,7 @@ def until(what: str, ready: Callable[[], bool], *, limit_s: float, log: Path | N
                 f"{what}: not ready after {limit_s:g} s: {last}",
                 remedy=f"See {log}, then run the command again." if log else "Run the command again.",
             )
-        time.sleep(_POLL_S)
+        time.sleep(POLL_S)
 
 
 def answers(url: str) -> bool:

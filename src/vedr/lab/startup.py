@@ -1,0 +1,209 @@
+"""One run of `vedr lab up`: every part, in the order in which they need each other.
+
+Guarantees: each part is made or started only where it is missing, and waited for; a node that cannot run doesn't keep
+the rest from starting, and is named at the end.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from vedr.adapters.s3_store import Credentials
+from vedr.adapters.s3_store import open_control as open_store_control
+from vedr.errors import DeadlineError, UnavailableError, VedrError
+from vedr.inventory import Node, Site
+from vedr.lab import agents, gateway, names, network, orchestrator, readiness, testnet, units
+from vedr.lab.addresses import STORE_PORT
+from vedr.lab.credentials import LabSecrets, write_whole
+from vedr.lab.plan import Plan, Zone
+from vedr.lab.progress import Report, timed
+from vedr.lab.settings import TEMPLATE, save_settings
+from vedr.lab.site_file import write_site_file
+
+SERVICE_LIMIT_S: Final = 30.0
+BLOCKS_LIMIT_S: Final = 60.0
+ORCHESTRATOR_LIMIT_S: Final = 120.0  # 20 s when cold on an idle machine
+
+_Result = TypeVar("_Result")
+
+
+class Startup:
+    """One run of `up`, part by part, in order."""
+
+    def __init__(self, plan: Plan, report: Report) -> None:
+        self.plan = plan
+        self.report = report
+        self.secrets = LabSecrets(plan.folder)
+
+    def run(self) -> Site:
+        plan = self.plan
+        with timed(self.report, "keys") as note:
+            save_settings(plan.settings)
+            _keep_template(plan)
+            self.secrets.create_missing(plan)
+            note(f"{self.secrets.create_missing_tokens(plan)} new SoftHSM tokens")
+        if plan.settings.mode == "namespaces":
+            with timed(self.report, "network") as note:
+                made = network.create_missing(plan)
+                for zone in plan.zones:
+                    network.heal(plan, zone)
+                note(f"{plan.addresses.cidr}, {len(plan.zones)} zones, of which {made} made now")
+        with timed(self.report, "chain") as note:
+            site = write_site_file(plan, testnet.make_missing(plan))
+            note(f"{plan.chain_id}, {len(plan.nodes)} nodes")
+        self._write_configurations()
+        self._start_supervisors()
+        self._start_wave(0, "services")
+        self._start_wave(1, "nodes")
+        self._make_buckets(site)
+        problems = self._wait_for_blocks(site)
+        self._wait_for_services(site)
+        self._wait_for_orchestrator()
+        self._start_wave(2, "workers, providers, load")
+        problems += self._deploy()
+        if problems:
+            raise DeadlineError(
+                f"lab {plan.settings.name} runs, but: {'; '.join(problems)}",
+                remedy="Recover nodes with RB-DR-001, then `vedr lab up` again.",
+            )
+        return site
+
+    def _write_configurations(self) -> None:
+        plan = self.plan
+        dns = plan.folder / "dns"
+        write_whole(dns / "knot.conf", names.knot_config(plan, dns, self.secrets.read_tsig()))
+        if not (dns / "zone.db").exists():
+            write_whole(dns / "zone.db", names.zone_file(plan))
+        for folder in (dns / "run", dns / "db"):
+            folder.mkdir(exist_ok=True)
+        for entry in plan.gateways:
+            folder = units.gateway_folder(plan, entry)
+            (folder / "scratch").mkdir(parents=True, exist_ok=True)
+            content = gateway.nginx_config(plan, entry, folder, as_root=os.geteuid() == 0)
+            write_whole(folder / "nginx.conf", content, mode=0o644)
+        for folder in _data_folders(plan):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _start_supervisors(self) -> None:
+        with timed(self.report, "supervisors") as note:
+            started = agents.start_missing(self.plan, (*self.plan.zones, None))
+            if self.plan.settings.mode == "relays":
+                _in_parallel([partial(_heal_relays, self.plan, zone) for zone in self.plan.zones])
+            note(f"{len(self.plan.zones) + 1}, of which {started} started now")
+
+    def _start_wave(self, wave: int, title: str) -> None:
+        with timed(self.report, title) as note:
+            wanted = [
+                (zone, [u for u in units.of_zone(self.plan, zone) if u.wave == wave])
+                for zone in (*self.plan.zones, None)
+            ]
+            counts = _in_parallel([partial(agents.start_units, self.plan, zone, chosen) for zone, chosen in wanted])
+            note(f"{sum(len(chosen) for _, chosen in wanted)}, of which {sum(counts)} started now")
+
+    def _make_buckets(self, site: Site) -> None:
+        with timed(self.report, "stores") as note:
+            made = _in_parallel([partial(self._make_bucket, site, region) for region in site.regions])
+            note(f"{sum(made)} new buckets, one a region, versioned and lockable")
+
+    def _make_bucket(self, site: Site, region: str) -> bool:
+        config = site.regions[region].store
+        control = open_store_control(config, Credentials(*self.secrets.read_store_credentials(region)))
+        log = self.plan.folder / "logs" / f"s3-{region}.log"
+        until = partial(readiness.until, limit_s=SERVICE_LIMIT_S, log=log)
+        listening = partial(readiness.listens, self.plan.published(self.plan.stores[region], STORE_PORT))
+        until(f"the store of {region}", listening)
+        if config.bucket in [bucket["Name"] for bucket in control.list_buckets()["Buckets"]]:
+            return False
+        control.create_bucket(Bucket=config.bucket, ObjectLockEnabledForBucket=True)
+        control.put_bucket_versioning(Bucket=config.bucket, VersioningConfiguration={"Status": "Enabled"})
+        return True
+
+    def _wait_for_blocks(self, site: Site) -> list[str]:
+        """Every node makes or fetches blocks; returns what is wrong with those that don't."""
+        with timed(self.report, "blocks") as note:
+            heights = _in_parallel([partial(self._height, node, above=-1) for node in site.nodes])
+            first = max((height for height in heights if isinstance(height, int)), default=0)
+            alive = [n for n, height in zip(site.nodes, heights, strict=True) if isinstance(height, int)]
+            later = _in_parallel([partial(self._height, node, above=first) for node in alive])
+            note(f"{sum(isinstance(height, int) for height in later)} of {len(site.nodes)} nodes above height {first}")
+        return [problem for problem in (*heights, *later) if isinstance(problem, str)]
+
+    def _height(self, node: Node, *, above: int) -> int | str:
+        """The node's height once it is above that one; else what is wrong."""
+        deadline = time.monotonic() + BLOCKS_LIMIT_S
+        log = self.plan.folder / "logs" / f"{node.name}.log"
+        while time.monotonic() < deadline:
+            try:
+                if (height := readiness.height(node.rpc)) > above:
+                    return int(height)
+            except VedrError:
+                if agents.unit_state(self.plan, self.plan.zone(node.zone), node.unit) == "failed":
+                    return f"{node.name} does not run, see {log}"
+            time.sleep(readiness.POLL_S)
+        return f"{node.name} is not above height {above} after {BLOCKS_LIMIT_S:g} s, see {log}"
+
+    def _wait_for_services(self, site: Site) -> None:
+        with timed(self.report, "gateways and name server") as note:
+            for entry in site.gateways:
+                readiness.until(
+                    entry.name, partial(readiness.answers, f"{entry.url}/healthz"), limit_s=SERVICE_LIMIT_S,
+                    log=self.plan.folder / "logs" / f"{entry.name}.log",
+                )  # fmt: skip
+            readiness.until(
+                "the name server",
+                partial(readiness.listens, f"{self.plan.addresses.ops}:{self.plan.dns_port}"),
+                limit_s=SERVICE_LIMIT_S,
+                log=self.plan.folder / "logs" / "dns.log",
+            )
+            note(f"{len(site.gateways)} gateways, zone {self.plan.dns_zone}")
+
+    def _wait_for_orchestrator(self) -> None:
+        with timed(self.report, "Prefect") as note:
+            url = f"{self.plan.orchestrator_url}/api/health"
+            log = self.plan.folder / "logs" / f"{units.SERVER_UNIT}.log"
+            readiness.until("Prefect", partial(readiness.answers, url), limit_s=ORCHESTRATOR_LIMIT_S, log=log)
+            for pool in orchestrator.pools(self.plan):
+                orchestrator.ensure_pool(self.plan, pool)
+            note(self.plan.orchestrator_url)
+
+    def _deploy(self) -> list[str]:
+        with timed(self.report, "deployments") as note:
+            try:
+                note(orchestrator.deploy(self.plan))
+            except UnavailableError as error:
+                note("failed")
+                return [error.message]
+        return []
+
+
+def _heal_relays(plan: Plan, zone: Zone) -> None:
+    agent = agents.connect(plan, zone)
+    try:
+        agent.heal()
+    finally:
+        agent.close()
+
+
+def _keep_template(plan: Plan) -> None:
+    kept = plan.folder / "template.toml"
+    if not kept.exists():
+        write_whole(kept, (plan.settings.project / TEMPLATE).read_text(encoding="utf-8"), mode=0o644)
+
+
+def _data_folders(plan: Plan) -> Iterator[Path]:
+    for name in ("logs", "load", "work", "prefect", "config-backups"):
+        yield plan.folder / name
+    for provider in plan.providers:
+        yield plan.provider_home(provider)
+    for region in plan.regions:
+        yield plan.folder / "s3" / region
+
+
+def _in_parallel(calls: Sequence[Callable[[], _Result]]) -> list[_Result]:
+    """All results in order; the first error wins, after all have ended."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(lambda call: call(), calls))
