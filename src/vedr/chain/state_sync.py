@@ -85,9 +85,17 @@ def prepare(plan: StateSyncPlan, servers: Sequence[str], trusted: VerifiedHeader
     if not plan.kept_config.exists():  # (1)
         replace_file(plan.kept_config, plan.config.read_bytes())
     replace_file(plan.config, edited.encode(), mode=0o644)  # (2)
-    if not plan.kept_data.exists():  # (3)
+    start_afresh(plan)  # (3) and (4)
+
+
+def start_afresh(plan: StateSyncPlan) -> None:
+    """Set the data aside and put an empty folder in its place, with the old sign state: for block or state sync.
+
+    The node must be stopped.  Safe to repeat; a node that has lost its data folder gets one.
+    """
+    if plan.data.exists() and not plan.kept_data.exists():
         plan.data.rename(plan.kept_data)
-    plan.data.mkdir(mode=0o700, exist_ok=True)  # (4)
+    plan.data.mkdir(mode=0o700, exist_ok=True)
     _carry_sign_state(plan.kept_data, plan.data)
 
 

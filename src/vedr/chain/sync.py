@@ -192,6 +192,33 @@ def wait_caught_up(
         sleep(_POLL_S)
 
 
+def wait_for_height(
+    source: HeaderSource,
+    height: Height,
+    *,
+    deadline_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Height:
+    """Wait until the node shows that height or more; the height that it shows.
+
+    Raises:
+        DeadlineError: it does not within the deadline: the chain stands still, or the node does.
+    """
+    started = monotonic()
+    while True:
+        seen = _status(source)
+        if seen is not None and seen.latest_height >= height:
+            return seen.latest_height
+        if monotonic() - started >= deadline_s:
+            at = f"stands at {seen.latest_height}" if seen else "does not answer"
+            raise DeadlineError(
+                f"{source.name} {at}, height {height} did not come within {deadline_s:g} s",
+                remedy="See whether the chain makes blocks: vedr lab status, or the RPC's /status.",
+            )
+        sleep(_POLL_S)
+
+
 def _look(node: ChainRpc, references: Sequence[HeaderSource]) -> CatchUp | None:
     """None while the node or all references don't answer."""
     own = _status(node)

@@ -141,5 +141,5 @@ def to_datetime(time_ns: int) -> dt.datetime:
 def to_rfc3339(time_ns: int) -> str:
     """The moment in full precision, as `Value.time_ns` reads it."""
     seconds, nanos = divmod(time_ns, NS_PER_S)
-    moment = _EPOCH + dt.timedelta(seconds=seconds)
-    return f"{moment.strftime('%Y-%m-%dT%H:%M:%S')}.{nanos:09d}Z"
+    moment = (_EPOCH + dt.timedelta(seconds=seconds)).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='seconds')}.{nanos:09d}Z"

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 from chainmaker import CHAIN_ID, FakeTime, MadeNode, address, make_chain
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vedr.chain import fence
@@ -286,6 +286,7 @@ def made(fenced: FenceProof, tip: int, highest: tuple[int, int, int] | None) -> 
 HRS = st.tuples(st.integers(1, 10**9), st.integers(0, 50), st.integers(1, 3))
 
 
+@settings(deadline=None, max_examples=25)
 @given(tip=st.integers(1, 10**9), seen=st.none() | HRS, surviving=st.none() | HRS)
 def test_a_floor_on_a_moving_chain_is_above_all_that_the_key_may_have_signed(
     tip: int, seen: tuple[int, int, int] | None, surviving: tuple[int, int, int] | None
@@ -346,6 +347,7 @@ def test_observations_of_different_fences_are_never_mixed(tmp_path: Path) -> Non
         floor_from_final_state(final_state(SignState(Height(1), 0, 0), tmp_path, older), seen_2)
 
 
+@settings(deadline=None, max_examples=25)
 @given(tip=st.integers(1, 100), live=st.none() | st.tuples(st.integers(0, 200), st.integers(0, 2), st.integers(0, 3)))
 def test_applying_a_floor_never_lowers_and_may_be_repeated(
     tmp_path_factory: pytest.TempPathFactory, tip: int, live: tuple[int, int, int] | None

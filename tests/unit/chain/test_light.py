@@ -136,6 +136,13 @@ def test_what_was_verified_is_remembered_and_asks_nobody(client) -> None:
     assert again == first
 
 
+def test_a_remembered_tip_is_not_verified_again(client) -> None:
+    primary = MadeNode("a", CHAIN)
+    for _ in range(2):
+        assert client(primary, MadeNode("b", CHAIN)).verified_tip().height == 60
+    assert primary.calls.count("commit 60") == 1
+
+
 def test_earlier_headers_are_reached_backwards_by_hashes(client) -> None:
     made = client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), **anchor(CHAIN[58]))
 

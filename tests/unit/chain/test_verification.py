@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from chainmaker import CHAIN_ID, GENESIS_NS, address, make_chain, members, sign
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vedr.chain import verification
@@ -85,6 +85,7 @@ EDITABLE = [
 ]
 
 
+@settings(deadline=None, max_examples=60)
 @given(path=st.sampled_from(EDITABLE), bit=st.integers(0, 7), where=st.integers(0, 200))
 def test_no_edited_field_of_a_real_block_passes(path: tuple[str | int, ...], bit: int, where: int) -> None:
     record = {"commit": copy.deepcopy(REAL["commit"][str(TARGET)]), "validators": None}
@@ -161,6 +162,7 @@ def test_a_commit_needs_strictly_more_than_two_thirds(powers: dict[int, int], si
             verification.check_commit(block, CHAIN_ID)
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     powers=st.lists(st.integers(1, 10**12), min_size=1, max_size=7),
     chosen=st.sets(st.integers(1, 7)),
