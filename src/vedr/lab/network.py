@@ -8,7 +8,6 @@ Names: namespace `<lab>-<zone>`, bridge `vl<a>-<b>` and its ports `vl<a>-<b>z<n>
 characters, the kernel's limit).
 """
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -52,10 +51,10 @@ def create_missing(plan: Plan) -> int:
 def remove(plan: Plan) -> None:
     """Take everything away; quiet where nothing is."""
     for zone in plan.zones:
+        if _exists(_port(plan, zone)):  # before its namespace, which would take it away in its own time
+            _ip("link", "del", _port(plan, zone))
         if (_NAMESPACES / namespace(plan, zone)).exists():
             _ip("netns", "del", namespace(plan, zone))
-        if _exists(_port(plan, zone)):
-            _ip("link", "del", _port(plan, zone))
     if _exists(_bridge(plan)):
         _ip("link", "del", _bridge(plan))
     _release_mount(plan)
@@ -130,14 +129,20 @@ def _mark(plan: Plan) -> Path:
 
 def _claim_mount(plan: Plan) -> None:
     """`ip netns add` mounts /run/netns when it is not there yet; remember that it was for us."""
-    if not os.path.ismount(_NAMESPACES):
+    if not _is_mounted(_NAMESPACES):
         _mark(plan).touch()
 
 
 def _release_mount(plan: Plan) -> None:
-    if _mark(plan).exists() and os.path.ismount(_NAMESPACES) and not any(_NAMESPACES.iterdir()):
+    if _mark(plan).exists() and _is_mounted(_NAMESPACES) and not any(_NAMESPACES.iterdir()):
         subprocess.run(["umount", str(_NAMESPACES)], check=False, capture_output=True, timeout=_LIMIT_S)
         _mark(plan).unlink()
+
+
+def _is_mounted(folder: Path) -> bool:
+    """os.path.ismount does not see a bind mount of a folder on the same file system, which this one is."""
+    with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
+        return any(line.split()[4] == str(folder) for line in mounts)
 
 
 def _exists(device: str) -> bool:

@@ -82,28 +82,44 @@ def deploy(plan: Plan) -> str:
     if not declaration.exists():
         return "no prefect.yaml: nothing to deploy"
     mark = plan.folder / "prefect" / "deployed"
-    digest = hashlib.sha256(declaration.read_bytes()).hexdigest()
+    digest = _digest(plan, declaration)
     if mark.exists() and mark.read_text(encoding="utf-8") == digest:
         return "unchanged"
+    log = plan.folder / "logs" / "deploy.log"
+    log.unlink(missing_ok=True)
+    _run(plan, [*_prefect(), "--no-prompt", "deploy", "--all"], log)
+    _run(plan, [sys.executable, "-m", "tasks.forms", "--site", plan.settings.name], log)
+    write_whole(mark, digest)
+    return "registered, with the site's choices in their forms"
+
+
+def _run(plan: Plan, command: list[str], log: Path) -> None:
+    """Run it in the project's folder with Prefect's environment; its words go to the log."""
+    said = " ".join(command[1:])
     try:
         done = subprocess.run(
-            [*_prefect(), "--no-prompt", "deploy", "--all"],
-            cwd=plan.settings.project,
-            env={**os.environ, **environment(plan)},
+            command, cwd=plan.settings.project, env={**os.environ, **environment(plan)},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_DEPLOY_LIMIT_S,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(
-            f"`prefect deploy --all` took more than {_DEPLOY_LIMIT_S} s", remedy="Run `vedr lab up` again."
+            f"`{said}` took more than {_DEPLOY_LIMIT_S} s", remedy="Run `vedr lab up` again."
         ) from error
-    (plan.folder / "logs" / "deploy.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    with log.open("a", encoding="utf-8") as file:
+        file.write(done.stdout + done.stderr)
     if done.returncode:
         raise UnavailableError(
-            f"`prefect deploy --all` failed: {_last_line(done.stdout + done.stderr)}",
-            remedy=f"See {plan.folder / 'logs' / 'deploy.log'}, correct prefect.yaml, then `vedr lab up` again.",
+            f"`{said}` failed: {_last_line(done.stdout + done.stderr)}",
+            remedy=f"See {log}, then `vedr lab up` again.",
         )
-    write_whole(mark, digest)
-    return "registered"
+
+
+def _digest(plan: Plan, declaration: Path) -> str:
+    """Changes when a form or a schedule may have: with the declaration, the flows and what the site offers."""
+    inputs = [declaration, plan.folder / "site.toml"]
+    for folder in ("flows", "tasks"):
+        inputs += sorted((plan.settings.project / folder).glob("*.py"))
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in inputs)).hexdigest()
 
 
 def _last_line(text: str) -> str:

@@ -1,0 +1,53 @@
+# ruff: noqa: INP001 - a script, no package
+"""After `vedr lab up`: a first snapshot from every region that has none, one of them proven by booting a node from it.
+
+Run by `make up`; uses only what anybody has, the `vedr` command.  Ends with the first command's status that isn't 0.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+VEDR = str(Path(sys.executable).with_name("vedr"))
+
+
+def main() -> int:
+    """Take, prove, list, and say what to try next."""
+    lab = os.environ.get("VEDR_SITE", "lab")
+    regions = json.loads(vedr("site", "show", "--json"))["regions"]
+    have = {snapshot["origin"] for snapshot in json.loads(vedr("snapshot", "list", "--json"))["snapshots"]}
+    missing = [region for region in regions if region not in have]
+    for region in missing:
+        show("snapshot", "create", "--region", region)
+    if missing:
+        show("snapshot", "verify", "--depth", "3")
+    show("snapshot", "list")
+    name, site = ("", "") if lab == "lab" else (f" --name {lab}", f" --site {lab}")
+    sys.stdout.write(f"""
+Try next (`. .venv/bin/activate` first):
+  vedr lab status{name}
+  vedr lab kill fullnode-eu-west-0{name}
+  vedr run RB-DR-001 --node fullnode-eu-west-0{site}        or start it in Prefect's pages
+  vedr ledger list{site}
+""")
+    return 0
+
+
+def vedr(*arguments: str) -> str:
+    """What the command prints; its errors go to the terminal."""
+    return subprocess.run([VEDR, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def show(*arguments: str) -> None:
+    """Run the command for people to see."""
+    sys.stdout.flush()
+    subprocess.run([VEDR, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as failed:
+        sys.exit(failed.returncode)
