@@ -35,7 +35,8 @@ def list_runs(
         runs = [journal.read(run_id) for run_id in ids]
     rows = [_summary(run) for run in runs if run.entries]
     if as_json:
-        print_json([*rows])
+        document: list[Json] = [*rows]
+        print_json(document)
         return
     table = Table("run", "runbook", "opened (UTC)", "state", "total", "target", "entries")
     for row in rows:

@@ -171,7 +171,7 @@ def _show_plan(runbook: Runbook[Any], given: Mapping[str, str | bool], *, as_jso
             }
             for one in runbook.steps
         ]
-        document: Json = {"runbook": runbook.id, "target_ms": round(target_s * 1000), "steps": steps}
+        document: dict[str, Json] = {"runbook": runbook.id, "target_ms": round(target_s * 1000), "steps": steps}
         print_json({**document, "order": json.loads(order.model_dump_json())})
         return
     table = Table("", "step", "budget", "tries", "changes", "effect", title=f"{runbook.id} {runbook.title}: plan")
@@ -221,9 +221,8 @@ class Watcher:
             took = "" if took_ms is None else _s(took_ms)
             table.add_row(mark, row.title, _s(row.budget_ms), took, str(row.attempts or ""), style=colour)
         late = " [red]over the target[/]" if self._forecast.overrun else ""
-        table.caption = (
-            f"predicted {_s(self._forecast.predicted_ms)} of {_s(self._forecast.target_ms)}{late}  {self._said}"
-        )
+        predicted = f"predicted {_s(self._forecast.predicted_ms)} of {_s(self._forecast.target_ms)}"
+        table.caption = f"{predicted}{late}  {self._said}"
         return table
 
 
@@ -252,8 +251,9 @@ def _show_outcome(outcome: object, seen: Watcher, *, as_json: bool) -> None:
         return
     verdict = "[green]within[/]" if outcome.met else "[red]over[/]"
     stdout.print(
-        f"{outcome.run_id}: {outcome.outcome} in {_s(outcome.total_ms)}, {verdict} the target of {_s(outcome.target_ms)}"
-        f" (of which waiting for people {_s(outcome.waiting_ms)}, vedr itself {_s(outcome.overhead_ms)})"
+        f"{outcome.run_id}: {outcome.outcome} in {_s(outcome.total_ms)}, {verdict} the target"
+        f" of {_s(outcome.target_ms)} (of which waiting for people {_s(outcome.waiting_ms)},"
+        f" vedr itself {_s(outcome.overhead_ms)})"
     )
     stdout.print(f"The record: vedr ledger show {outcome.run_id}", highlight=False)
 

@@ -137,6 +137,7 @@ class Run(Generic[O]):
         self._running: _Running | None = None
         self._last_append_s = monotonic()
         self._outcome: Outcome | None = None
+        self._tell("entry", writer.entries[-1], self.timing, self.forecast())
 
     # --- what a runbook's page uses
 
