@@ -35,7 +35,7 @@ from vedr.errors import (
     RefusedError,
     UnavailableError,
 )
-from vedr.inventory import Node
+from vedr.inventory import Node, Provider
 from vedr.ports import Fleet
 
 PAUSE_LIMIT_S: Final = 1.0  # the host resumes the node after that, come what may
@@ -88,7 +88,9 @@ def require_capturable(node: Node, condition: NodeCondition) -> None:
 
 
 @contextlib.contextmanager
-def capture(node: Node, home: Path, fleet: Fleet, *, method: Literal["pause", "stop"] = "pause") -> Iterator[Capture]:
+def capture(
+    node: Node | Provider, home: Path, fleet: Fleet, *, method: Literal["pause", "stop"] = "pause"
+) -> Iterator[Capture]:
     """The copy, for as long as the block lasts.
 
     Raises:
@@ -129,7 +131,7 @@ def _staging(home: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _require_room(node: Node, home: Path, data: Path) -> None:
+def _require_room(node: Node | Provider, home: Path, data: Path) -> None:
     mutable = sum(
         (data / path).stat().st_size
         for path, _ in _scan(data)
@@ -143,7 +145,7 @@ def _require_room(node: Node, home: Path, data: Path) -> None:
         )
 
 
-def _paused(node: Node, fleet: Fleet, copy: "_Copy") -> int:
+def _paused(node: Node | Provider, fleet: Fleet, copy: "_Copy") -> int:
     for _ in range(ATTEMPTS):
         copy.link_immutable()
         status = fleet.status(node.unit, node.zone)
@@ -164,7 +166,7 @@ def _paused(node: Node, fleet: Fleet, copy: "_Copy") -> int:
     )
 
 
-def _stopped(node: Node, fleet: Fleet, copy: "_Copy") -> int:
+def _stopped(node: Node | Provider, fleet: Fleet, copy: "_Copy") -> int:
     copy.link_immutable()
     began = time.monotonic()
     fleet.stop(node.unit, node.zone)

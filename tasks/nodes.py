@@ -1,0 +1,294 @@
+"""Steps of RB-DR-001: one node crashed, lost its disk, or does not answer.
+
+Guarantees: a healthy node is refused; a validator is recovered in place, on its own host, and starts only above a floor
+that its fence, its disk and the chain prove; what was there before is kept until the node is seen to serve again.
+Leaves out: moving a validator to another host, which the promotion protocol of RB-DR-002 and -003 does.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from tasks.observing import Seen, ask, others, references, tip_of
+from tasks.orders import SingleNodeFailure
+from tasks.recovery import Participating, Proven, bring, ensure_stopped, participation, points_of, swap, wait_in_sync
+from tasks.signing import SLOWEST_BLOCK_TIMES, Guarded, give_sign_state, guard, set_aside_unreadable
+from vedr.adapters.site import OpenSite, open_site, utc_now
+from vedr.backup import restore
+from vedr.chain import quorum, state_sync, sync
+from vedr.errors import CorruptError, DeadlineError, RefusedError, UnavailableError, VedrError
+from vedr.failover import node_failure
+from vedr.failover.node_failure import Choice, Evidence, Judgement, Symptom, Way
+from vedr.inventory import Height, Node
+from vedr.ports import UnitState
+from vedr.runbook.steps import Context, Retry, step
+
+PROBE: Final = Retry(attempts=3, delay_s=1.0)
+ACT: Final = Retry(attempts=3, delay_s=2.0)
+
+RATES_BLOCKS_PER_S: Final = 20.0
+RATES_STATE_SYNC_BYTES_PER_S: Final = 10e6
+RATES_RESTORE_BYTES_PER_S: Final = 50e6
+"""Cautious rates for the prediction; a node restores and applies faster than this, or the prediction is late."""
+
+Ctx = Context[SingleNodeFailure]
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """What the node's absence means for consensus."""
+
+    summary: str
+    online_power: int
+    needed_power: int
+    total_power: int
+    halted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """How the node's data came to be what it is now."""
+
+    way: Way
+    snapshot: str
+    height: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """Where the node and the chain stood when it had caught up, and whether the way had to be changed."""
+
+    height: int
+    tip: int
+    way: Way
+
+
+@step(title="Verify the failure", budget_s=25, retry=PROBE, acts=False)
+def verify_failure(ctx: Ctx) -> Judgement:
+    """Asks the node's supervisor and its RPC, and compares with the other nodes; refuses when the node is healthy."""
+    with open_site(ctx.order.site) as opened:
+        node = opened.site.node(ctx.order.node)
+        judgement = node_failure.judge(_evidence(opened, node))
+    ctx.say(f"{node.name} is confirmed {judgement.symptom}: {judgement.finding}")
+    return judgement
+
+
+def _evidence(opened: OpenSite, node: Node) -> Evidence:
+    try:
+        unit: UnitState | None = opened.fleet.status(node.unit, node.zone).state
+    except UnavailableError:
+        unit = None
+    own = ask(opened, [node])
+    opens, finding = (None, "") if unit in ("running", "paused", None) else _data_opens(opened, node)
+    return Evidence(
+        node=node.name,
+        unit=unit,
+        height=own[0].status.latest_height if own else None,
+        catching_up=own[0].status.catching_up if own else None,
+        tip=tip_of(others(opened, node)),
+        data_opens=opens,
+        data_finding=finding,
+    )
+
+
+def _data_opens(opened: OpenSite, node: Node) -> tuple[bool, str]:
+    home = opened.files.home(node)
+    try:
+        inspected = opened.inspector.inspect(home, home / "data")
+    except (CorruptError, DeadlineError) as error:
+        return False, error.message
+    if inspected.chain_id != opened.site.chain.chain_id:
+        return False, f"its data is of chain {inspected.chain_id}"
+    return True, ""
+
+
+@step(title="Assess the impact on consensus", budget_s=10, retry=PROBE, acts=False)
+def assess_consensus(ctx: Ctx) -> Impact:
+    """Counts the voting power that still signs, and what further loss would halt the chain."""
+    with open_site(ctx.order.site) as opened:
+        node = opened.site.node(ctx.order.node)
+        witness = references(opened, node)[0]
+        height = witness.status.latest_height
+        commit = witness.rpc.commit(height).commit
+        powers = quorum.map_power(opened.site, witness.rpc.validators(height))
+        impact = quorum.assess(powers, quorum.online_addresses(commit), losing=[quorum.Domain("node", node.name)])
+    ctx.say(str(impact))
+    return Impact(str(impact), impact.online, impact.needed, impact.total, impact.halted)
+
+
+@step(title="Choose the way back", budget_s=20, retry=PROBE, acts=False)
+def choose_way(ctx: Ctx, judgement: Judgement) -> Choice:
+    """Predicts the time of block sync, state sync and a store snapshot; a restart goes first where the data opens."""
+    with open_site(ctx.order.site) as opened:
+        node = opened.site.node(ctx.order.node)
+        predictions = sync.predict(_situation(opened, node, judgement), _rates(opened))
+    choice = node_failure.choose_way(judgement, ctx.order.way, predictions)
+    ctx.say(f"{choice.way}: about {choice.predicted_s:.0f} s, {choice.reason}")
+    return choice
+
+
+def _rates(opened: OpenSite) -> sync.Measured:
+    return sync.Measured(
+        apply_blocks_per_s=RATES_BLOCKS_PER_S,
+        chain_blocks_per_s=1 / opened.site.chain.block_time_s,
+        state_sync_bytes_per_s=RATES_STATE_SYNC_BYTES_PER_S,
+        restore_bytes_per_s=RATES_RESTORE_BYTES_PER_S,
+    )
+
+
+def _situation(opened: OpenSite, node: Node, judgement: Judgement) -> sync.Situation:
+    peers = references(opened, node)
+    tip = max(one.status.latest_height for one in peers)
+    interval = opened.site.chain.state_sync_interval
+    size, snapshot_height = _newest_snapshot(opened)
+    local = Height(0)
+    if judgement.symptom is not Symptom.DATA_LOST:
+        local = Height(tip - (judgement.lag_blocks or 0))
+    return sync.Situation(
+        local_height=local,
+        tip=tip,
+        earliest_served=min(one.status.earliest_height for one in peers),
+        chain_moves=_moves(opened, peers),
+        state_sync_servers=sum(one.node.role != "validator" for one in peers) if interval else 0,
+        state_sync_height=Height(tip // interval * interval) if interval and tip > interval else None,
+        state_sync_bytes=size,
+        snapshot_height=snapshot_height,
+        snapshot_bytes=size,
+    )
+
+
+def _moves(opened: OpenSite, peers: tuple[Seen, ...]) -> bool:
+    """Whether the newest block is young enough for a chain that makes blocks."""
+    newest_ns = max(one.status.latest_time_ns for one in peers)
+    age_s = utc_now().timestamp() - newest_ns / 1e9
+    return age_s < opened.site.chain.max_clock_drift_s + SLOWEST_BLOCK_TIMES * opened.site.chain.block_time_s
+
+
+def _newest_snapshot(opened: OpenSite) -> tuple[int, Height | None]:
+    """Bytes and height of the newest snapshot in the stores, `(0, None)` when there is none or no store answers."""
+    try:
+        listed = points_of(opened).points[0].listed()
+        verified = restore.open_manifest(opened.repository, listed, chain_id=opened.site.chain.chain_id)
+    except VedrError:
+        return 0, None
+    return verified.manifest.total_bytes, verified.manifest.height
+
+
+@step(title="Stop what is left of it", budget_s=30, retry=ACT)
+def stop_node(ctx: Ctx) -> str:
+    """Stops the unit on its host, by force when it does not end by itself, so that nothing writes and nothing signs."""
+    with open_site(ctx.order.site) as opened:
+        node = opened.site.node(ctx.order.node)
+        return ensure_stopped(ctx, opened, node)
+
+
+@step(title="Recover the data", budget_s=105, retry=ACT)
+def recover_data(ctx: Ctx, choice: Choice) -> Recovered:
+    """Brings the data back by the chosen way; the old data stays beside it until the node serves again."""
+    with open_site(ctx.order.site) as opened:
+        return _recover(ctx, opened, opened.site.node(ctx.order.node), choice.way)
+
+
+def _recover(ctx: Ctx, opened: OpenSite, node: Node, way: Way) -> Recovered:
+    if way is not Way.RESTART and node.is_validator:
+        set_aside_unreadable(opened, node, ctx.say)
+    match way:
+        case Way.RESTART:
+            return Recovered(way, "", 0, "its own data is kept")
+        case Way.SNAPSHOT:
+            proven = bring(ctx, opened, node, points_of(opened))
+            swap(ctx, opened, node, proven)
+            return Recovered(way, proven.snapshot, proven.height, _what_was_brought(proven))
+        case Way.BLOCK_SYNC:
+            state_sync.start_afresh(_plan(ctx, opened, node))
+            give_sign_state(opened, node)
+            return Recovered(way, "", 0, "starts from genesis and fetches all blocks from its peers")
+        case Way.STATE_SYNC:
+            return _begin_state_sync(ctx, opened, node)
+
+
+def _what_was_brought(proven: Proven) -> str:
+    regions = ", ".join(proven.from_regions) or "an earlier try"
+    passed = f"; passed over: {'; '.join(proven.passed_over)}" if proven.passed_over else ""
+    return (
+        f"{proven.total_bytes} bytes from {regions} in {proven.fetch_ms} ms, "
+        f"app hash {proven.app_hash} at height {proven.height} proven by a boot of {proven.boot_ms} ms{passed}"
+    )
+
+
+def _begin_state_sync(ctx: Ctx, opened: OpenSite, node: Node) -> Recovered:
+    servers = [one for one in references(opened, node) if one.node.role != "validator"]
+    chosen = [one.node.rpc for one in servers[: sync.STATE_SYNC_SERVERS]]
+    trusted = opened.light_client(near=node.region, besides=node.name).verified_tip()
+    state_sync.prepare(_plan(ctx, opened, node), chosen, trusted, trust_period_s=opened.site.chain.trust_period_s)
+    give_sign_state(opened, node)
+    return Recovered(Way.STATE_SYNC, "", 0, f"trusts header {trusted.height} {trusted.hash}")
+
+
+def _plan(ctx: Ctx, opened: OpenSite, node: Node) -> state_sync.StateSyncPlan:
+    return state_sync.StateSyncPlan(opened.files.home(node), ctx.run_id)
+
+
+@step(title="Guard against a second signature", budget_s=30, retry=PROBE)
+def guard_signing(ctx: Ctx) -> Guarded:
+    """Validators: fences the old signer, finds the floor that its disk, the chain and survivors prove, writes it."""
+    with open_site(ctx.order.site) as opened:
+        return guard(opened, opened.site.node(ctx.order.node), ctx.say)
+
+
+@step(title="Start the node", budget_s=10, retry=ACT)
+def start_node(ctx: Ctx, guarded: Guarded) -> str:
+    """Starts the unit on its host."""
+    with open_site(ctx.order.site) as opened:
+        node = opened.site.node(ctx.order.node)
+        if node.is_validator and not guarded.floor:
+            raise RefusedError(f"{node.name} has no floor", remedy="The runbook's order is broken: report this.")
+        started = opened.fleet.start(node.unit, node.zone)
+    return f"{started.state} since {started.since.isoformat()}"
+
+
+@step(title="Watch it catch up", budget_s=45, retry=PROBE)
+def monitor_sync(ctx: Ctx, recovered: Recovered) -> CaughtUp:
+    """Waits until it is at the tip; a state sync or block sync that stalls is replaced by a snapshot."""
+    with open_site(ctx.order.site) as opened:
+        node = opened.site.node(ctx.order.node)
+        try:
+            seen = wait_in_sync(ctx, opened, node)
+            way = recovered.way
+        except DeadlineError as stalled:
+            if recovered.way is Way.SNAPSHOT:
+                raise
+            ctx.say(f"{recovered.way} stalled ({stalled.message}): a snapshot takes its place")
+            seen, way = _replace_by_snapshot(ctx, opened, node), Way.SNAPSHOT
+    return CaughtUp(seen.height, seen.tip, way)
+
+
+def _replace_by_snapshot(ctx: Ctx, opened: OpenSite, node: Node) -> sync.CatchUp:
+    ensure_stopped(ctx, opened, node)
+    state_sync.undo(_plan(ctx, opened, node))
+    proven = bring(ctx, opened, node, points_of(opened))
+    swap(ctx, opened, node, proven)
+    guard(opened, node, ctx.say)
+    opened.fleet.start(node.unit, node.zone)
+    return wait_in_sync(ctx, opened, node)
+
+
+@step(title="Verify that it takes part", budget_s=20, retry=PROBE, acts=False)
+def verify_participation(ctx: Ctx) -> Participating:
+    """Compares its block and app hash with a verified header; a validator's signature must be in a new commit."""
+    with open_site(ctx.order.site) as opened:
+        node = opened.site.node(ctx.order.node)
+        return participation(opened, node)
+
+
+@step(title="Tidy up", budget_s=5, retry=ACT)
+def tidy_up(ctx: Ctx, caught_up: CaughtUp) -> str:
+    """Removes the data that was kept for the way back, now that the node is seen to serve."""
+    with open_site(ctx.order.site) as opened:
+        node = opened.site.node(ctx.order.node)
+        home = opened.files.home(node)
+        if caught_up.way is Way.RESTART:
+            return "nothing was kept"
+        state_sync.finish(_plan(ctx, opened, node))
+        restore.discard_staged(home, ctx.run_id)
+        return "the old data is removed"

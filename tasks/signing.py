@@ -1,0 +1,106 @@
+"""The sign-state rule, as runbooks follow it for a validator that comes back on its own host.
+
+Guarantees: before the node may start, the key on its disk is the right one, its old process is proven stopped, and its
+sign-state file says at least what the key may have signed; where that is not certain, it is refused.
+Leaves out: a validator that moves to another host (the promotion protocol of RB-DR-002 and -003).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tasks.observing import references
+from vedr.adapters.site import OpenSite, utc_now
+from vedr.chain import fence, floor
+from vedr.chain.sign_state import FILE_NAME, SignState, read_sign_state, write_sign_state
+from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError
+from vedr.inventory import Height, Node
+
+Say = Callable[[str], None]
+SLOWEST_BLOCK_TIMES: Final = 3.0  # a chain this many times slower than usual still counts as moving
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """Why this node may sign from here on; empty for a node that doesn't."""
+
+    floor: str
+    reason: str
+
+
+def guard(opened: OpenSite, node: Node, say: Say) -> Guarded:
+    """Fence, observe, find the floor, write it; nothing to do for a node that does not sign.
+
+    Raises:
+        RefusedError: the key is missing or another one, the node is not stopped, or no floor is certain.
+    """
+    if not node.is_validator:
+        return Guarded("", "this node does not sign")
+    _check_key(opened, node)
+    found = _find_floor(opened, node, say)
+    written = floor.apply_floor(found, opened.files.home(node) / "data" / FILE_NAME)
+    say(f"may sign above {written}: {found.reason}")
+    return Guarded(str(written), found.reason)
+
+
+def set_aside_unreadable(opened: OpenSite, node: Node, say: Say) -> None:
+    """Rename a validator's sign-state that can't be read, so that the floor is found without it; it is kept.
+
+    Raises:
+        RefusedError: the node is not proven stopped.
+    """
+    path = opened.files.home(node) / "data" / FILE_NAME
+    try:
+        read_sign_state(path)
+    except NotFoundError:
+        return
+    except CorruptError as error:
+        proof = fence.prove_stopped(opened.fleet, node, clock=utc_now)
+        aside = path.with_name(f"{path.name}.unreadable-{proof.at:%Y%m%dT%H%M%S%f}")
+        path.rename(aside)
+        say(f"{error.message}: kept as {aside.name}, the chain has to prove the floor")
+
+
+def give_sign_state(opened: OpenSite, node: Node) -> None:
+    """A node that signs nothing does not start without the file either: it gets an empty one where it has none."""
+    path = opened.files.home(node) / "data" / FILE_NAME
+    if not node.is_validator and not path.exists():
+        write_sign_state(path, SignState(Height(0), 0, 0))
+
+
+def _check_key(opened: OpenSite, node: Node) -> None:
+    """The consensus key on disk is this validator's: a node started without one makes its own, silently."""
+    path = opened.files.home(node) / "config" / "priv_validator_key.json"
+    try:
+        address = json.loads(path.read_bytes()).get("address")
+    except (OSError, ValueError, AttributeError):
+        raise RefusedError(
+            f"{node.name}: {path} can't be read", remedy="Restore the validator's key first (vedr keys restore)."
+        ) from None
+    if address != node.address:
+        raise RefusedError(
+            f"{node.name}: the key on its disk is not the one of {node.address}", remedy="Restore the right key first."
+        )
+
+
+def _find_floor(opened: OpenSite, node: Node, say: Say) -> floor.Floor:
+    """Steps 2 to 5 of the promotion protocol, for a signer that comes back on its own host."""
+    proof = fence.prove_stopped(opened.fleet, node, clock=utc_now)
+    survivors = [one.rpc for one in references(opened, node)]
+    tip = fence.observe_tip(proof, survivors, chain_id=opened.site.chain.chain_id)
+    seen = fence.observe_votes(proof, tip, survivors)
+    surviving = None
+    try:
+        final = fence.read_final_state(proof, opened.files)
+        surviving = final.state
+        return floor.floor_from_final_state(final, seen)
+    except (NotFoundError, CorruptError, RefusedError) as error:
+        say(f"its disk does not prove what it signed last ({error.message}); the chain has to")
+    commits = fence.MIN_QUIET_COMMITS
+    deadline_s = SLOWEST_BLOCK_TIMES * (commits + 2) * opened.site.chain.block_time_s
+    try:
+        quiet = fence.observe_quiet(proof, tip, survivors[0], commits=commits, deadline_s=deadline_s)
+    except DeadlineError:
+        raise floor.refuse_while_halted(tip, seen, surviving) from None
+    return floor.floor_while_moving(tip, quiet, seen, surviving)
