@@ -358,6 +358,10 @@ def parse_site(text: str, *, source: str) -> Site:
         raise InvalidInputError(
             f"{source}: not TOML: {error}", remedy="Correct the line that the message names."
         ) from error
+    if "template" in raw:
+        raise NotFoundError(
+            f"{source} is the lab's template, and no lab of that name is running", remedy="Start it: make up."
+        )
     try:
         return Site.model_validate(raw)
     except ValidationError as error:
