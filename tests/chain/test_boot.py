@@ -1,14 +1,19 @@
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from chain_network import Network
+from chain_network import Network, eventually
 
-from vedr.adapters.isolated_node import IsolatedNode, Isolation, best_isolation, boot_isolated
+from vedr.adapters import isolated_node
+from vedr.adapters.isolated_node import ChainBooter, IsolatedNode, Isolation, best_isolation, boot_isolated
 from vedr.chain.light import LightClient
 from vedr.errors import DeadlineError, InvalidInputError, NotFoundError, VerificationFailedError
+from vedr.inventory import Height
 
 pytestmark = pytest.mark.server
 
@@ -75,6 +80,62 @@ def test_a_node_that_never_serves_is_ended_at_the_deadline(network: Network, dat
 
     with pytest.raises(DeadlineError, match="wrote nothing"):
         boot_isolated(chain, None, data, deadline_s=0.5)
+
+
+def test_a_node_that_ignores_the_request_to_end_is_killed(
+    network: Network, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated_node, "STOP_GRACE_S", 0.2)
+    deaf = ("sh", "-c", "trap '' TERM; while :; do sleep 0.05; done", "deaf-to-vedr", str(data))
+
+    with pytest.raises(DeadlineError):
+        boot_isolated(network.chain(start_isolated=deaf), None, data, deadline_s=0.5)
+    assert not [command for command in _processes() if "deaf-to-vedr" in command and str(data) in command]
+
+
+def test_an_isolated_node_does_not_outlive_a_killed_caller(network: Network, data: Path, tmp_path: Path) -> None:
+    chain = network.chain(start_isolated=("sh", "-c", "while :; do sleep 0.05; done", "orphan-of-vedr", str(data)))
+    (tmp_path / "chain.json").write_text(chain.model_dump_json())
+    script = (
+        "import sys; from pathlib import Path; from vedr.inventory import Chain\n"
+        "from vedr.adapters.isolated_node import boot_isolated\n"
+        "chain, data = map(Path, sys.argv[1:])\n"
+        "boot_isolated(Chain.model_validate_json(chain.read_text()), None, data)"
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "chain.json", data], env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+
+    def runs() -> bool:
+        """The node itself, not what wraps it."""
+        nodes = [command for command in _processes() if command.startswith("sh\0-c\0while")]
+        return any("orphan-of-vedr" in command and str(data) in command for command in nodes)
+
+    try:
+        eventually(runs, "the isolated node runs")
+    finally:
+        caller.kill()
+        caller.wait()
+    eventually(lambda: not runs(), "the isolated node is gone")
+
+
+def test_a_namespace_that_cannot_be_had_is_refused(
+    network: Network, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated_node.os, "geteuid", lambda: 1000)
+    with pytest.raises(InvalidInputError, match="needs root"):
+        boot_isolated(network.chain(), None, data, isolation="namespace")
+
+
+def test_the_backup_engines_booter_gives_the_facts(network: Network, data: Path, light: LightClient) -> None:
+    facts = ChainBooter(IsolatedNode(network.chain()), light).prove(data)
+    assert facts["app_hash"] == light.app_hash_at(Height(int(facts["height"])))
+
+
+def test_an_application_configuration_is_used_when_given(network: Network, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "app.toml").write_text('pruning = "no such thing"\n')
+    with pytest.raises(VerificationFailedError, match="no such thing"):
+        boot_isolated(network.chain(), tmp_path / "app.toml", data)
 
 
 def test_data_with_a_validator_key_is_never_booted(network: Network, data: Path) -> None:

@@ -12,7 +12,7 @@ from chain_network import CHAIN_ID, Network, eventually
 
 from vedr.adapters.rpc import HttpChainRpc
 from vedr.chain.block import Flag
-from vedr.chain.fence import observe_quiet, observe_tip, observe_votes, prove_stopped, read_final_state
+from vedr.chain.fence import FenceProof, observe_quiet, observe_tip, observe_votes, prove_stopped, read_final_state
 from vedr.chain.floor import apply_floor, floor_from_final_state, floor_while_moving, holds
 from vedr.chain.light import LightClient
 from vedr.chain.quorum import Domain, assess, map_power, online_addresses
@@ -85,7 +85,7 @@ def node(network: Network, name: str) -> Node:
     )
 
 
-def fenced(network: Network, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def fenced(network: Network, name: str) -> FenceProof:
     return prove_stopped(
         cast("Fleet", ProcessFleet(network)), node(network, name), clock=lambda: dt.datetime.now(dt.UTC)
     )
@@ -104,7 +104,9 @@ def no_evidence(rpc: HttpChainRpc, first: int) -> bool:
     return not any(rpc.block(Height(h)).evidence for h in range(first, rpc.status().latest_height + 1))
 
 
-def test_headers_of_a_real_network_verify_and_the_next_block_is_waited_for(network, rpcs, tmp_path) -> None:
+def test_headers_of_a_real_network_verify_and_the_next_block_is_waited_for(
+    network: Network, rpcs: Rpcs, tmp_path: Path
+) -> None:
     light = LightClient(network.chain(), [rpcs["val0"], rpcs["full0"]], tmp_path)
     tip = light.verified_tip()
 
@@ -113,43 +115,45 @@ def test_headers_of_a_real_network_verify_and_the_next_block_is_waited_for(netwo
     assert light.verified_header(Height(2)).height == 2
 
 
-def test_a_node_of_another_real_chain_is_refused(network, rpcs, tmp_path) -> None:
+def test_a_node_of_another_real_chain_is_refused(network: Network, rpcs: Rpcs, tmp_path: Path) -> None:
     with pytest.raises(VerificationFailedError, match="chain id"):
         LightClient(network.chain(chain_id="other-1"), [rpcs["val0"], rpcs["full0"]], tmp_path).verified_tip()
 
 
-def test_a_running_validator_is_not_fenced(network) -> None:
+def test_a_running_validator_is_not_fenced(network: Network) -> None:
     with pytest.raises(RefusedError, match="not fenced"):
         fenced(network, "val0")
 
 
-def test_a_killed_validator_goes_on_from_its_own_final_state(network, rpcs) -> None:
-    network.stop("val0", kill=True)
-    proof = fenced(network, "val0")
-    tip = observe_tip(proof, [rpcs["val1"], rpcs["full0"]], chain_id=CHAIN_ID)
-    seen = observe_votes(proof, tip, [rpcs["val1"], rpcs["val2"], rpcs["val3"]])
+def test_a_killed_validator_goes_on_from_its_own_final_state(network: Network, rpcs: Rpcs) -> None:
+    network.stop("val1", kill=True)
+    proof = fenced(network, "val1")
+    tip = observe_tip(proof, [rpcs["val0"], rpcs["full0"]], chain_id=CHAIN_ID)
+    seen = observe_votes(proof, tip, [rpcs["val0"], rpcs["val2"], rpcs["val3"]])
     floor = floor_from_final_state(read_final_state(proof, LocalFiles(network)), seen)
-    state = apply_floor(floor, network.home("val0") / "data" / FILE_NAME)
-    network.start("val0")
+    state = apply_floor(floor, network.home("val1") / "data" / FILE_NAME)
+    network.start("val1")
 
     assert holds(floor, state)
     assert seen.highest is not None
-    eventually(lambda: signs_again(rpcs["full0"], proof.address, tip.height + 2), "val0 signs again")
+    eventually(lambda: signs_again(rpcs["full0"], proof.address, tip.height + 2), "val1 signs again")
     assert no_evidence(rpcs["full0"], tip.height)
 
 
-def test_a_validator_whose_sign_state_is_lost_starts_above_the_floor_and_signs_nothing_twice(network, rpcs) -> None:
-    network.stop("val1", kill=True)
-    state_file = network.home("val1") / "data" / FILE_NAME
+def test_a_validator_whose_sign_state_is_lost_starts_above_the_floor_and_signs_nothing_twice(
+    network: Network, rpcs: Rpcs
+) -> None:
+    network.stop("val0", kill=True)
+    state_file = network.home("val0") / "data" / FILE_NAME
     state_file.unlink()
-    proof = fenced(network, "val1")
+    proof = fenced(network, "val0")
     tip = observe_tip(proof, [rpcs["val2"], rpcs["full0"]], chain_id=CHAIN_ID)
     quiet = observe_quiet(proof, tip, rpcs["full0"], deadline_s=90)
     floor = floor_while_moving(tip, quiet, observe_votes(proof, tip, [rpcs["val2"], rpcs["val3"]]))
     apply_floor(floor, state_file)
-    network.start("val1")
+    network.start("val0")
 
-    eventually(lambda: signs_again(rpcs["full0"], proof.address, quiet.last), "val1 signs again")
+    eventually(lambda: signs_again(rpcs["full0"], proof.address, quiet.last), "val0 signs again")
     assert not signs_again_between(rpcs["full0"], proof.address, tip.height + 2, floor.state.height)
     assert read_sign_state(state_file).hrs > floor.state.hrs
     assert no_evidence(rpcs["full0"], tip.height)
@@ -161,7 +165,7 @@ def signs_again_between(rpc: HttpChainRpc, address: bytes, first: int, end: int)
     )
 
 
-def test_losing_more_than_a_third_halts_the_real_chain_as_assessed(network, rpcs) -> None:
+def test_losing_more_than_a_third_halts_the_real_chain_as_assessed(network: Network, rpcs: Rpcs) -> None:
     site = cast("Site", type("Nodes", (), {"nodes": [node(network, f"val{i}") for i in range(4)]}))
     signed = rpcs["full0"].commit(Height(rpcs["full0"].status().latest_height - 1))
     powers = map_power(site, rpcs["full0"].validators(signed.header.height))
@@ -187,7 +191,7 @@ def test_losing_more_than_a_third_halts_the_real_chain_as_assessed(network, rpcs
     assert no_evidence(rpcs["full0"], tip.height)
 
 
-def test_a_wiped_full_node_comes_back_by_state_sync(network, rpcs, tmp_path) -> None:
+def test_a_wiped_full_node_comes_back_by_state_sync(network: Network, rpcs: Rpcs, tmp_path: Path) -> None:
     network.reach(25, "val0")
     network.stop("full0")
     plan = StateSyncPlan(network.home("full0"), "inc-1")
@@ -204,7 +208,7 @@ def test_a_wiped_full_node_comes_back_by_state_sync(network, rpcs, tmp_path) -> 
     assert not plan.kept_data.exists()
 
 
-def test_a_state_sync_that_stalls_is_noticed_and_undone(network, rpcs, tmp_path) -> None:
+def test_a_state_sync_that_stalls_is_noticed_and_undone(network: Network, rpcs: Rpcs, tmp_path: Path) -> None:
     network.stop("full0")
     kept = shutil.copytree(network.home("full0") / "data", tmp_path / "before")
     plan = StateSyncPlan(network.home("full0"), "inc-2")

@@ -1,3 +1,4 @@
+import base64
 import dataclasses
 import datetime as dt
 import hashlib
@@ -9,6 +10,7 @@ import pytest
 from chainmaker import CHAIN_ID, GENESIS_NS, FakeTime, MadeNode, make_chain, members, public, sign
 
 from vedr.chain import light
+from vedr.chain.block import Header
 from vedr.chain.encoding import NS_PER_S
 from vedr.chain.light import DivergenceError, LightClient, VerifiedHeader
 from vedr.chain.trust import Anchor, TrustStore
@@ -17,6 +19,7 @@ from vedr.chain.wire import to_rfc3339
 from vedr.errors import CorruptError, InvalidInputError, NotFoundError, RefusedError, VerificationFailedError
 from vedr.inventory import Chain, Height
 
+MakeClient = Callable[..., LightClient]
 STEADY = {1: 10, 2: 10, 3: 10, 4: 10}
 
 
@@ -27,7 +30,7 @@ def steady(_: int) -> dict[int, int]:
 def rotating(height: int) -> dict[int, int]:
     """Every four blocks one of ten validators leaves and another joins: no set trusts one far from it."""
     first = 1 + height // 4
-    return {number: 10 for number in range(first, first + 10)}
+    return dict.fromkeys(range(first, first + 10), 10)
 
 
 CHAIN = make_chain(60, steady)
@@ -54,13 +57,11 @@ def site_chain(tmp_path: Path, powers: dict[int, int], **changes: object) -> Cha
 
 
 def _base64(data: bytes) -> str:
-    import base64
-
     return base64.b64encode(data).decode()
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Callable[..., LightClient]:
+def client(tmp_path: Path) -> MakeClient:
     def make(
         *nodes: MadeNode,
         powers: dict[int, int] = STEADY,
@@ -87,7 +88,7 @@ def anchor(block: LightBlock) -> dict[str, object]:
     return {"trust_height": block.header.height, "trust_hash": block.header.hash().hex().upper()}
 
 
-def test_a_header_is_verified_from_genesis_with_one_agreeing_witness(client) -> None:
+def test_a_header_is_verified_from_genesis_with_one_agreeing_witness(client: MakeClient) -> None:
     verified = client(MadeNode("a", CHAIN), MadeNode("b", CHAIN)).verified_header(Height(50))
 
     assert verified.header == CHAIN[50].header
@@ -96,11 +97,11 @@ def test_a_header_is_verified_from_genesis_with_one_agreeing_witness(client) -> 
     assert verified.time == dt.datetime.fromtimestamp(1_800_000_050, tz=dt.UTC)
 
 
-def test_the_first_header_and_the_anchor_itself_are_verified_too(client) -> None:
+def test_the_first_header_and_the_anchor_itself_are_verified_too(client: MakeClient) -> None:
     assert client(MadeNode("a", CHAIN), MadeNode("b", CHAIN)).verified_header(Height(1)).height == 1
 
 
-def test_the_tip_is_verified_and_the_app_hash_at_a_height_is_in_the_next_header(client) -> None:
+def test_the_tip_is_verified_and_the_app_hash_at_a_height_is_in_the_next_header(client: MakeClient) -> None:
     light_client = client(MadeNode("a", CHAIN), MadeNode("b", CHAIN))
 
     assert light_client.verified_tip().height == 60
@@ -113,7 +114,7 @@ def test_only_a_light_client_makes_a_verified_header() -> None:
         VerifiedHeader(header.height, "", "", "", CHAIN_ID, dt.datetime.now(dt.UTC), header)
 
 
-def test_a_changing_validator_set_is_followed_by_bisection(client) -> None:
+def test_a_changing_validator_set_is_followed_by_bisection(client: MakeClient) -> None:
     primary = MadeNode("a", ROTATING)
     verified = client(primary, MadeNode("b", ROTATING), powers=rotating(1)).verified_header(Height(118))
 
@@ -122,13 +123,13 @@ def test_a_changing_validator_set_is_followed_by_bisection(client) -> None:
     assert 3 < len(fetched) < 30, "skips most headers"
 
 
-def test_a_chain_that_never_comes_nearer_is_given_up(client, monkeypatch) -> None:
+def test_a_chain_that_never_comes_nearer_is_given_up(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(light, "MAX_FORWARD_STEPS", 2)
     with pytest.raises(VerificationFailedError, match="not reached from 1 in 2 steps"):
         client(MadeNode("a", ROTATING), MadeNode("b", ROTATING), powers=rotating(1)).verified_header(Height(118))
 
 
-def test_what_was_verified_is_remembered_and_asks_nobody(client) -> None:
+def test_what_was_verified_is_remembered_and_asks_nobody(client: MakeClient) -> None:
     node = MadeNode("a", CHAIN)
     first = client(node, MadeNode("b", CHAIN)).verified_header(Height(50))
     again = client(MadeNode("c", CHAIN, down=True), MadeNode("d", CHAIN, down=True)).verified_header(Height(50))
@@ -136,20 +137,20 @@ def test_what_was_verified_is_remembered_and_asks_nobody(client) -> None:
     assert again == first
 
 
-def test_a_remembered_tip_is_not_verified_again(client) -> None:
+def test_a_remembered_tip_is_not_verified_again(client: MakeClient) -> None:
     primary = MadeNode("a", CHAIN)
     for _ in range(2):
         assert client(primary, MadeNode("b", CHAIN)).verified_tip().height == 60
     assert primary.calls.count("commit 60") == 1
 
 
-def test_earlier_headers_are_reached_backwards_by_hashes(client) -> None:
+def test_earlier_headers_are_reached_backwards_by_hashes(client: MakeClient) -> None:
     made = client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), **anchor(CHAIN[58]))
 
     assert made.verified_header(Height(7)).header == CHAIN[7].header
 
 
-def test_a_false_earlier_header_breaks_the_chain_of_hashes(client) -> None:
+def test_a_false_earlier_header_breaks_the_chain_of_hashes(client: MakeClient) -> None:
     forged = dict(CHAIN)
     signed = forged[30].signed
     forged[30] = dataclasses.replace(
@@ -160,9 +161,9 @@ def test_a_false_earlier_header_breaks_the_chain_of_hashes(client) -> None:
         client(MadeNode("a", forged), MadeNode("b", CHAIN), **anchor(CHAIN[58])).verified_header(Height(7))
 
 
-def test_a_node_that_shows_two_headers_for_one_height_is_refused(client) -> None:
+def test_a_node_that_shows_two_headers_for_one_height_is_refused(client: MakeClient) -> None:
     class TwoFaced(MadeNode):
-        def headers(self, low, high):  # type: ignore[no-untyped-def]
+        def headers(self, low: Height, high: Height) -> tuple[Header, ...]:
             return tuple(CHAIN[h].header for h in range(high, low - 1, -1))
 
     fork = {**CHAIN, 45: make_chain(45, steady, flavour=b"fork")[45]}
@@ -170,13 +171,15 @@ def test_a_node_that_shows_two_headers_for_one_height_is_refused(client) -> None
         client(TwoFaced("a", fork), MadeNode("b", CHAIN), **anchor(CHAIN[58])).verified_header(Height(45))
 
 
-def test_walking_back_is_bounded(client, monkeypatch) -> None:
+def test_walking_back_is_bounded(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(light, "MAX_BACKWARD_HEADERS", 5)
     with pytest.raises(VerificationFailedError, match="more than 5"):
         client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), **anchor(CHAIN[58])).verified_header(Height(7))
 
 
-def test_a_witness_that_shows_another_header_stops_everything_and_both_are_kept(client, tmp_path) -> None:
+def test_a_witness_that_shows_another_header_stops_everything_and_both_are_kept(
+    client: MakeClient, tmp_path: Path
+) -> None:
     fork = make_chain(60, steady, flavour=b"fork")
     with pytest.raises(DivergenceError) as caught:
         client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), MadeNode("evil", fork)).verified_header(Height(50))
@@ -198,12 +201,12 @@ def test_a_witness_that_shows_another_header_stops_everything_and_both_are_kept(
         (MadeNode("b", CHAIN, fault=CorruptError("b: not JSON")), "not JSON"),
     ],
 )
-def test_without_an_agreeing_witness_nothing_is_believed(client, witness, reason) -> None:
+def test_without_an_agreeing_witness_nothing_is_believed(client: MakeClient, witness: MadeNode, reason: str) -> None:
     with pytest.raises(VerificationFailedError, match=f"could not run the cross-check: .*{reason}"):
         client(MadeNode("a", CHAIN), witness).verified_header(Height(50))
 
 
-def test_a_witness_that_lags_is_waited_for(client) -> None:
+def test_a_witness_that_lags_is_waited_for(client: MakeClient) -> None:
     witness = MadeNode("b", CHAIN, tip=49)
 
     def catches_up() -> None:
@@ -212,29 +215,29 @@ def test_a_witness_that_lags_is_waited_for(client) -> None:
     assert client(MadeNode("a", CHAIN), witness, waits=[catches_up]).verified_header(Height(50)).height == 50
 
 
-def test_the_next_source_leads_when_the_first_is_down(client) -> None:
+def test_the_next_source_leads_when_the_first_is_down(client: MakeClient) -> None:
     nodes = MadeNode("a", CHAIN, down=True), MadeNode("b", CHAIN), MadeNode("c", CHAIN)
 
     assert client(*nodes).verified_header(Height(50)).height == 50
 
 
-def test_no_source_at_all_is_a_failure_that_names_each(client) -> None:
+def test_no_source_at_all_is_a_failure_that_names_each(client: MakeClient) -> None:
     with pytest.raises(VerificationFailedError, match=r"could not run: a: .*; b: "):
         client(MadeNode("a", CHAIN, down=True), MadeNode("b", CHAIN, down=True)).verified_tip()
 
 
 @pytest.mark.parametrize("names", [("a",), ("a", "a"), ()])
-def test_two_different_sources_are_needed(client, names) -> None:
+def test_two_different_sources_are_needed(client: MakeClient, names: tuple[str, ...]) -> None:
     with pytest.raises(InvalidInputError, match="two different nodes"):
         client(*(MadeNode(name, CHAIN) for name in names))
 
 
-def test_a_node_of_another_chain_is_refused(client) -> None:
+def test_a_node_of_another_chain_is_refused(client: MakeClient) -> None:
     with pytest.raises(VerificationFailedError, match="chain id observed other-1, expected made-1"):
         client(MadeNode("a", CHAIN, chain_id="other-1"), MadeNode("b", CHAIN)).verified_tip()
 
 
-def test_the_next_block_is_waited_for(client) -> None:
+def test_the_next_block_is_waited_for(client: MakeClient) -> None:
     a, b = MadeNode("a", CHAIN, tip=40), MadeNode("b", CHAIN, tip=40)
 
     def grows() -> None:
@@ -243,26 +246,26 @@ def test_the_next_block_is_waited_for(client) -> None:
     assert client(a, b, waits=[grows]).app_hash_at(Height(40)) == CHAIN[41].header.app_hash.hex().upper()
 
 
-def test_a_block_that_never_comes_or_is_far_ahead_is_not_waited_for_without_end(client) -> None:
+def test_a_block_that_never_comes_or_is_far_ahead_is_not_waited_for_without_end(client: MakeClient) -> None:
     for height in (61, 5000):
         with pytest.raises(VerificationFailedError, match=f"height {height} is not there"):
             client(MadeNode("a", CHAIN), MadeNode("b", CHAIN)).verified_header(Height(height))
 
 
-def test_an_expired_anchor_is_refused_with_the_way_to_renew_it(client) -> None:
+def test_an_expired_anchor_is_refused_with_the_way_to_renew_it(client: MakeClient) -> None:
     with pytest.raises(ExpiredError, match="trusted header 1 expired") as caught:
         client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), at_s=500, trust_period_s=499).verified_tip()
     assert "trust_height" in caught.value.remedy
 
 
-def test_an_anchor_from_a_signed_manifest_helps_when_the_sites_own_has_expired(client) -> None:
+def test_an_anchor_from_a_signed_manifest_helps_when_the_sites_own_has_expired(client: MakeClient) -> None:
     later = [Anchor(Height(59), CHAIN[59].header.hash())]
     made = client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), at_s=500, trust_period_s=445, later=later)
 
     assert made.verified_tip().height == 60
 
 
-def test_trust_that_advanced_outlives_the_anchor_but_not_the_period(client) -> None:
+def test_trust_that_advanced_outlives_the_anchor_but_not_the_period(client: MakeClient) -> None:
     nodes = MadeNode("a", CHAIN), MadeNode("b", CHAIN)
     client(*nodes, trust_period_s=445).verified_header(Height(55))
 
@@ -271,29 +274,29 @@ def test_trust_that_advanced_outlives_the_anchor_but_not_the_period(client) -> N
         client(*nodes, at_s=600, trust_period_s=445).verified_header(Height(59))
 
 
-def test_an_anchor_of_another_hash_is_refused(client) -> None:
+def test_an_anchor_of_another_hash_is_refused(client: MakeClient) -> None:
     with pytest.raises(VerificationFailedError, match="trusted is"):
         client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), trust_height=5, trust_hash="AB" * 32).verified_tip()
 
 
-def test_genesis_of_other_validators_is_refused(client) -> None:
+def test_genesis_of_other_validators_is_refused(client: MakeClient) -> None:
     with pytest.raises(VerificationFailedError, match="genesis names"):
         client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), powers={1: 10, 2: 11, 3: 10, 4: 10}).verified_tip()
 
 
-def test_a_pruned_primary_leaves_the_lead_to_one_that_has_the_anchor(client) -> None:
+def test_a_pruned_primary_leaves_the_lead_to_one_that_has_the_anchor(client: MakeClient) -> None:
     pruned = {height: block for height, block in CHAIN.items() if height > 30}
 
     assert client(MadeNode("a", pruned), MadeNode("b", CHAIN)).verified_header(Height(50)).height == 50
 
 
-def test_a_header_ahead_of_the_clock_is_refused(client) -> None:
+def test_a_header_ahead_of_the_clock_is_refused(client: MakeClient) -> None:
     with pytest.raises(VerificationFailedError, match="ahead"):
         client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), at_s=45).verified_header(Height(60))
     assert client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), at_s=51).verified_header(Height(60)).height == 60
 
 
-def test_a_forged_header_by_a_third_of_the_power_is_refused(client) -> None:
+def test_a_forged_header_by_a_third_of_the_power_is_refused(client: MakeClient) -> None:
     forged = dict(CHAIN)
     evil = make_chain(50, steady, flavour=b"evil")[50]
     commit = sign(evil.signed.commit.block_id, 50, members(STEADY), [1, 2], chain_id=CHAIN_ID)

@@ -286,7 +286,7 @@ def test_what_cannot_be_prepared_changes_nothing(plan: StateSyncPlan) -> None:
         "statesync = {enable = false}\n[x]\nenable = 1\n",
     ):
         plan.config.write_text(text)
-        with pytest.raises(CorruptError, match="config.toml"):
+        with pytest.raises(CorruptError, match=r"config\.toml"):
             prepare(plan, SERVERS, trusted(), trust_period_s=1)
     plan.config.unlink()
     with pytest.raises(NotFoundError, match=r"config\.toml"):
