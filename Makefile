@@ -70,7 +70,7 @@ pytest: build
 	PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/pytest
 
 lock: bootstrap
-	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/pip-compile --quiet --no-header --no-annotate --no-strip-extras --allow-unsafe \
+	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/pip-compile --quiet --no-header --no-annotate --strip-extras --allow-unsafe \
 	    --generate-hashes --all-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
 	    --output-file requirements.lock pyproject.toml
 

@@ -64,12 +64,13 @@ def pools(plan: Plan) -> tuple[str, ...]:
     return (*plan.regions, OPS)
 
 
-def ensure_pool(plan: Plan, pool: str) -> None:
+def ensure_pool(plan: Plan, pool: str) -> bool:
     """Make the work pool where it is missing, so that deployments can be registered before its worker is up."""
     api = f"{plan.orchestrator_url}/api/work_pools"
     known = json.loads(readiness.fetch(f"{api}/filter", body={"work_pools": {"name": {"any_": [pool]}}}))
     if not known:
         readiness.fetch(f"{api}/", body={"name": pool, "type": "process"})
+    return True
 
 
 def deploy(plan: Plan) -> str:

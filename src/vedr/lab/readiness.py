@@ -56,6 +56,16 @@ def listens(address: str) -> bool:
     return True
 
 
+def responds(url: str) -> bool:
+    """Whether a GET is answered at all, a refusal included: enough for a server that wants credentials."""
+    try:
+        return answers(url)
+    except UnavailableError as error:
+        if isinstance(error.__cause__, urllib.error.HTTPError):
+            return True
+        raise
+
+
 def fetch(url: str, *, body: object = None) -> bytes:
     """GET, or POST the body as JSON; UnavailableError for everything but success."""
     request = urllib.request.Request(url)  # noqa: S310 - the lab's own URLs

@@ -114,7 +114,7 @@ class Startup:
         control = open_store_control(config, Credentials(*self.secrets.read_store_credentials(region)))
         log = self.plan.folder / "logs" / f"s3-{region}.log"
         until = partial(readiness.until, limit_s=SERVICE_LIMIT_S, log=log)
-        listening = partial(readiness.listens, self.plan.published(self.plan.stores[region], STORE_PORT))
+        listening = partial(readiness.responds, f"http://{self.plan.published(self.plan.stores[region], STORE_PORT)}/")
         until(f"the store of {region}", listening)
         if config.bucket in [bucket["Name"] for bucket in control.list_buckets()["Buckets"]]:
             return False
@@ -167,7 +167,8 @@ class Startup:
             log = self.plan.folder / "logs" / f"{units.SERVER_UNIT}.log"
             readiness.until("Prefect", partial(readiness.answers, url), limit_s=ORCHESTRATOR_LIMIT_S, log=log)
             for pool in orchestrator.pools(self.plan):
-                orchestrator.ensure_pool(self.plan, pool)
+                ensure = partial(orchestrator.ensure_pool, self.plan, pool)
+                readiness.until(f"work pool {pool}", ensure, limit_s=ORCHESTRATOR_LIMIT_S, log=log)
             note(self.plan.orchestrator_url)
 
     def _deploy(self) -> list[str]:

@@ -143,7 +143,10 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
     asked: list[tuple[str, Member, Callable[[], bool]]] = [
         *(("gateway", g, _get(plan, g, GATEWAY_PORT)) for g in plan.gateways),
         *(("provider", p, _get(plan, p, PROVIDER_PORT)) for p in plan.providers),
-        *(("store", s, partial(readiness.listens, plan.published(s, STORE_PORT))) for s in plan.stores.values()),
+        *(
+            ("store", s, partial(readiness.responds, f"http://{plan.published(s, STORE_PORT)}/"))
+            for s in plan.stores.values()
+        ),
     ]
     rows: list[Callable[[], PartRow]] = [
         partial(_part, kind, m.name, m.zone, states, ask) for kind, m, ask in asked
