@@ -90,7 +90,7 @@ class Pin:
 
 def parse_run_id(text: str) -> RunId:
     """The run id, or InvalidInputError showing what one looks like."""
-    if not RUN_ID.match(text):
+    if not RUN_ID.fullmatch(text):
         raise InvalidInputError(
             f"{text!r} is not a run id",
             remedy="Give one like inc-20260214-031500-k3x9, as `vedr ledger list` shows them.",

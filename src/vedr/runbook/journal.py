@@ -186,7 +186,7 @@ class Journal:
             return {found.key.split("/")[part].removesuffix(".json") for found in store.list(prefix)}
 
         answers = self.replicas.gather(names, what=f"list {prefix}")
-        found = {name for answer in answers.values() for name in answer if RUN_ID.match(name)}
+        found = {name for answer in answers.values() for name in answer if RUN_ID.fullmatch(name)}
         return tuple(RunId(name) for name in sorted(found, key=_by_time))
 
     def read(self, run_id: RunId) -> Recorded:
@@ -290,7 +290,7 @@ class Journal:
             region: {
                 (int(name[1]), name[2]): data
                 for text, data in objects.items()
-                if (name := _NAME.match(text)) is not None
+                if (name := _NAME.fullmatch(text)) is not None
             }
             for region, objects in self.copies_by_region(run_id).items()
         }
@@ -382,7 +382,7 @@ class Journal:
 
         def names(store: ObjectStore) -> set[tuple[str, int]]:
             parts = (found.key.split("/") for found in store.list(f"{ROOT}/{prefix}"))
-            return {(run, int(name[1])) for _, run, file in parts if RUN_ID.match(run) and (name := _NAME.match(file))}
+            return {(run, int(name[1])) for _, run, file in parts if RUN_ID.fullmatch(run) and (name := _NAME.fullmatch(file))}
 
         answers = self.replicas.gather(names, what=f"list runs {prefix}")
         votes = Counter(place for answer in answers.values() for place in answer)

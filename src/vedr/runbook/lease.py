@@ -49,7 +49,7 @@ class Leases:
         Raises:
             ConflictError: another run that is at work holds it, or got it first.
         """
-        if not _SUBJECT.match(subject):
+        if not _SUBJECT.fullmatch(subject):
             raise InvalidInputError(f"{subject!r} cannot be leased", remedy="Name it like node/validator-0.")
         epoch = self._newest_epoch(subject)
         if epoch:

@@ -124,7 +124,7 @@ def step(
 
     def decorate(fn: Callable[Concatenate[Context[O], P], R]) -> Step[O, P, R]:
         key = getattr(fn, "__name__", "")
-        if not _KEY.match(key) or budget_s < 0:
+        if not _KEY.fullmatch(key) or budget_s < 0:
             raise InvalidInputError(f"step {key!r}: bad name or budget {budget_s}", remedy="Use a plain function.")
         effect = (inspect.getdoc(fn) or title).split("\n", 1)[0]
         return Step(key, title, budget_s, retry, acts, effect, fn)
@@ -175,7 +175,7 @@ class Runbook(Generic[O]):
         subjects: Callable[[O], Sequence[str]] = lambda _: (),
     ) -> None:
         default_s = next((rto_s for known, rto_s in RUNBOOK_RTO_S.items() if known == runbook_id), None)
-        if not _RUNBOOK_ID.match(runbook_id) or (target_s is None and default_s is None):
+        if not _RUNBOOK_ID.fullmatch(runbook_id) or (target_s is None and default_s is None):
             raise InvalidInputError(
                 f"runbook {runbook_id!r}: no such runbook in the targets, and none given", remedy="Give target_s."
             )

@@ -1,0 +1,146 @@
+"""A runbook of three small steps over folders as regions, run in a process of its own by test_binding.
+
+Usage: binding_flow.py STATE flow|plain [INCIDENT]; STATE/hold: the second step waits until it is gone.
+"""
+
+import contextlib
+import datetime as dt
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tasks import binding
+from vedr.errors import ConflictError, NotFoundError, UnavailableError
+from vedr.ports import ObjectKey, StoredObject
+from vedr.runbook.journal import Journal
+from vedr.runbook.order import Order
+from vedr.runbook.run import Outcome
+from vedr.runbook.steps import Context, Retry, Runbook, step
+from vedr.signature import Signer
+from vedr.targets import TargetOverrides
+
+
+class FolderStore:
+    """A bucket as a folder: one file a key, created exclusively."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def region(self) -> str:
+        return self._folder.name
+
+    def create(self, key: ObjectKey, data: bytes) -> StoredObject:
+        name = self._folder / key.replace("/", "%")
+        temporary = self._folder / f".{os.getpid()}-{time.monotonic_ns()}"
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, name)
+        except FileExistsError:
+            raise ConflictError(f"{key} exists") from None
+        finally:
+            temporary.unlink()
+        return self.head(key)
+
+    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
+        del version
+        try:
+            return (self._folder / key.replace("/", "%")).read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"no {key}") from None
+
+    def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
+        return StoredObject(key, len(self.get(key, version=version)), None, dt.datetime.now(dt.UTC))
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        keys = sorted(path.name.replace("%", "/") for path in self._folder.glob("[!.]*"))
+        return iter([self.head(ObjectKey(key)) for key in keys if key.startswith(prefix)])
+
+    def delete(self, key: ObjectKey) -> None:
+        raise NotImplementedError(key)
+
+
+def open_journal(state: Path) -> Journal:
+    signer = Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    stores = {region: FolderStore(state / region) for region in ("us-east", "eu-west", "ap-south")}
+    return Journal(
+        stores, site="lab", signer=signer, trusted=[signer.public_hex], clock=lambda: dt.datetime.now(dt.UTC)
+    )
+
+
+STATE = Path(sys.argv[1]) if len(sys.argv) > 2 else Path()
+
+
+@contextlib.contextmanager
+def _open_site(_name: str | None) -> Iterator[SimpleNamespace]:
+    journal = open_journal(STATE)
+    try:
+        yield SimpleNamespace(site=SimpleNamespace(targets=TargetOverrides()), journal=journal)
+    finally:
+        journal.close()
+
+
+def deed(what: str) -> int:
+    """Something done to the world, which must not be done twice; how often it was."""
+    with (STATE / "deeds").open("a") as file:
+        file.write(what + "\n")
+    return (STATE / "deeds").read_text().splitlines().count(what)
+
+
+@step(title="First: look", budget_s=5, acts=False)
+def first(ctx: Context[Order]) -> int:
+    """Looks."""
+    ctx.say("looking")
+    return deed("first")
+
+
+@step(title="Second {wait}", budget_s=60, retry=Retry(attempts=3, delay_s=0.1))
+def second(ctx: Context[Order], seen: int) -> str:
+    """Fails once, then waits to be let go."""
+    if deed("second") == 1 and (STATE / "fail-once").exists():
+        raise UnavailableError("once")
+    (STATE / "waiting").touch()
+    while (STATE / "hold").exists():
+        time.sleep(0.05)
+    return f"{seen} {ctx.resuming}"
+
+
+@step(title="Third", budget_s=5)
+def third(ctx: Context[Order], text: str) -> str:
+    """Ends."""
+    del ctx
+    deed("third")
+    return text
+
+
+RUNBOOK = Runbook("RB-DR-001", "binding test", Order, [first, second, third])
+
+
+@binding.runbook_flow(RUNBOOK)
+def body(order: Order) -> Outcome:
+    """Three steps."""
+    with binding.open_run(RUNBOOK, order) as run:
+        started_s = time.monotonic()
+        seen = run.step(first)
+        text = run.step(second, seen)
+        ended_s = time.monotonic()
+        run.step(third, text)
+        (STATE / "timing.json").write_text(
+            json.dumps({"to_second": ended_s - started_s, "third": time.monotonic() - ended_s})
+        )
+    return run.outcome
+
+
+if __name__ == "__main__":
+    binding.open_site = _open_site  # type: ignore[assignment]
+    order = Order(incident=sys.argv[3] if len(sys.argv) > 3 else "")
+    outcome = body(order) if sys.argv[2] == "flow" else RUNBOOK.perform(order)
+    assert isinstance(outcome, Outcome)
+    sys.stdout.write(f"OUTCOME {outcome.run_id} {outcome.outcome}\n")

@@ -1,0 +1,239 @@
+"""Runbooks in a real Prefect: its API there, gone, and gone in the middle; each run is a process of its own."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import httpx
+import pytest
+
+from tasks.reconcile import verdicts
+from vedr.ledger import Entry, RunId
+
+pytestmark = pytest.mark.server
+
+PORT = 43100
+URL = f"http://127.0.0.1:{PORT}/api"
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("binding_flow.py")
+READY_S = 180.0
+
+
+def prefect_env(home: Path) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "VEDR_"))},
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": URL,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+class Server:
+    """A Prefect server that can be stopped and started again on the same database."""
+
+    def __init__(self, home: Path) -> None:
+        self.env = prefect_env(home)
+        self._log = (home / "server.log").open("ab")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(PORT)]
+        self._process = subprocess.Popen(
+            command, env=self.env, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        until(_healthy, READY_S, "the Prefect server answers")
+
+    def stop(self) -> None:
+        if self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.stop()
+        self._log.close()
+
+
+def _healthy() -> bool:
+    try:
+        return httpx.get(f"{URL}/health", timeout=1).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def until(true: Callable[[], object], limit_s: float, what: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {limit_s} s: {what}")
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("prefect"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("binding_flow", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    os.environ["VEDR_PLAIN"] = "1"
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del os.environ["VEDR_PLAIN"]
+    return module
+
+
+class Runs:
+    """Starts the script and reads what it left."""
+
+    def __init__(self, state: Path, script: ModuleType, env: dict[str, str]) -> None:
+        self.state, self._script, self._env = state, script, env
+
+    def start(self, how: str, incident: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, str(SCRIPT), str(self.state), how, *([incident] if incident else [])]
+        return subprocess.Popen(
+            command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+        )
+
+    def entries(self) -> tuple[Entry, ...]:
+        journal = self._script.open_journal(self.state)
+        try:
+            run_id: RunId = journal.runs()[-1]
+            return tuple(journal.read(run_id).entries)
+        finally:
+            journal.close()
+
+    def deeds(self) -> list[str]:
+        return (self.state / "deeds").read_text().split()
+
+    def wait_for_hold(self) -> None:
+        until((self.state / "waiting").exists, 60, "the second step waits")
+
+    def release(self) -> None:
+        (self.state / "hold").unlink()
+
+
+@pytest.fixture
+def runs(tmp_path: Path, script: ModuleType, server: Server) -> Runs:
+    return Runs(tmp_path, script, server.env)
+
+
+def finished(process: subprocess.Popen[str], limit_s: float = 60) -> str:
+    output, _ = process.communicate(timeout=limit_s)
+    return output
+
+
+def flow_run(entries: tuple[Entry, ...]) -> dict[str, object]:
+    flow_run_id = entries[0].payload["flow_run_id"]
+    shown: dict[str, object] = httpx.get(f"{URL}/flow_runs/{flow_run_id}").raise_for_status().json()
+    return shown
+
+
+def test_in_prefect_steps_are_tasks_with_their_retries_and_the_run_is_shown(runs: Runs) -> None:
+    (runs.state / "fail-once").touch()
+    output = finished(runs.start("flow"))
+    assert "completed" in output, output
+    entries = runs.entries()
+    assert [entry.kind for entry in entries if entry.kind != "heartbeat"] == [
+        "opened",
+        *["step_started", "step_completed"] * 3,
+        "closed",
+    ]
+    shown = flow_run(entries)
+    assert (shown["state_type"], shown["name"] != "") == ("COMPLETED", True)
+    query = {"flow_runs": {"id": {"any_": [shown["id"]]}}}
+    until(lambda: len(httpx.post(f"{URL}/task_runs/filter", json=query).json()) == 3, 40, "three task runs are shown")
+    tasks = {task["name"]: task for task in httpx.post(f"{URL}/task_runs/filter", json=query).json()}
+    assert set(tasks) == {"First: look", "Second {wait}", "Third"}
+    assert tasks["Second {wait}"]["run_count"] == 2
+    artifacts = httpx.post(f"{URL}/artifacts/latest/filter", json=query).json()
+    markdown = [artifact["data"] for artifact in artifacts if artifact["type"] == "markdown"]
+    assert "Second {wait}" in str(markdown)
+    assert f"vedr ledger show {entries[0].run_id}" in str(markdown)
+    assert runs.deeds() == ["first", "second", "second", "third"]
+
+
+def test_when_the_api_dies_in_mid_run_the_run_goes_on_and_is_done(runs: Runs, server: Server) -> None:
+    (runs.state / "hold").touch()
+    process = runs.start("flow")
+    runs.wait_for_hold()
+    server.stop()
+    runs.release()
+    until(lambda: runs.entries()[-1].kind == "closed", 30, "the ledger is closed")
+    took = json.loads((runs.state / "timing.json").read_text())
+    assert took["third"] < 1.5
+    assert runs.entries()[-1].payload["outcome"] == "completed"
+    assert runs.deeds() == ["first", "second", "third"]
+    process.kill()
+    process.communicate()
+    server.start()
+    shown = flow_run(runs.entries())
+    assert shown["state_type"] != "COMPLETED"
+    corrected = reconciled(runs, server)
+    assert [(line["was"], line["now"]) for line in corrected][-1][1] == "Completed"
+    assert flow_run(runs.entries())["state_type"] == "COMPLETED"
+    assert reconciled(runs, server) == []
+
+
+def reconciled(runs: Runs, server: Server) -> list[dict[str, str]]:
+    program = (
+        "import sys, json, dataclasses, pathlib\n"
+        "sys.path.insert(0, sys.argv.pop(1))\n"
+        "from binding_flow import open_journal\n"
+        "from prefect.client.orchestration import get_client\n"
+        "from tasks.reconcile import reconcile\n"
+        "journal = open_journal(pathlib.Path(sys.argv[1]))\n"
+        "with get_client(sync_client=True) as client:\n"
+        "    print(json.dumps([dataclasses.asdict(c) for c in reconcile(journal, client)]))\n"
+    )
+    command = [sys.executable, "-c", program, str(SCRIPT.parent), str(runs.state)]
+    done = subprocess.run(command, env=server.env, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    result: list[dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_a_run_that_was_killed_is_resumed_plainly_without_repeating_what_was_done(runs: Runs) -> None:
+    (runs.state / "hold").touch()
+    process = runs.start("flow")
+    runs.wait_for_hold()
+    process.kill()
+    process.communicate()
+    runs.release()
+    run_id = runs.entries()[0].run_id
+    output = finished(runs.start("plain", run_id))
+    assert f"OUTCOME {run_id} completed" in output
+    assert runs.deeds() == ["first", "second", "second", "third"]
+    entries = runs.entries()
+    assert entries[-1].epoch == 2
+    [superseded, last] = verdicts(entries, entries[-1].time)
+    assert (superseded.truth, last.truth, last.flow_run_id) == ("crashed", "completed", "")
+
+
+def test_without_prefect_s_api_a_runbook_runs_plainly_in_seconds(tmp_path: Path, script: ModuleType) -> None:
+    env = prefect_env(tmp_path) | {"PREFECT_API_URL": "http://127.0.0.1:43199/api"}
+    runs = Runs(tmp_path, script, env)
+    started_s = time.monotonic()
+    assert "completed" in finished(runs.start("plain"))
+    assert time.monotonic() - started_s < 15
+    assert "flow_run_id" not in runs.entries()[0].payload
