@@ -1,0 +1,152 @@
+import dataclasses
+import os
+from collections.abc import Callable
+
+import pytest
+from ledger_world import World
+
+from vedr.errors import ConflictError, InvalidInputError, UnavailableError
+from vedr.ledger import RunId
+from vedr.runbook import liveness
+from vedr.runbook.lease import Lease, Leases
+from vedr.runbook.liveness import SILENCE_S, Process, await_quiet, is_gone, this_process, writer_of
+
+MINE = RunId("inc-20260214-031500-aaaa")
+THEIRS = RunId("inc-20260214-031501-bbbb")
+NODE = "node/validator-0"
+ELSEWHERE = Process("far-away", "another-boot", "pid:[1]", 1, 1)
+
+
+def opened(world: World, run_id: RunId, process: Process = ELSEWHERE) -> None:
+    world.journal().open(run_id, "RB-DR-001", {"process": process.payload()})
+
+
+def test_a_subject_has_one_holder_and_its_epochs_grow(world: World) -> None:
+    opened(world, MINE, this_process())
+    leases = Leases(world.journal())
+    held = leases.acquire(NODE, MINE)
+    assert held == Lease(NODE, 1, MINE)
+    assert Leases(world.journal()).acquire(NODE, MINE) == held
+    with pytest.raises(ConflictError, match=f"held by run {MINE}"):
+        Leases(world.journal()).acquire(NODE, THEIRS)
+    leases.release(held)
+    leases.release(held)
+    assert Leases(world.journal()).acquire(NODE, THEIRS).epoch == 2
+    with pytest.raises(ConflictError, match=f"has passed to run {THEIRS}"):
+        leases.check(held)
+
+
+def test_subjects_that_share_a_beginning_are_different(world: World) -> None:
+    leases = Leases(world.journal())
+    assert leases.acquire("node/a", MINE).epoch == 1
+    assert leases.acquire("node/a/disk", THEIRS).epoch == 1
+    leases.check(Lease("node/a", 1, MINE))
+    with pytest.raises(InvalidInputError):
+        leases.acquire("../up", MINE)
+
+
+def test_a_silent_holder_is_taken_over_and_one_that_writes_is_not(world: World) -> None:
+    opened(world, MINE)
+    Leases(world.journal()).acquire(NODE, MINE)
+    world.clock.move(SILENCE_S + 11)
+    assert Leases(world.journal()).acquire(NODE, THEIRS).epoch == 2
+
+
+@pytest.mark.parametrize("last", ["closed", "paused"])
+def test_a_holder_that_ended_is_taken_over_at_once(world: World, last: liveness.Entry) -> None:
+    writer = world.journal().open(MINE, "RB-DR-001", {"process": this_process().payload()})
+    Leases(world.journal()).acquire(NODE, MINE)
+    writer.append(last, {})  # type: ignore[arg-type]
+    assert Leases(world.journal()).acquire(NODE, THEIRS).epoch == 2
+
+
+def test_a_holder_that_died_before_its_first_entry_is_taken_over(world: World) -> None:
+    Leases(world.journal()).acquire(NODE, MINE)
+    assert Leases(world.journal()).acquire(NODE, THEIRS).epoch == 2
+
+
+def test_a_lease_cut_off_between_two_puts_is_completed_for_its_holder(world: World) -> None:
+    Leases(world.journal()).acquire(NODE, MINE)
+    world.settle()
+    for region in ("us-east", "eu-west"):
+        world.put(region, f"lease/{NODE}/00000001.json", None)
+    opened(world, MINE, this_process())
+    with pytest.raises(ConflictError):
+        Leases(world.journal()).acquire(NODE, THEIRS)
+    assert world.held("us-east", f"lease/{NODE}/00000001.json")
+
+
+def test_whoever_loses_the_race_for_an_epoch_is_told_who_won(world: World) -> None:
+    leases = Leases(world.journal())
+    leases._propose(Lease(NODE, 1, MINE))
+    with pytest.raises(ConflictError, match=f"just taken by run {MINE}"):
+        leases._propose(Lease(NODE, 1, THEIRS))
+
+
+def test_without_a_majority_no_lease_is_given_or_believed(world: World) -> None:
+    leases = Leases(world.journal())
+    held = leases.acquire(NODE, MINE)
+    world.down("us-east", "eu-west")
+    with pytest.raises(UnavailableError):
+        leases.check(held)
+    with pytest.raises(UnavailableError):
+        Leases(world.journal()).acquire("node/other", MINE)
+
+
+class Time:
+    """A monotonic clock moved by sleeping, with something that happens meanwhile."""
+
+    def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.now = 0.0
+        self._meanwhile = meanwhile
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self._meanwhile()
+
+
+def test_a_writer_elsewhere_is_watched_until_it_was_silent_long_enough(world: World) -> None:
+    opened(world, MINE)
+    journal = world.journal()
+    entries = journal.read(MINE).entries
+    watched = Time()
+    await_quiet(journal, MINE, entries, monotonic=watched, sleep=watched.sleep)
+    assert watched.now >= SILENCE_S
+
+
+@pytest.mark.parametrize(("kind", "free"), [("heartbeat", False), ("paused", True)])
+def test_a_writer_elsewhere_that_writes_is_at_work_unless_it_pauses(world: World, kind: str, *, free: bool) -> None:
+    writer = world.journal().open(MINE, "RB-DR-001", {"process": ELSEWHERE.payload()})
+    journal = world.journal()
+    entries = journal.read(MINE).entries
+    watched = Time(lambda: writer.append(kind, {}))  # type: ignore[arg-type]
+    if free:
+        await_quiet(journal, MINE, entries, monotonic=watched, sleep=watched.sleep)
+    else:
+        with pytest.raises(ConflictError, match="by process 1 on far-away: it wrote heartbeat"):
+            await_quiet(journal, MINE, entries, monotonic=watched, sleep=watched.sleep)
+    assert watched.now < SILENCE_S
+
+
+def test_a_process_is_gone_only_when_this_machine_can_tell() -> None:
+    here = this_process()
+    assert not is_gone(here)
+    assert is_gone(dataclasses.replace(here, started=here.started + 1))
+    assert not is_gone(ELSEWHERE)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert is_gone(dataclasses.replace(here, pid=child))  # dead and not reaped is gone as well
+    os.waitpid(child, 0)
+    assert is_gone(dataclasses.replace(here, pid=child))
+
+
+def test_a_run_that_does_not_say_who_writes_it_has_no_known_writer(world: World) -> None:
+    world.journal().open(MINE, "RB-DR-001", {})
+    entries = world.journal().read(MINE).entries
+    assert writer_of(entries) is None
+    assert writer_of(()) is None
