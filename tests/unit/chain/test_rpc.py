@@ -270,7 +270,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def node(server: Server) -> Iterator[HttpChainRpc]:
-    with HttpChainRpc(server.url + "/", name="node", deadline_s=1) as client:
+    with HttpChainRpc(server.url + "/", name="node", deadline_s=20) as client:
         yield client
 
 
@@ -370,9 +370,9 @@ def test_a_trickling_answer_ends_at_the_deadline_too(
     server: Server, node: HttpChainRpc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers["status"] = lambda _: (200, b"{" + b" " * 600_000)
-    moments = iter([0.0, *[5.0] * 50])
-    monkeypatch.setattr(adapter.time, "monotonic", lambda: next(moments, 5.0))
-    with pytest.raises(UnavailableError, match="not whole after 1 s"):
+    moments = iter([0.0])
+    monkeypatch.setattr(adapter.time, "monotonic", lambda: next(moments, 50.0))
+    with pytest.raises(UnavailableError, match="not whole after 20 s"):
         node._fetch("status", {})
 
 

@@ -274,10 +274,10 @@ def test_gos_zero_time_and_the_empty_tree_are_cometbfts() -> None:
 
 def test_a_commit_of_a_hundred_validators_verifies_quickly() -> None:
     block = make_chain(1, lambda _: dict.fromkeys(range(1, 101), 10))[1]
-    started = time.perf_counter()
+    started = time.process_time()
     verification.check_itself(block, CHAIN_ID)
     verification.check_commit(block, CHAIN_ID)
-    took_s = time.perf_counter() - started
+    took_s = time.process_time() - started
     assert took_s < 0.5, f"{took_s:.3f} s"
 
 
