@@ -10,8 +10,10 @@ meet all of them.  Figures are medians with the smallest and largest.  Nothing h
 import argparse
 import contextlib
 import filecmp
+import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench import limits, report
+from bench import report
 from bench.dataset import DataSet, generate
 from bench.measuring import busy_s, cold, run, sync_file_system
 from bench.methods import METHODS, Method, Place, environment
-from bench.report import Phase, Run
+from bench.report import Limit, Phase, Run
 from bench.servers import ServerKind, serve
 
 DEFAULT_METHODS: Final = "vedr,restic,vedr-plain,rclone,vedr-3,tar-zstd,tar-gzip"
@@ -133,7 +135,7 @@ def measured(work: Path, size: str, rounds: int, names: list[str], port: int, se
         bench = Bench(data, work, port)
         with serve("sink", work / "limits", port) as sink:
             (sink.data / "bench").mkdir()
-            found = limits.measure(data.at_rest("a"), work, sink)
+            found = measured_limits(data.at_rest("a"), work, sink.endpoint)
         runs = []
         for number, method, kind in plan(names, rounds):
             runs.append(bench.one(method, kind))
@@ -142,6 +144,13 @@ def measured(work: Path, size: str, rounds: int, names: list[str], port: int, se
     finally:
         for left in list(work.iterdir()):
             shutil.rmtree(left)
+
+
+def measured_limits(data: Path, scratch: Path, endpoint: str) -> list[Limit]:
+    """By a process of its own: see there."""
+    argv = [sys.executable, "-m", "bench.limits", str(data), str(scratch), endpoint]
+    answer = subprocess.run(argv, check=True, capture_output=True, cwd=Path(__file__).resolve().parent.parent)
+    return [Limit(**row) for row in json.loads(answer.stdout)]
 
 
 if __name__ == "__main__":

@@ -2,17 +2,22 @@
 
 Each is measured alone, on both cores, over the benchmark's own data.  A snapshot needs several of them at once, so
 their sum on the machine's cores is the nearer bound; the slowest alone is the strict one.
+
+    python -m bench.limits DATA SCRATCH SINK_ENDPOINT      prints JSON
+
+A process of its own: a child's peak memory, as the kernel accounts it, starts at its parent's, so the benchmark itself
+must stay small.
 """
 
 import hashlib
-import os
+import json
 import secrets
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +27,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from obstore.store import S3Store
 
 from bench.measuring import MIB, cold, sync_file_system
-from bench.servers import ACCESS_KEY, BUCKET, CLOUD_REGION, SECRET_KEY, Server
+from bench.report import Limit
+from bench.servers import ACCESS_KEY, BUCKET, CLOUD_REGION, SECRET_KEY
 
 PART_BYTES: Final = 16 * MIB
 SAMPLE_PARTS: Final = 24  # kept in memory for the CPU's limits
@@ -31,16 +37,7 @@ REQUESTS: Final = 4
 LEVEL: Final = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """`whole_s`: the time for the whole data set at this speed."""
-
-    title: str
-    mib_per_s: float
-    whole_s: float
-
-
-def measure(data: Path, scratch: Path, sink: Server) -> list[Limit]:
+def measure(data: Path, scratch: Path, sink_endpoint: str) -> list[Limit]:
     """All limits, in the order in which a snapshot meets them, then a restore."""
     files = sorted(path for path in data.rglob("*") if path.is_file())
     total = sum(path.stat().st_size for path in files)
@@ -64,7 +61,7 @@ def measure(data: Path, scratch: Path, sink: Server) -> list[Limit]:
     note("AES-256-GCM", squeezed, encrypt_s, stored)
     store = S3Store(
         BUCKET,
-        endpoint=sink.endpoint,
+        endpoint=sink_endpoint,
         region=CLOUD_REGION,
         access_key_id=ACCESS_KEY,
         secret_access_key=SECRET_KEY,
@@ -125,6 +122,5 @@ def _copy(source: Path, target: Path) -> float:
     return took_s
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0))
+if __name__ == "__main__":
+    print(json.dumps([limit._asdict() for limit in measure(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])]))

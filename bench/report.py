@@ -6,10 +6,9 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from bench.dataset import DataSet
-from bench.limits import Limit, cores
 from bench.measuring import MIB
 from bench.methods import METHODS
 from bench.servers import ServerKind
@@ -17,6 +16,14 @@ from bench.servers import ServerKind
 BASELINE: Final = "restic"
 SEALING: Final = ("SHA-256", "zstd -1", "AES-256-GCM", "PUT to the sink")
 NOISE: Final = 0.15  # of the machine's cores spent by others: beyond, a run is named as disturbed
+
+
+class Limit(NamedTuple):
+    """What the machine can do of one thing; `whole_s` is the time for the whole data set at this speed."""
+
+    title: str
+    mib_per_s: float
+    whole_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,11 @@ def _spread(values: list[float]) -> str:
 
 def _triple(chosen: list[Run], pick: Callable[[Phase], float]) -> str:
     return " / ".join(f"{_median(pick(phase(run)) for run in chosen):.1f}" for phase in PHASES.values())
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _cpu_name() -> str:

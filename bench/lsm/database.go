@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
@@ -15,9 +17,12 @@ const (
 	bytesPerHeight  = 40_000 // rows of all databases together
 	storedPerHeight = 34_900 // the same as tables, measured
 	loadedShare     = 0.97   // of the first state is loaded in key order; the rest is lived through, height by height
+	usualBytes      = 2_000_000_000
 	batchBytes      = 512 << 10
 	firstHeight     = 2_000_000 // of a chain that has run for months, and whose nodes prune
 	minHeights      = 100
+	settlePoll      = 2 * time.Millisecond
+	settleQuiet     = 500 * time.Millisecond
 	logBytes        = 10 << 20 // of the consensus write-ahead log's head, as a node keeps it
 )
 
@@ -39,8 +44,8 @@ type shape struct {
 // shapes give the measured mix of a node: history in order of versions or heights, and rows under random keys.
 var shapes = []shape{
 	{"application.db", []family{
-		{share: 0.14, valueSize: 160, updates: true, key: randomKey("s/k:bank/f")},
-		{share: 0.28, valueSize: 190, prunes: true, key: versionKey("s/k:bank/s")},
+		{share: 0.10, valueSize: 160, updates: true, key: randomKey("s/k:bank/f")},
+		{share: 0.32, valueSize: 190, prunes: true, key: versionKey("s/k:bank/s")},
 	}},
 	{"blockstore.db", []family{
 		{share: 0.02, valueSize: 420, prunes: true, key: heightKey("C:%d")},
@@ -96,7 +101,9 @@ type database struct {
 func openDatabase(folder string, s shape, p plan) (*database, error) {
 	// Else goleveldb's defaults, as cometbft-db and cosmos-db open with: snappy, blocks of 4 KiB, tables of 2 MiB.  The
 	// buffer is half the default: what is loaded in key order stays as it was flushed, and should be of a table's size.
-	options := &opt.Options{NoSync: true, WriteBuffer: opt.DefaultCompactionTableSize}
+	// Levels shrink with a smaller set, so that it has as many of them as the usual one.
+	level := int(int64(opt.DefaultCompactionTotalSize) * min(p.Bytes, usualBytes) / usualBytes)
+	options := &opt.Options{NoSync: true, WriteBuffer: opt.DefaultCompactionTableSize, CompactionTotalSize: level}
 	db, err := leveldb.OpenFile(filepath.Join(folder, s.name), options)
 	if err != nil {
 		return nil, err
@@ -145,7 +152,10 @@ func (d *database) live(from, to, pruned, base int64) error {
 			d.prune(old)
 		}
 	}
-	return d.flush()
+	if err := d.flush(); err != nil {
+		return err
+	}
+	return d.settle(settleQuiet)
 }
 
 // prune deletes a height's rows.
@@ -193,7 +203,34 @@ func (d *database) put(key []byte, valueSize int) error {
 func (d *database) flush() error {
 	err := d.db.Write(&d.batch, nil)
 	d.batch.Reset()
-	return err
+	if err != nil {
+		return err
+	}
+	return d.settle(0)
+}
+
+// settle waits until compaction has caught up, and has then done nothing for a while.  A node writes so slowly that it
+// always has; without this, what ends in which table would depend on how busy the machine is.
+func (d *database) settle(quiet time.Duration) error {
+	var last string
+	since := time.Now()
+	for {
+		files, err := d.db.GetProperty("leveldb.num-files-at-level0")
+		if err != nil {
+			return err
+		}
+		stats, err := d.db.GetProperty("leveldb.stats")
+		if err != nil {
+			return err
+		}
+		if stats != last {
+			last, since = stats, time.Now()
+		}
+		if count, err := strconv.Atoi(files); err != nil || (count < opt.DefaultCompactionL0Trigger && time.Since(since) >= quiet) {
+			return err
+		}
+		time.Sleep(settlePoll)
+	}
 }
 
 // values makes row contents: hashes, keys and signatures, which don't compress, among names and addresses that come
