@@ -1,6 +1,8 @@
 """Real servers for the session, found where the build leaves them, ended with it."""
 
+import datetime as dt
 import os
+import random
 import secrets as random_source
 import shutil
 import socket
@@ -8,14 +10,24 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from vedr.adapters.memory_store import MemoryStore
 from vedr.adapters.s3_store import Credentials, S3Store, open_control
-from vedr.inventory import StoreConfig
+from vedr.backup.layout import Source
+from vedr.backup.manifest import ChainPoint, Facts
+from vedr.backup.repository import Listed, Repository, list_snapshots
+from vedr.backup.sealing import Codec
+from vedr.backup.snapshot import Created, create
+from vedr.backup.tree import read_tree
+from vedr.inventory import Height, StoreConfig
+from vedr.signature import Signer
+from vedr.targets import Retention
 
 REPOSITORY = Path(__file__).parents[1]
 START_DEADLINE_S = 15.0
@@ -72,11 +84,33 @@ class S3Server:
             client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
         return S3Store(region, config, self.credentials)
 
+    def locked_store(self, region: str) -> S3Store:
+        """A store over a fresh bucket whose objects can't be deleted for a day."""
+        config = StoreConfig(
+            endpoint=self.endpoint,
+            bucket=f"l-{random_source.token_hex(6)}",
+            cloud_region="us-east-1",
+            object_lock_days=1,
+        )
+        store = S3Store(region, config, self.credentials)
+        store.configure()
+        return store
+
+    def stranger(self, region: str, access_key: str | None = None) -> S3Store:
+        """With a wrong secret, or a key that the server does not know."""
+        config = self.store(region).config
+        return S3Store(region, config, Credentials(access_key or self.credentials.access_key, "wrong"))
+
+    def unreachable(self, region: str) -> S3Store:
+        """At a port where nobody listens."""
+        config = StoreConfig(endpoint=f"http://127.0.0.1:{free_port()}", bucket="some-bucket", cloud_region="us-east-1")
+        return S3Store(region, config, self.credentials)
+
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
         while time.monotonic() < deadline:
             try:
-                urllib.request.urlopen(self.endpoint, timeout=1).close()
+                urllib.request.urlopen(self.endpoint, timeout=1).close()  # noqa: S310 (our own server)
             except urllib.error.HTTPError as answer:
                 answer.close()
                 return
@@ -106,3 +140,95 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server = start_s3(tmp_path_factory.mktemp("s3"))
     yield server
     server.stop()
+
+
+REGIONS = ("us-east", "eu-west", "ap-south")
+BEGINNING = dt.datetime(2026, 11, 2, 12, 0, 0, tzinfo=dt.UTC)
+LONG_AGO_NS = 1_700_000_000 * 10**9
+
+
+class ManualClock:
+    """Time that moves when told to."""
+
+    def __init__(self, now: dt.datetime = BEGINNING) -> None:
+        self.now = now
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+    def advance(self, **amount: float) -> None:
+        self.now += dt.timedelta(**amount)
+
+
+@dataclass
+class BackupWorld:
+    """Three regions in memory, a clock, and a folder that is backed up."""
+
+    folder: Path
+    clock: ManualClock
+    stores: dict[str, MemoryStore]
+    repository: Repository
+    data: Path
+    source: Source = field(default=Source("us-east", "state", "full-0"))
+
+    def write(self, path: str, content: bytes) -> None:
+        """A file that is not fresh, so that the next snapshot may recognise it."""
+        target = self.data / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        os.utime(target, ns=(LONG_AGO_NS, LONG_AGO_NS))
+
+    def fill(self, *, tables: int = 3, table_bytes: int = 300_000, seed: int = 1) -> None:
+        chance = random.Random(seed)
+        for number in range(tables):
+            self.write(f"application.db/{number:06}.ldb", chance.randbytes(table_bytes // 2) * 2)
+        self.write("application.db/CURRENT", b"MANIFEST-000001\n")
+        self.write("application.db/MANIFEST-000001", chance.randbytes(500))
+        self.write("empty", b"")
+
+    def facts(self, height: int) -> Facts:
+        point = ChainPoint("chain-1", Height(height), "AB" * 32, None, None, Height(height), Height(height))
+        return Facts(chain=point, software=(("app", "1"),), database_backend="goleveldb", method="pause", pause_ms=12)
+
+    def back_up(self, height: int = 100, *, rehash: bool = False, min_regions: int | None = None) -> Created:
+        return create(
+            self.repository,
+            self.source,
+            read_tree(self.data),
+            self.facts(height),
+            rehash=rehash,
+            min_regions=min_regions,
+        )
+
+    def listed(self) -> tuple[Listed, ...]:
+        return list_snapshots(self.repository, self.source.origin, self.source.kind).snapshots
+
+    def content(self, folder: Path | None = None) -> Mapping[str, bytes]:
+        root = folder or self.data
+        return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+WorldMaker = Callable[..., BackupWorld]
+
+
+@pytest.fixture
+def make_world(tmp_path_factory: pytest.TempPathFactory) -> WorldMaker:
+    """A fresh world for each call."""
+
+    def make(*, key: bytes | None = None, retention: Retention | None = None) -> BackupWorld:
+        folder = tmp_path_factory.mktemp("world")
+        (folder / "source").mkdir()
+        clock = ManualClock()
+        stores = {region: MemoryStore(region, clock=clock) for region in REGIONS}
+        signer = Signer(Ed25519PrivateKey.generate())
+        repository = Repository(stores, signer, (signer.public_hex,), Codec(key), retention or Retention(), clock)
+        return BackupWorld(folder, clock, stores, repository, folder / "source")
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: WorldMaker) -> BackupWorld:
+    made = make_world()
+    made.fill()
+    return made

@@ -39,6 +39,8 @@ MAX_RETRIES: Final = 2
 RETRY_TIMEOUT_S: Final = 6  # after this no retry is begun: a dead region costs seconds
 LIST_CHUNK: Final = 1000  # one page of the protocol
 LOCKED_CODES: Final = frozenset({"AccessDenied", "ObjectLocked", "InvalidRequest"})
+REFUSAL_CODES: Final = frozenset({"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "XAdminUserNotFound"})
+UNKNOWN_KEY_CODES: Final = ("XAdminUserNotFound", "InvalidAccessKeyId")  # Versity's gateway answers 404 with the first
 MISSING_CODES: Final = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
 
 
@@ -51,6 +53,15 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials({self.access_key[:4]}…)"
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSettings:
+    """What `configure` brought about; without `lifecycle`, which the lab's server lacks, only pruning frees room."""
+
+    versioned: bool
+    lock_days: int
+    lifecycle: bool
 
 
 class S3Store:
@@ -124,6 +135,32 @@ class S3Store:
         except BotoCoreError as error:
             raise self._control_error(error) from error
 
+    def configure(self, *, expire_days: int | None = None) -> BucketSettings:
+        """Bring the bucket to what the site asks for: there, versioned, locked; safe to repeat.
+
+        Args:
+            expire_days: Let the bucket drop objects of that age by itself, where it can.
+
+        Raises:
+            RefusedError: the credentials may not.
+        """
+        name, days = self.config.bucket, self.config.object_lock_days
+        try:
+            _create_bucket(self._control, self.config)
+            self._control.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+            if days:
+                self._control.put_object_lock_configuration(
+                    Bucket=name,
+                    ObjectLockConfiguration={
+                        "ObjectLockEnabled": "Enabled",
+                        "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}},
+                    },
+                )
+            lifecycle = expire_days is not None and _set_lifecycle(self._control, name, expire_days)
+        except (ClientError, BotoCoreError) as error:
+            raise self._control_error(error) from error
+        return BucketSettings(versioned=True, lock_days=days, lifecycle=lifecycle)
+
     @property
     def _control(self) -> "S3Client":
         with self._control_lock:
@@ -135,9 +172,9 @@ class S3Store:
         return f"s3://{self.config.bucket}/{key} ({self._region})"
 
     def _translated(self, error: Exception, key: ObjectKey) -> VedrError:
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and not any(code in str(error) for code in UNKNOWN_KEY_CODES):
             return NotFoundError(f"{self._name(key)} does not exist", remedy="Use another region's copy.")
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        if isinstance(error, (FileNotFoundError, PermissionDeniedError, UnauthenticatedError)):
             return RefusedError(
                 f"{self._name(key)}: the server refuses our credentials",
                 remedy="Check the bucket's policy and the store's credentials.",
@@ -147,10 +184,50 @@ class S3Store:
         )
 
     def _control_error(self, error: Exception) -> VedrError:
+        if isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") in REFUSAL_CODES:
+            return RefusedError(
+                f"bucket {self.config.bucket} ({self._region}): {_first_line(error)}",
+                remedy="Check the bucket's policy and the store's credentials.",
+            )
         return UnavailableError(
             f"bucket {self.config.bucket} ({self._region}): {_first_line(error)}",
             remedy="The region's store does not answer; try again later.",
         )
+
+
+def _create_bucket(client: "S3Client", config: StoreConfig) -> None:
+    arguments: dict[str, Any] = {"ObjectLockEnabledForBucket": True} if config.object_lock_days else {}
+    if config.endpoint is None and config.cloud_region != "us-east-1":  # which Amazon does not want named
+        arguments["CreateBucketConfiguration"] = {"LocationConstraint": config.cloud_region}
+    try:
+        client.create_bucket(Bucket=config.bucket, **arguments)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "BucketAlreadyOwnedByYou":
+            raise
+
+
+def _set_lifecycle(client: "S3Client", bucket: str, expire_days: int) -> bool:
+    """False where the server knows no lifecycle."""
+    try:
+        client.put_bucket_lifecycle_configuration(
+            Bucket=bucket,
+            LifecycleConfiguration={
+                "Rules": [
+                    {
+                        "ID": "vedr-expiry",
+                        "Status": "Enabled",
+                        "Filter": {"Prefix": ""},
+                        "NoncurrentVersionExpiration": {"NoncurrentDays": expire_days},
+                        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+                    }
+                ]
+            },
+        )
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in {"NotImplemented", "MethodNotAllowed"}:
+            return False
+        raise
+    return True
 
 
 def _versions(client: "S3Client", bucket: str, key: ObjectKey) -> list[str]:

@@ -35,6 +35,7 @@ RegionOption = Annotated[str | None, typer.Option("--region", help="Origin; defa
 
 @app.command("create")
 def create_command(
+    *,
     node: Annotated[str | None, typer.Option(help="Node to take; default: a full node that is in sync.")] = None,
     region: Annotated[str | None, typer.Option(help="Region to choose the node in; default: the primary.")] = None,
     method: Annotated[str, typer.Option(help="pause (well under a second) or stop.")] = "pause",
@@ -109,7 +110,7 @@ def condition_of(opened: OpenSite, node: Node) -> NodeCondition:
 
 @app.command("list")
 def list_command(
-    region: RegionOption = None, kind: KindOption = "state", site: SiteOption = None, as_json: JsonFlag = False
+    *, region: RegionOption = None, kind: KindOption = "state", site: SiteOption = None, as_json: JsonFlag = False
 ) -> None:
     """List snapshots, newest first, with the regions that hold them and what proves them."""
     chosen = _kind(kind)
@@ -140,7 +141,7 @@ def _listing_json(listings: dict[str, Listing], rows: list[tuple[Listed, Proof |
             }
             for listed, proof in rows
         ],
-        "unreachable": sorted({region for listing in listings.values() for region in listing.unreachable}),
+        "unreachable": [*sorted({region for listing in listings.values() for region in listing.unreachable})],
     }
 
 
@@ -155,6 +156,7 @@ def _listing_table(rows: list[tuple[Listed, Proof | None]], *, total: int) -> Ta
 
 @app.command("verify")
 def verify_command(
+    *,
     snapshot: Annotated[str | None, typer.Argument(help="Id; default: the newest.")] = None,
     depth: Annotated[int, typer.Option(min=1, max=3, help="1 presence, 2 every byte, 3 boot.")] = 2,
     region: RegionOption = None,
@@ -201,6 +203,7 @@ def boot_snapshot(opened: OpenSite, listed: Listed, report: Report) -> Verificat
 
 @app.command("restore")
 def restore_command(
+    *,
     home: Annotated[Path, typer.Option(help="Folder to restore into; its `data` must not exist.")],
     snapshot: Annotated[str | None, typer.Argument(help="Id; default: the newest that proves itself.")] = None,
     height: Annotated[int | None, typer.Option(help="The newest at or below this height.")] = None,
@@ -245,6 +248,7 @@ def _first_good(
 
 @app.command("prune")
 def prune_command(
+    *,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would go.")] = False,
     region: RegionOption = None,
     kind: KindOption = "state",
@@ -282,6 +286,7 @@ def prune_command(
 
 @app.command("heal")
 def heal_command(
+    *,
     repair: Annotated[str | None, typer.Option(help="Region to mend damaged objects in, of one snapshot.")] = None,
     snapshot: Annotated[str | None, typer.Option(help="Id; default: all that are kept.")] = None,
     region: RegionOption = None,
