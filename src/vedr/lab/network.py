@@ -39,58 +39,58 @@ def create_missing(plan: Plan) -> int:
         ConflictError: another lab, or something else, uses this network.
     """
     _claim_mount(plan)
-    if not _exists(_bridge(plan)):
+    if not _exists(bridge(plan)):
         _refuse_foreign_network(plan)
-        _ip("link", "add", _bridge(plan), "type", "bridge")
-    if f"{plan.addresses.ops}/16" not in _output("-o", "addr", "show", "dev", _bridge(plan)):
-        _ip("addr", "add", f"{plan.addresses.ops}/16", "dev", _bridge(plan))
-    _ip("link", "set", _bridge(plan), "up")
+        _ip("link", "add", bridge(plan), "type", "bridge")
+    if f"{plan.addresses.ops}/16" not in _output("-o", "addr", "show", "dev", bridge(plan)):
+        _ip("addr", "add", f"{plan.addresses.ops}/16", "dev", bridge(plan))
+    _ip("link", "set", bridge(plan), "up")
     return sum(_create_zone(plan, zone) for zone in plan.zones)
 
 
 def remove(plan: Plan) -> None:
     """Take everything away; quiet where nothing is."""
     for zone in plan.zones:
-        if _exists(_port(plan, zone)):  # before its namespace, which would take it away in its own time
-            _ip("link", "del", _port(plan, zone))
+        if _exists(port(plan, zone)):  # before its namespace, which would take it away in its own time
+            _ip("link", "del", port(plan, zone))
         if (_NAMESPACES / namespace(plan, zone)).exists():
             _ip("netns", "del", namespace(plan, zone))
-    if _exists(_bridge(plan)):
-        _ip("link", "del", _bridge(plan))
+    if _exists(bridge(plan)):
+        _ip("link", "del", bridge(plan))
     _release_mount(plan)
 
 
 def leftovers(plan: Plan) -> list[str]:
     """What of this lab's network still exists, in words."""
     found = [f"namespace {namespace(plan, z)}" for z in plan.zones if (_NAMESPACES / namespace(plan, z)).exists()]
-    devices = [_bridge(plan), *(_port(plan, zone) for zone in plan.zones)]
+    devices = [bridge(plan), *(port(plan, zone) for zone in plan.zones)]
     return [*found, *(f"network device {device}" for device in devices if _exists(device))]
 
 
 def cut(plan: Plan, zone: Zone) -> None:
     """Nothing passes between the zone and the rest, in both directions."""
-    _ip("link", "set", _port(plan, zone), "down")
+    _ip("link", "set", port(plan, zone), "down")
 
 
 def heal(plan: Plan, zone: Zone) -> None:
-    _ip("link", "set", _port(plan, zone), "up")
+    _ip("link", "set", port(plan, zone), "up")
 
 
 def is_cut(plan: Plan, zone: Zone) -> bool:
     """Whether the zone's cable is out."""
-    flags = Path(f"/sys/class/net/{_port(plan, zone)}/flags")
+    flags = Path(f"/sys/class/net/{port(plan, zone)}/flags")
     return not flags.exists() or not int(flags.read_text(), 16) & 1  # IFF_UP
 
 
 def _create_zone(plan: Plan, zone: Zone) -> bool:
     """The cable's far end is made inside the namespace, so that an interruption leaves no half of it outside."""
-    name, port = namespace(plan, zone), _port(plan, zone)
+    name, near_end = namespace(plan, zone), port(plan, zone)
     made = not (_NAMESPACES / name).exists()
     if made:
         _ip("netns", "add", name)
-    if not _exists(port):
-        _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
-    _ip("link", "set", port, "master", _bridge(plan), "up")
+    if not _exists(near_end):
+        _ip("link", "add", near_end, "type", "veth", "peer", "name", "eth0", "netns", name)
+    _ip("link", "set", near_end, "master", bridge(plan), "up")
     _ip("-n", name, "link", "set", "lo", "up")
     have = _output("-n", name, "-o", "addr", "show", "dev", "eth0")
     wanted = [f"{plan.addresses.published(zone.number, host)}/16" for host in _hosts()]
@@ -115,12 +115,14 @@ def _refuse_foreign_network(plan: Plan) -> None:
         )
 
 
-def _bridge(plan: Plan) -> str:
+def bridge(plan: Plan) -> str:
+    """The device that joins the zones."""
     return "vl" + plan.settings.network.replace(".", "-")
 
 
-def _port(plan: Plan, zone: Zone) -> str:
-    return f"{_bridge(plan)}z{zone.number}"
+def port(plan: Plan, zone: Zone) -> str:
+    """The zone's end of its cable on the bridge."""
+    return f"{bridge(plan)}z{zone.number}"
 
 
 def _mark(plan: Plan) -> Path:
