@@ -199,15 +199,14 @@ func (a *App) startSnapshot(height int64) {
 	if interval == 0 || height%interval != 0 || a.snapshotting.Load() != 0 {
 		return
 	}
-	tree, err := a.store.tree.GetImmutable(height)
-	if err != nil {
-		a.logger.Error("snapshot not started", "height", height, "err", err)
-		return
-	}
-	a.snapshotting.Store(height)
+	a.snapshotting.Store(height) // from here on pruning spares it
+	from := a.store
 	a.snapshotRun.Go(func() {
 		defer a.snapshotting.Store(0)
-		err := a.snapshots.create(tree, a.closing.Load)
+		tree, err := from.version(height)
+		if err == nil {
+			err = a.snapshots.create(tree, a.closing.Load)
+		}
 		if err == nil {
 			err = a.snapshots.prune(a.config.SnapshotKeep)
 		}

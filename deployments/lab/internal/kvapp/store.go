@@ -20,6 +20,8 @@ const (
 	dbName           = "application"
 	importDBName     = "application.import"
 	nodeCacheEntries = 10_000
+	// exportCacheEntries is small: an export reads every node once.
+	exportCacheEntries = 100
 	// bloomBitsPerKey is what cosmos-sdk nodes use.
 	bloomBitsPerKey = 10
 )
@@ -38,6 +40,11 @@ type store struct {
 	tree *iavl.MutableTree
 }
 
+func newTree(db iavldb.DB, cacheEntries int) *iavl.MutableTree {
+	return iavl.NewMutableTree(db, cacheEntries, true, iavl.NewNopLogger(),
+		iavl.SyncOption(true), iavl.FlushThresholdOption(math.MaxInt))
+}
+
 // openStore loads the newest version of database name in dataDir.
 func openStore(dataDir, name string, readOnly bool) (*store, error) {
 	ldb, err := cosmosdb.NewGoLevelDBWithOpts(name, dataDir, &opt.Options{
@@ -49,12 +56,21 @@ func openStore(dataDir, name string, readOnly bool) (*store, error) {
 		return nil, fmt.Errorf("open %s: %w", dbPath(dataDir, name), err)
 	}
 	db := oneBatchDB{iavldb.NewWrapper(ldb)}
-	tree := iavl.NewMutableTree(db, nodeCacheEntries, true, iavl.NewNopLogger(),
-		iavl.SyncOption(true), iavl.FlushThresholdOption(math.MaxInt))
+	tree := newTree(db, nodeCacheEntries)
 	if _, err := tree.Load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("load state of %s: %w", dbPath(dataDir, name), err), db.Close())
 	}
 	return &store{db: db, tree: tree}, nil
+}
+
+// version returns a saved version that can be read while the tree is written. It shares
+// no node in memory with the tree, as iavl's own GetImmutable does through its cache.
+func (s *store) version(height int64) (*iavl.ImmutableTree, error) {
+	tree := newTree(s.db, exportCacheEntries)
+	if _, err := tree.LoadVersion(height); err != nil {
+		return nil, fmt.Errorf("load version %d: %w", height, err)
+	}
+	return tree.ImmutableTree, nil
 }
 
 func (s *store) close() error {

@@ -34,6 +34,7 @@ type NodePlan struct {
 	Name             string            `json:"name"`
 	Home             string            `json:"home"`
 	Role             Role              `json:"role"`
+	Group            string            `json:"group"` // nodes of one group know each other; the lab's are its regions
 	Power            int64             `json:"power"`
 	P2PListen        string            `json:"p2p_listen"`
 	P2PDial          string            `json:"p2p_dial"`

@@ -142,11 +142,13 @@ func writeHome(plan *Plan, n NodePlan, ids map[string]identity, genesis *types.G
 	return durable.SyncDir(filepath.Join(n.Home, "config"))
 }
 
-// persistentPeers is the full mesh as n dials it.
+// persistentPeers are the nodes that n dials.  Validators form a full mesh; everybody knows the archive nodes, which keep
+// a region connected whose validators are gone; neighbours of one group (a region) know each other.  A full
+// mesh of all nodes costs half as much processor time again, for gossip that arrives many times over.
 func persistentPeers(plan *Plan, n NodePlan, ids map[string]identity) string {
 	var peers []string
 	for _, other := range plan.Nodes {
-		if other.Name == n.Name {
+		if other.Name == n.Name || !linked(n, other) {
 			continue
 		}
 		address := other.P2PDial
@@ -156,4 +158,12 @@ func persistentPeers(plan *Plan, n NodePlan, ids map[string]identity) string {
 		peers = append(peers, p2p.IDAddressString(ids[other.Name].nodeKey.ID(), address))
 	}
 	return strings.Join(peers, ",")
+}
+
+// linked is symmetric.
+func linked(a, b NodePlan) bool {
+	bothValidate := a.Role == Validator && b.Role == Validator
+	oneKeepsAll := a.Role == Archive || b.Role == Archive
+	neither := a.Role != Validator && b.Role != Validator
+	return bothValidate || (oneKeepsAll && neither) || a.Group == b.Group
 }
