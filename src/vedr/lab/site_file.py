@@ -76,6 +76,7 @@ def _chain(plan: Plan) -> dict[str, Any]:
         "inspect": [program, "inspect", "--home", "{home}", "--data", "{data}"],
         "genesis": str(genesis),
         "genesis_sha256": hashlib.sha256(genesis.read_bytes()).hexdigest(),
+        "state_sync_interval": plan.template.chain.snapshot_interval,
         "software": {"node": "labnode", "consensus": "CometBFT v0.38"},
     }
 

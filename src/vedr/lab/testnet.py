@@ -62,6 +62,7 @@ def _node(plan: Plan, node: PlannedNode) -> dict[str, Any]:
         "name": node.name,
         "home": str(node.home),
         "role": node.role,
+        "group": node.zone.region,
         "power": node.power,
         "p2p_listen": f"tcp://{plan.listen(node, P2P_PORT)}",
         "p2p_dial": plan.published(node, P2P_PORT),
@@ -74,8 +75,6 @@ def _node(plan: Plan, node: PlannedNode) -> dict[str, Any]:
     if plan.settings.mode == "relays":
         described["dial_via"] = {
             peer.name: plan.dialled(peer, P2P_PORT, from_zone=node.zone)
-            for peer in plan.nodes
-            if peer.name != node.name
             for peer in plan.nodes
             if peer.name != node.name
         }
