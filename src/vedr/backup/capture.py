@@ -238,7 +238,7 @@ class _Copy:
     def settle(self, writable: frozenset[int]) -> None:
         """While the node stands still: make the copy equal to this moment."""
         for path in self._copied:
-            (self._target / path).unlink()
+            (self._target / path).unlink(missing_ok=True)
         self._copied.clear()
         present = dict(_scan(self._data))
         for path in [path for path, inode in self._linked.items() if present.get(path) != inode or inode in writable]:
@@ -258,9 +258,11 @@ class _Copy:
         target.unlink(missing_ok=True)
         os.link(self._data / path, target, follow_symlinks=False)
         self._linked[path] = inode
+        self._copied.discard(path)
 
     def _copy(self, path: str) -> None:
         target = self._target / path
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # writing through a link would change the live node's file
         shutil.copy2(self._data / path, target, follow_symlinks=False)
         self._copied.add(path)
