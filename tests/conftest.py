@@ -18,7 +18,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vedr.adapters.memory_store import MemoryStore
-from vedr.adapters.s3_store import Credentials, S3Store, open_control
+from vedr.adapters.s3_control import open_control
+from vedr.adapters.s3_store import Credentials, S3Store
 from vedr.backup.layout import Source
 from vedr.backup.manifest import ChainPoint, Facts
 from vedr.backup.repository import Listed, Repository, list_snapshots

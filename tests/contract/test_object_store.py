@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from vedr.adapters.memory_store import MemoryStore
-from vedr.adapters.s3_store import S3Store, open_control
+from vedr.adapters.s3_control import open_control
+from vedr.adapters.s3_store import S3Store
 from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
 from vedr.ports import ObjectKey, ObjectStore
 

@@ -11,7 +11,6 @@ from vedr.adapters.site import OpenSite
 from vedr.backup import restore
 from vedr.backup.capture import NodeCondition
 from vedr.backup.chain_snapshot import snapshot_node
-from vedr.backup.inspection import inspect_data
 from vedr.backup.repository import Listed
 from vedr.backup.snapshot import NO_PROGRESS, Created, Progress
 from vedr.backup.verify import Verification, verify_boot
@@ -73,7 +72,7 @@ def take(
         home,
         fleet=opened.fleet,
         condition=condition,
-        inspect=lambda data: inspect_data(chain, home, data),
+        inspector=opened.inspector,
         headers=opened.light_client(near=chosen.region).verified_header,
         method=method,
         rehash=rehash,

@@ -4,24 +4,21 @@ Guarantees: what is committed is one settled state of the chain (no block is lef
 databases themselves.  Leaves out: choosing the node, and verification afterwards.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
 from vedr.backup.capture import NodeCondition, capture, require_capturable
-from vedr.backup.inspection import HeaderSource, Inspection, chain_point, require_settled
+from vedr.backup.inspection import HeaderSource, chain_point, require_settled
 from vedr.backup.layout import Source
 from vedr.backup.manifest import Facts
 from vedr.backup.repository import Repository
 from vedr.backup.snapshot import NO_PROGRESS, Created, Progress, create
+from vedr.chain.inspection import Inspector
 from vedr.errors import UnavailableError
 from vedr.inventory import Chain, Node
 from vedr.ports import Fleet
 
 SETTLE_ATTEMPTS: Final = 6  # between a block and its state lie some 5 % of the time: six in a row are 1 in 60 million
-
-Inspect = Callable[[Path], Inspection]
-"""Reads which state a data folder holds, without changing it."""
 
 
 def snapshot_node(
@@ -32,7 +29,7 @@ def snapshot_node(
     *,
     fleet: Fleet,
     condition: NodeCondition,
-    inspect: Inspect,
+    inspector: Inspector,
     headers: HeaderSource | None,
     method: Literal["pause", "stop"] = "pause",
     rehash: bool = False,
@@ -49,16 +46,16 @@ def snapshot_node(
     unsettled: UnavailableError | None = None
     for _ in range(SETTLE_ATTEMPTS):
         with capture(node, home, fleet, method=method) as captured:
-            inspection = inspect(captured.data)
+            inspected = inspector.inspect(home, captured.data)
             try:
-                require_settled(inspection)
+                require_settled(inspected)
             except UnavailableError as error:
                 unsettled = error
                 continue
             facts = Facts(
-                chain=chain_point(chain, inspection, headers),
+                chain=chain_point(chain, inspected, headers),
                 software=tuple(sorted(chain.software.items())),
-                database_backend=inspection.database_backend,
+                database_backend=inspected.database_backend,
                 method=captured.method,
                 pause_ms=captured.pause_ms,
             )

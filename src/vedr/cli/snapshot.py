@@ -9,20 +9,16 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from vedr.adapters import snapshots
 from vedr.adapters.site import OpenSite, open_site
 from vedr.backup import replicate, restore, retention
-from vedr.backup.capture import NodeCondition
-from vedr.backup.chain_snapshot import snapshot_node
-from vedr.backup.inspection import inspect_data
 from vedr.backup.layout import KINDS, Kind
 from vedr.backup.repository import Listed, Listing, list_snapshots
 from vedr.backup.snapshot import Created
 from vedr.backup.snapshot import Progress as Report
-from vedr.backup.verify import Proof, Verification, newest_proofs, verify, verify_boot
-from vedr.chain.boot import BootProof, prove
+from vedr.backup.verify import Proof, Verification, newest_proofs, verify
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
 from vedr.errors import InvalidInputError, NoSpaceError, UnavailableError, VedrError
-from vedr.inventory import Node
 from vedr.signature import Json
 
 app = typer.Typer()
@@ -47,17 +43,10 @@ def create_command(
     if method not in ("pause", "stop"):
         raise InvalidInputError(f"--method {method}: unknown", remedy="Use pause or stop.")
     with open_site(site) as opened, _bar("snapshot", quiet=as_json) as report:
-        chosen, condition = choose_node(opened, node=node, region=region)
-        chain, home = opened.site.chain, opened.files.home(chosen)
-        created = snapshot_node(
-            opened.repository,
-            chain,
-            chosen,
-            home,
-            fleet=opened.fleet,
-            condition=condition,
-            inspect=lambda data: inspect_data(chain, home, data),
-            headers=opened.light_client(near=chosen.region).verified_header,
+        created = snapshots.take(
+            opened,
+            node=node,
+            region=region,
             method="stop" if method == "stop" else "pause",
             rehash=rehash,
             progress=report,
@@ -75,37 +64,6 @@ def create_command(
         stdout.print(f"  {outcome.region}: {state}")
     if created.under_replicated:
         stderr.print("under-replicated; when the regions are back: vedr snapshot heal")
-
-
-def choose_node(opened: OpenSite, *, node: str | None, region: str | None) -> tuple[Node, NodeCondition]:
-    """The named node, or the first full node of the region that answers and is in sync.
-
-    Raises:
-        UnavailableError: none does; the message says why for each.
-    """
-    if node is not None:
-        return opened.site.node(node), condition_of(opened, opened.site.node(node))
-    where = region or opened.site.regions_by_priority[0]
-    opened.site.region(where)
-    reasons = []
-    for candidate in opened.site.nodes_in(where, "full", "archive"):
-        try:
-            condition = condition_of(opened, candidate)
-        except VedrError as error:
-            reasons.append(f"{candidate.name}: {error.message}")
-            continue
-        if not condition.catching_up and not condition.validator_power:
-            return candidate, condition
-        reasons.append(f"{candidate.name}: catching up")
-    raise UnavailableError(
-        f"no full node of {where} can be taken ({'; '.join(reasons)})", remedy="Name one with --node, or --region."
-    )
-
-
-def condition_of(opened: OpenSite, node: Node) -> NodeCondition:
-    """Asked of the node itself."""
-    status = opened.rpc(node).status()
-    return NodeCondition(catching_up=status.catching_up, validator_power=status.validator_power)
 
 
 @app.command("list")
@@ -169,7 +127,7 @@ def verify_command(
         origins = [region] if region else list(opened.site.regions_by_priority)
         listed = restore.candidates(opened.repository, origins=origins, kind=_kind(kind), snapshot=snapshot)[0]
         if depth == 3:  # noqa: PLR2004 (as the help says)
-            outcome = boot_snapshot(opened, listed, report)
+            outcome = snapshots.prove_by_boot(opened, listed, progress=report)
         else:
             outcome = verify(opened.repository, listed, depth=1 if depth == 1 else 2, progress=report)
     if as_json:
@@ -181,24 +139,6 @@ def verify_command(
         for name, value in outcome.facts.items():
             stdout.print(f"  {name}: {value}")
     outcome.require()
-
-
-def boot_snapshot(opened: OpenSite, listed: Listed, report: Report) -> Verification:
-    """Depth 3: restore to scratch, boot it apart, compare with verified headers, clean up."""
-    chain = opened.site.chain
-    verified = restore.open_manifest(opened.repository, listed, chain_id=chain.chain_id)
-    scratch = opened.site.work_dir / "boot"
-    scratch.mkdir(parents=True, exist_ok=True)
-    incident = f"verify-{listed.id}"
-    try:
-        staged = restore.fetch(opened.repository, verified, scratch, incident, progress=report)
-
-        def booter(data: Path) -> BootProof:
-            return prove(data, opened.light_client(near=listed.source.origin), opened.isolated_node.boot)
-
-        return verify_boot(opened.repository, verified, staged.path, booter, from_regions=staged.from_regions)
-    finally:
-        restore.discard_staged(scratch, incident)
 
 
 @app.command("restore")

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from vedr.adapters.s3_control import open_control as open_store_control
 from vedr.adapters.s3_store import Credentials
-from vedr.adapters.s3_store import open_control as open_store_control
 from vedr.errors import DeadlineError, UnavailableError, VedrError
 from vedr.inventory import Node, Site
 from vedr.lab import agents, gateway, names, network, orchestrator, readiness, testnet, units

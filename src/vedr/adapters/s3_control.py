@@ -1,0 +1,168 @@
+"""Control calls to a bucket: setting it up, and removing objects with all their versions.
+
+Through boto3, which costs four times the CPU that obstore does for each byte moved, and half of vedr's start-up: so
+nothing imports this module before it is needed.
+
+Guarantees: as s3_store; setting up is safe to repeat and says what the server can't do.
+Leaves out: object content.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from vedr.adapters.s3_store import CONNECT_TIMEOUT_S, MAX_RETRIES, REQUEST_TIMEOUT_S, Credentials, first_line
+from vedr.errors import RefusedError, UnavailableError, VedrError
+from vedr.inventory import StoreConfig
+from vedr.ports import ObjectKey
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+LOCKED_CODES: Final = frozenset({"AccessDenied", "ObjectLocked", "InvalidRequest"})
+REFUSAL_CODES: Final = frozenset({"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "XAdminUserNotFound"})
+MISSING_CODES: Final = frozenset({"NoSuchKey", "NoSuchVersion"})
+LACKING_CODES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSettings:
+    """What `configure` brought about; without `lifecycle`, which the lab's server lacks, only pruning frees room."""
+
+    versioned: bool
+    lock_days: int
+    lifecycle: bool
+
+
+class Bucket:
+    """One bucket.  Safe to use from many threads."""
+
+    def __init__(self, region: str, config: StoreConfig, credentials: Credentials | None) -> None:
+        self._region, self._config = region, config
+        self._client = open_control(config, credentials)
+
+    def delete(self, key: ObjectKey) -> None:
+        """Every version, oldest first, so that no older one comes to light if this is cut short.
+
+        Raises:
+            RefusedError: an object lock holds it.
+        """
+        try:
+            for version in _versions(self._client, self._config.bucket, key):
+                self._client.delete_object(Bucket=self._config.bucket, Key=key, VersionId=version)
+        except (ClientError, BotoCoreError) as error:
+            if _code(error) in LOCKED_CODES:
+                raise RefusedError(
+                    f"{key} in bucket {self._config.bucket} ({self._region}) is held by an object lock",
+                    remedy="Wait until its retention has passed.",
+                ) from error
+            if _code(error) not in MISSING_CODES:  # else somebody beside us was faster
+                raise self._translated(error) from error
+
+    def configure(self, *, expire_days: int | None = None) -> BucketSettings:
+        """Bring the bucket to what the site asks for: there, versioned, locked; safe to repeat.
+
+        Args:
+            expire_days: Let the bucket drop replaced and deleted versions of that age by itself, where it can.
+
+        Raises:
+            RefusedError: the credentials may not.
+        """
+        name, days = self._config.bucket, self._config.object_lock_days
+        try:
+            _create_bucket(self._client, self._config)
+            self._client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+            if days:
+                self._client.put_object_lock_configuration(
+                    Bucket=name,
+                    ObjectLockConfiguration={
+                        "ObjectLockEnabled": "Enabled",
+                        "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}},
+                    },
+                )
+            lifecycle = expire_days is not None and _set_lifecycle(self._client, name, expire_days)
+        except (ClientError, BotoCoreError) as error:
+            raise self._translated(error) from error
+        return BucketSettings(versioned=True, lock_days=days, lifecycle=lifecycle)
+
+    def _translated(self, error: Exception) -> VedrError:
+        message = f"bucket {self._config.bucket} ({self._region}): {first_line(error)}"
+        if _code(error) in REFUSAL_CODES:
+            return RefusedError(message, remedy="Check the bucket's policy and the store's credentials.")
+        return UnavailableError(message, remedy="The region's store does not answer; try again later.")
+
+
+def _code(error: Exception) -> str:
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def _create_bucket(client: "S3Client", config: StoreConfig) -> None:
+    arguments: dict[str, Any] = {"ObjectLockEnabledForBucket": True} if config.object_lock_days else {}
+    if config.endpoint is None and config.cloud_region != "us-east-1":  # which Amazon does not want named
+        arguments["CreateBucketConfiguration"] = {"LocationConstraint": config.cloud_region}
+    try:
+        client.create_bucket(Bucket=config.bucket, **arguments)
+    except ClientError as error:
+        if _code(error) != "BucketAlreadyOwnedByYou":
+            raise
+
+
+def _set_lifecycle(client: "S3Client", bucket: str, expire_days: int) -> bool:
+    """False where the server knows no lifecycle."""
+    try:
+        client.put_bucket_lifecycle_configuration(
+            Bucket=bucket,
+            LifecycleConfiguration={
+                "Rules": [
+                    {
+                        "ID": "vedr-expiry",
+                        "Status": "Enabled",
+                        "Filter": {"Prefix": ""},
+                        "NoncurrentVersionExpiration": {"NoncurrentDays": expire_days},
+                        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+                    }
+                ]
+            },
+        )
+    except ClientError as error:
+        if _code(error) in LACKING_CODES:
+            return False
+        raise
+    return True
+
+
+def _versions(client: "S3Client", bucket: str, key: ObjectKey) -> list[str]:
+    """Of that very key, delete markers too, oldest first."""
+    versions: list[tuple[dt.datetime, str]] = []
+    for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
+        for entries in (page.get("Versions", []), page.get("DeleteMarkers", [])):
+            versions.extend(
+                (entry["LastModified"], entry.get("VersionId") or "null") for entry in entries if entry["Key"] == key
+            )
+    return [version for _, version in sorted(versions)]
+
+
+def open_control(config: StoreConfig, credentials: Credentials | None) -> "S3Client":
+    """A boto3 client with the same patience as the data path."""
+    keys: dict[str, Any] = (
+        {"aws_access_key_id": credentials.access_key, "aws_secret_access_key": credentials.secret_key}
+        if credentials
+        else {}
+    )
+    client: S3Client = boto3.client(
+        "s3",
+        endpoint_url=config.endpoint,
+        region_name=config.cloud_region,
+        config=Config(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=REQUEST_TIMEOUT_S,
+            retries={"max_attempts": MAX_RETRIES, "mode": "standard"},
+            s3={"addressing_style": "path"} if config.endpoint else {},
+        ),
+        **keys,
+    )
+    return client
