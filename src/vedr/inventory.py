@@ -270,7 +270,8 @@ class Site(_Frozen):
 
 def _duplicates(site: Site) -> list[str]:
     units = Counter(thing.name for thing in site.placed)
-    homes = Counter([*(str(node.home) for node in site.nodes), *(str(provider.home) for provider in site.providers)])
+    on_one_machine = (*site.nodes, *site.providers) if site.kind == "lab" else ()  # elsewhere every host has its own
+    homes = Counter(str(thing.home) for thing in on_one_machine)
     pools = Counter(region.work_pool for region in site.regions.values())
     priorities = Counter(str(region.priority) for region in site.regions.values())
     return [

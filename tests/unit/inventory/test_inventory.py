@@ -1,0 +1,109 @@
+"""Site files: what is right is read, what is wrong is named with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from vedr.errors import InvalidInputError, NotFoundError
+from vedr.inventory import Site, find_site, load_site, parse_site
+
+EXAMPLE = Path(__file__).parents[3] / "deployments" / "sites" / "production.example.toml"
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return EXAMPLE.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def site(text: str) -> Site:
+    return parse_site(text, source="example.toml")
+
+
+def test_the_example_of_production_keeps_every_rule(site: Site) -> None:
+    assert site.kind == "production"
+    assert site.regions_by_priority == ("us-east", "eu-west", "ap-south")
+    assert [node.name for node in site.nodes_in("us-east", "archive")] == ["fullnode-us-east-1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line_of", "said"),
+    [
+        ("workload_pct = 40", "workload_pct = 140", "workload_pct = 140", "less than or equal to 100"),
+        ('unit = "virtengine"\npower', 'color = "red"\nunit = "virtengine"\npower', 'color = "red"', "Extra inputs"),
+        ('chain_id = "virtengine-1"', 'chain_id = ""', 'chain_id = ""', "match"),
+        ('key = "aws-secret:virtengine/dr/site-key"', 'key = "hunter2"', 'key = "hunter2"', "match"),
+        ('chain_state = "0 */4 * * *"', 'chain_state = "often"', 'chain_state = "often"', "match"),
+        ("RB-DR-001 = 300", "RB-DR-009 = 300", "RB-DR-009 = 300", "RB-DR-001"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(text: str, old: str, new: str, line_of: str, said: str) -> None:
+    assert old in text
+    changed = text.replace(old, new, 1)
+    line = next(n for n, content in enumerate(changed.splitlines(), 1) if content.startswith(line_of))
+    with pytest.raises(InvalidInputError) as caught:
+        parse_site(changed, source="x.toml")
+    assert f"x.toml:{line}:" in caught.value.message
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "fullnode-us-east-1"', 'name = "fullnode-us-east-0"', "is used 2 times"),
+        ('work_pool = "eu-west"', 'work_pool = "us-east"', "is used 2 times"),
+        ("priority = 2", "priority = 1", "is used 2 times"),
+        ('zones = ["us-east-1a", "us-east-1b"]', 'zones = ["us-east-1a"]', "at least 2"),
+        ('zone = "ap-south-1b"', 'zone = "ap-south-1z"', "does not have"),
+        ('role = "archive"', 'role = "full"', "no archive node"),
+        ("power = 10\n", "", "power and address"),
+        ("# trust_height = 1234567", "trust_height = 1234567", "belong together"),
+        ('mode = "aes-256-gcm"', 'mode = "none"', "encryption.key"),
+    ],
+)
+def test_a_broken_rule_is_refused(text: str, old: str, new: str, said: str) -> None:
+    assert old in text
+    with pytest.raises(InvalidInputError) as caught:
+        parse_site(text.replace(old, new), source="x.toml")
+    assert said in caught.value.message
+
+
+def test_an_error_never_shows_a_value_that_may_be_a_secret(text: str) -> None:
+    changed = text.replace("aws-secret:virtengine/dr/site-key", "hunter2-the-key-itself")
+    with pytest.raises(InvalidInputError) as caught:
+        parse_site(changed, source="x.toml")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_text_that_is_not_toml_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="not TOML"):
+        parse_site("version = ", source="x.toml")
+
+
+def test_a_site_that_is_nowhere_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VEDR_SITES", str(tmp_path))
+    with pytest.raises(NotFoundError, match="make up") as caught:
+        find_site("nowhere")
+    assert str(tmp_path / "nowhere.toml") in caught.value.message
+
+
+def test_a_site_is_found_by_name_by_path_and_by_the_environment(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("VEDR_SITES", str(tmp_path))
+    assert load_site("mine") == load_site(str(tmp_path / "mine.toml"))
+    monkeypatch.setenv("VEDR_SITE", "mine")
+    assert load_site().name == "production"
+
+
+def test_asking_for_what_the_site_lacks_lists_what_it_has(site: Site) -> None:
+    with pytest.raises(NotFoundError, match="fullnode-eu-west-0"):
+        site.node("nobody")
+    with pytest.raises(NotFoundError, match="ap-south"):
+        site.region("mars")
+
+
+def test_what_stands_in_a_zone_is_everything(site: Site) -> None:
+    assert len(site.placed) == len(site.nodes) + len(site.providers) + len(site.gateways)
+    assert site.total_power == 10
