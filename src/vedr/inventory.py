@@ -270,8 +270,9 @@ class Site(_Frozen):
 
 def _duplicates(site: Site) -> list[str]:
     units = Counter(thing.name for thing in site.placed)
-    on_one_machine = (*site.nodes, *site.providers) if site.kind == "lab" else ()  # elsewhere every host has its own
-    homes = Counter(str(thing.home) for thing in on_one_machine)
+    homes: Counter[str] = Counter()
+    if site.kind == "lab":  # all on one machine; elsewhere every host has its own
+        homes.update([*(str(node.home) for node in site.nodes), *(str(provider.home) for provider in site.providers)])
     pools = Counter(region.work_pool for region in site.regions.values())
     priorities = Counter(str(region.priority) for region in site.regions.values())
     return [
