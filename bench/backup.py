@@ -3,8 +3,8 @@
     python -m bench.backup --bytes 2GB --rounds 3 --work FOLDER [--write docs/measurements.md]
 
 In every round each method gets an empty server, the same two states of one data folder read from a cold disk, and must
-restore the second one durably; what comes back is compared byte by byte.  Methods alternate, so that the machine's moods
-meet all of them.  Figures are medians with the smallest and largest.  Nothing here passes or fails by time.
+restore the second one durably; what comes back is compared byte by byte.  Methods alternate, so that the machine's
+moods meet all of them.  Figures are medians with the smallest and largest.  Nothing here passes or fails by time.
 """
 
 import argparse
@@ -87,7 +87,9 @@ def compare(restored: Path, expected: Path) -> None:
     names = [str(path.relative_to(expected)) for path in expected.rglob("*") if path.is_file()]
     _, wrong, missing = filecmp.cmpfiles(expected, restored, names, shallow=False)
     if wrong or missing:
-        raise RuntimeError(f"{restored}: {len(wrong)} files differ, {len(missing)} are missing: {(wrong + missing)[:3]}")
+        raise RuntimeError(
+            f"{restored}: {len(wrong)} files differ, {len(missing)} are missing: {(wrong + missing)[:3]}"
+        )
 
 
 def plan(names: list[str], rounds: int) -> Iterator[tuple[int, Method, ServerKind]]:
@@ -120,13 +122,13 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if any(work.iterdir()):
         parser.error(f"{work} is not empty")
-    text = measured(work, order.bytes, order.rounds, names, order.port, order.seed)
+    text = measured(work, order.bytes, order.rounds, names, port=order.port, seed=order.seed)
     print(text)
     if order.write:
         report.write_between_marks(order.write, "backup", text)
 
 
-def measured(work: Path, size: str, rounds: int, names: list[str], port: int, seed: int) -> str:
+def measured(work: Path, size: str, rounds: int, names: list[str], *, port: int, seed: int) -> str:
     """Generate, run everything, clean up; the report."""
     load = os.getloadavg()[0]
     began = time.monotonic()
@@ -140,7 +142,7 @@ def measured(work: Path, size: str, rounds: int, names: list[str], port: int, se
         for number, method, kind in plan(names, rounds):
             runs.append(bench.one(method, kind))
             print(report.progress(number, runs[-1]), file=sys.stderr, flush=True)
-        return report.backup_report(data, runs, found, rounds, load, time.monotonic() - began)
+        return report.backup_report(data, runs, found, rounds=rounds, load=load, took_s=time.monotonic() - began)
     finally:
         for left in list(work.iterdir()):
             shutil.rmtree(left)

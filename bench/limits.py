@@ -72,7 +72,9 @@ def measure(data: Path, scratch: Path, sink_endpoint: str) -> list[Limit]:
     note("PUT to the sink", squeezed, put_s, stored)
     get_s = _timed(lambda key: len(obstore.get(store, key).bytes()), keys, REQUESTS)
     note("GET from the sink", squeezed, get_s, stored)
-    note("zstd, decompressing", plain, _timed(_contexts(zstandard.ZstdDecompressor, "decompress"), compressed, 2), total)
+    note(
+        "zstd, decompressing", plain, _timed(_contexts(zstandard.ZstdDecompressor, "decompress"), compressed, 2), total
+    )
     cold(data)
     note("cp -r, durable, from cold", total, _copy(data, scratch / "copy"), total)
     return limits

@@ -18,7 +18,7 @@ PYTHON: Final = sys.executable
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a method works: the servers (more than one where it writes to several regions), the data and its own scratch."""
+    """Where a method works: the servers (several where it writes to several regions), the data, its own scratch."""
 
     servers: tuple[Server, ...]
     live: Path

@@ -28,7 +28,7 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What one command cost; `others_s` is CPU time of everything else on the machine, the kernel's writers included."""
+    """What one command cost; `others_s` is CPU time of all else on the machine, the kernel's writers included."""
 
     wall_s: float
     cpu_s: float
@@ -76,20 +76,22 @@ def progress(number: int, run: Run) -> str:
 
 
 def backup_report(
-    data: DataSet, runs: list[Run], found: list[Limit], rounds: int, load: float, took_s: float
+    data: DataSet, runs: list[Run], found: list[Limit], *, rounds: int, load: float, took_s: float
 ) -> str:
     """The whole section."""
     total = sum(status.st_size for status in data.files("a").values())
     disturbed = sum(phase.disturbed for run in runs for phase in run.phases)
     lines = [
-        f"{cores()} cores ({_cpu_name()}), Linux {platform.release().split('-')[0]}; client and servers share them, loopback, no TLS. "
-        f"Load average at the start {load:.2f}; others used more than {NOISE:.0%} of the machine in {disturbed} of "
-        f"{3 * len(runs)} measurements. {rounds} rounds, methods in turn, {took_s / 60:.0f} min in all.",
+        f"Machine: {cores()} cores ({_cpu_name()}), Linux {platform.release().split('-')[0]}; client and servers",
+        f"share them, loopback, no TLS. Load average at the start {load:.2f}; others used more than {NOISE:.0%}",
+        f"of the machine in {disturbed} of {3 * len(runs)} measurements. {rounds} round(s), methods in turn,",
+        f"{took_s / 60:.0f} min in all.",
         "",
-        f"Data: {total / MIB:,.0f} MiB in {len(data.files('a'))} files; the second state has {data.new_share():.1%} of its bytes "
-        "in new files. Read from a cold disk; a restore ends when everything is durable, and is compared byte by byte.",
+        f"Data: {total / MIB:,.0f} MiB in {len(data.files('a'))} files; the second state has {data.new_share():.1%} of",
+        "its bytes in new files. Read from a cold disk; a restore ends when everything is durable, and is compared",
+        "byte by byte.",
         "",
-        "Seconds: median (smallest-largest).",
+        "Seconds: median (smallest-largest). CPU seconds: first / second / restore.",
         "",
         *_table(runs, "labs3"),
         "",
@@ -114,7 +116,7 @@ def _of(runs: Iterable[Run], method: str, server: ServerKind) -> list[Run]:
 
 def _table(runs: list[Run], server: ServerKind) -> list[str]:
     lines = [
-        "| Method | Encrypts | First | Second | Restore | Client CPU, s | Server CPU, s | Stored + new, MiB | Peak, MiB |",
+        "| Method | Encrypts | First | Second | Restore | Client CPU | Server CPU | Stored + new, MiB | Peak, MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, method in METHODS.items():
@@ -131,8 +133,7 @@ def _table(runs: list[Run], server: ServerKind) -> list[str]:
                     *walls,
                     _triple(chosen, lambda phase: phase.cpu_s),
                     _triple(chosen, lambda phase: phase.server_s),
-                    f"{_median(run.stored_bytes for run in chosen) / MIB:,.0f} + "
-                    f"{_median(run.added_bytes for run in chosen) / MIB:,.0f}",
+                    _stored(chosen),
                     f"{max(phase.peak_bytes for run in chosen for phase in run.phases) / MIB:.0f}",
                 ]
             )
@@ -175,11 +176,17 @@ def _against_limits(runs: list[Run], found: list[Limit]) -> list[str]:
     restore = _median(run.restore.wall_s for run in chosen)
     copy = seconds["cp -r, durable, from cold"]
     return [
-        f"- First snapshot on the sink, encrypting: {first:.2f} s. That is {first / seconds[slowest]:.2f} times the slowest limit "
-        f"alone ({slowest}, {seconds[slowest]:.2f} s), and {first / together:.2f} times what hashing, compressing, encrypting and "
-        f"putting take together on these cores ({together:.2f} s).",
-        f"- Restore from the sink, verified and durable: {restore:.2f} s, {restore / copy:.2f} times a local durable copy.",
+        f"- First snapshot on the sink, encrypting: {first:.2f} s. That is {first / seconds[slowest]:.2f} times the",
+        f"  slowest limit alone ({slowest}, {seconds[slowest]:.2f} s), and {first / together:.2f} times what hashing,",
+        f"  compressing, encrypting and putting take together on these cores ({together:.2f} s).",
+        f"- Restore from the sink, verified and durable: {restore:.2f} s, {restore / copy:.2f} times a local",
+        "  durable copy.",
     ]
+
+
+def _stored(chosen: list[Run]) -> str:
+    first, added = (_median(pick) / MIB for pick in ([r.stored_bytes for r in chosen], [r.added_bytes for r in chosen]))
+    return f"{first:,.0f} + {added:,.0f}"
 
 
 def _median(values: Iterable[float]) -> float:

@@ -6,8 +6,8 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from bench.servers import BUCKET
 from bench.measuring import MIB
+from bench.servers import BUCKET
 
 
 def main() -> None:
