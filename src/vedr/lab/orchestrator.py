@@ -34,8 +34,10 @@ def environment(plan: Plan) -> dict[str, str]:
         "PREFECT_SERVER_UI_V2_ENABLED": "false",  # v2 calls an analytics host even when told not to
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "2",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "6",  # default 100 a deployment: minutes of SQLite at the start
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # lets the watchdog see a run whose process is gone
-        "PREFECT_WORKER_QUERY_SECONDS": "1",  # a runbook waits for its worker inside the RTO
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # a runbook waits for its worker inside the RTO
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "503",  # SQLite answers "locked" so
         "PREFECT_CLI_COLORS": "false",
         "PREFECT_CLI_PROMPT": "false",

@@ -63,8 +63,8 @@ class Startup:
         problems = self._wait_for_blocks(site)
         self._wait_for_services(site)
         self._wait_for_orchestrator()
+        problems += self._deploy()  # before the workers: their heartbeats and SQLite's one writer get in its way
         self._start_wave(2, "workers, providers, load")
-        problems += self._deploy()
         if problems:
             raise DeadlineError(
                 f"lab {plan.settings.name} runs, but: {'; '.join(problems)}",
