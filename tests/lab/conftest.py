@@ -45,4 +45,4 @@ def lab_plan(lab_folder: Path) -> Iterator[Plan]:
 @pytest.fixture(scope="session")
 def lab(lab_plan: Plan) -> Site:
     """The running lab's site."""
-    return lifecycle.up(lab_plan, lambda *_: None).site
+    return lifecycle.up(lab_plan, lambda *_: None, deploy=False).site

@@ -128,7 +128,7 @@ def test_a_killed_zone_loses_everything_and_comes_back_as_it_was(lab_plan: Plan)
 def test_up_again_starts_what_is_missing_and_leaves_the_rest(lab_plan: Plan) -> None:
     faults.kill(lab_plan, faults.find(lab_plan, "ap-south-1b"))
     faults.kill(lab_plan, faults.find(lab_plan, "validator-us-east-0"))
-    lifecycle.up(lab_plan, quiet)
+    lifecycle.up(lab_plan, quiet, deploy=False)
     eventually(lab_plan, "all level", healthy)
 
 

@@ -6,6 +6,7 @@ Leaves out: retries.
 """
 
 import datetime as dt
+import socket as sockets
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ class ZoneAgent:
 
     def __init__(self, zone: str, url: str, token: str, *, socket: Path | None = None) -> None:
         self.zone: Final = zone
+        self._socket = socket
         self._client = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
@@ -84,14 +86,22 @@ class ZoneAgent:
     def _call(self, method: str, path: str, *, limit_s: float = ANSWER_LIMIT_S, **request: Any) -> Any:
         limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S)
         try:
+            self._try_socket()
             answer = self._client.request(method, path, timeout=limits, **request)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             raise UnavailableError(
                 f"zone {self.zone}'s supervisor: {type(error).__name__} on {method} {path}", remedy=_REMEDIES
             ) from error
         if answer.is_error:
             self._refused(answer, f"{method} {path}")
         return answer.json() if answer.content else {}
+
+    def _try_socket(self) -> None:
+        """Connect once before httpx does: it leaves a unix socket open when nobody listens there."""
+        if self._socket:
+            with sockets.socket(sockets.AF_UNIX) as probe:
+                probe.settimeout(CONNECT_LIMIT_S)
+                probe.connect(str(self._socket))
 
     def _refused(self, answer: httpx.Response, what: str) -> NoReturn:
         message = f"zone {self.zone}'s supervisor answered {answer.status_code} to {what}: {_said(answer)}"

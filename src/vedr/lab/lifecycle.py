@@ -31,12 +31,17 @@ class Started:
     took_s: float
 
 
-def up(plan: Plan, report: Report) -> Started:
-    """Start what is missing."""
+def up(plan: Plan, report: Report, *, deploy: bool = True) -> Started:
+    """Start what is missing; with `deploy`, also register prefect.yaml's deployments.
+
+    Raises:
+        InvalidInputError: the machine lacks programs; all are named.
+        DeadlineError: something does not serve; what does is left running.
+    """
     began = time.monotonic()
     programs.require(plan)
     with exclusive(plan.settings):
-        return Started(site=Startup(plan, report).run(), took_s=time.monotonic() - began)
+        return Started(site=Startup(plan, report, deploy=deploy).run(), took_s=time.monotonic() - began)
 
 
 def down(plan: Plan, report: Report, *, purge: bool = False) -> None:

@@ -34,7 +34,8 @@ _Result = TypeVar("_Result")
 class Startup:
     """One run of `up`, part by part, in order."""
 
-    def __init__(self, plan: Plan, report: Report) -> None:
+    def __init__(self, plan: Plan, report: Report, *, deploy: bool) -> None:
+        self.deploy = deploy
         self.plan = plan
         self.report = report
         self.secrets = LabSecrets(plan.folder)
