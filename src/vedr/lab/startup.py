@@ -64,7 +64,8 @@ class Startup:
         problems = self._wait_for_blocks(site)
         self._wait_for_services(site)
         self._wait_for_orchestrator()
-        problems += self._deploy()  # before the workers: their heartbeats and SQLite's one writer get in its way
+        if self.deploy:  # before the workers: their heartbeats and SQLite's one writer get in its way
+            problems += self._deploy()
         self._start_wave(2, "workers, providers, load")
         if problems:
             raise DeadlineError(
