@@ -143,6 +143,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server.stop()
 
 
+@pytest.fixture
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], S3Server]:
+    """Starts a server of the test's own, which the test may kill."""
+    return lambda: start_s3(tmp_path_factory.mktemp("s3"))
+
+
 REGIONS = ("us-east", "eu-west", "ap-south")
 BEGINNING = dt.datetime(2026, 11, 2, 12, 0, 0, tzinfo=dt.UTC)
 LONG_AGO_NS = 1_700_000_000 * 10**9

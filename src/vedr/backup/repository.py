@@ -88,12 +88,14 @@ class Listing:
 def list_snapshots(repository: Repository, origin: str, kind: str, *, name: str | None = None) -> Listing:
     """All committed snapshots of an origin's kind, or only those of one source.
 
+    An empty object under a manifest's key stands for a snapshot that retention gave up before it was committed.
+
     Raises:
         UnavailableError: no region answers.
     """
 
     def ids(store: ObjectStore) -> list[SnapshotId]:
-        found = (document_id(entry.key) for entry in store.list(f"{origin}/{kind}/m/"))
+        found = (document_id(entry.key) for entry in store.list(f"{origin}/{kind}/m/") if entry.size_bytes)
         return [snapshot for snapshot in found if snapshot is not None]
 
     answers = repository.in_every_region(ids)

@@ -3,15 +3,21 @@
     (1) List manifests in every region; if one does not answer, nothing is removed anywhere.
     (2) Decide: all of the last `keep_all_days`, then the newest of each day, until the kind's age limit; and always the
         newest snapshot of each source, and the newest that was verified.
-    (3) Remove manifests, then placements and verification records, of what is not kept, in every region.
-    (4) List manifests again.  In every *closed* epoch, remove the objects that no manifest of any region refers to.
+    (3) Remove manifests, then placements, of what is not kept, in every region.
+    (4) In closed epochs, give up snapshots that have a placement and no manifest: an empty object created under the
+        manifest's key makes sure that a writer that stood still since can't commit any more.
+    (5) List manifests again.  In every *closed* epoch, remove the objects that no manifest of any region refers to.
 
-Guarantees: objects of an open epoch are never removed, so a writer can rely on what it has found; a closed epoch gets
-no new manifests (snapshot.require_open), so what no manifest refers to there never will be.  Killed anywhere, the next
-run ends it
+Guarantees: objects of an open epoch are never removed, so a writer can rely on what it has found.  A closed epoch gets
+no new manifests: a writer puts its placement, looks at the clock, then creates the manifest; so it is refused by the
+clock, or seen by (4) and stopped there, or has committed before (5) and is spared.  Clocks may differ by an hour.
+Killed anywhere, the next run ends it: what is lost first is always the reference, never the content.  Memory is flat
+however many objects there are: references go into a Bloom filter of fixed size, whose rare false answers keep an object
+and never remove one.
 Leaves out: versions under an object lock, which the bucket's own retention frees (docs/formats/store.md).
 """
 
+import contextlib
 import datetime as dt
 import hashlib
 import itertools
@@ -22,7 +28,6 @@ from typing import Final
 from vedr.backup.layout import (
     DAY,
     PRUNE_SLACK,
-    WRITER_MARGIN,
     Epoch,
     Kind,
     ObjectName,
@@ -38,11 +43,13 @@ from vedr.backup.layout import (
 )
 from vedr.backup.repository import Listed, Listing, Repository, list_snapshots, load_manifest
 from vedr.backup.verify import newest_proofs
-from vedr.errors import RefusedError, UnavailableError, VedrError
-from vedr.ports import ObjectStore, StoredObject
+from vedr.errors import ConflictError, RefusedError, UnavailableError, VedrError
+from vedr.ports import ObjectKey, ObjectStore, StoredObject
 from vedr.targets import Retention
 
 BATCH: Final = 1000
+GIVEN_UP: Final = b""
+"""Under a manifest's key: this snapshot was not committed in time and never will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +127,13 @@ def plan(repository: Repository, origin: str, kind: Kind) -> Plan:
 def prune(repository: Repository, origin: str, kind: Kind) -> Pruned:
     """Remove what the plan lets go.  Safe to repeat, and beside backups, restores and other prunes."""
     decided = plan(repository, origin, kind)
-    for listed in decided.expired:
-        _remove_documents(repository, listed)
-    remaining = _whole_listing(repository, origin, kind)  # (4): not the plan, what is there
+    locked = sum(not _remove_documents(repository, listed) for listed in decided.expired)
     sweep = _Sweep(repository, origin, kind, decided.closed_before)
+    sweep.give_up({listed.id for listed in _whole_listing(repository, origin, kind).snapshots})
+    remaining = _whole_listing(repository, origin, kind)
     sweep.documents({listed.id for listed in remaining.snapshots})
     sweep.objects(remaining.snapshots)
-    return Pruned(decided, sweep.removed, sweep.removed_bytes, sweep.locked)
+    return Pruned(decided, sweep.removed, sweep.removed_bytes, sweep.locked + locked)
 
 
 def _whole_listing(repository: Repository, origin: str, kind: Kind) -> Listing:
@@ -149,12 +156,16 @@ def _closed_before(repository: Repository, now: dt.datetime) -> Epoch:
     return epoch
 
 
-def _remove_documents(repository: Repository, listed: Listed) -> None:
-    """The manifest from every region before anything else from any."""
-    for store in repository.stores.values():
-        store.delete(manifest_key(listed.source, listed.id))
-    for store in repository.stores.values():
-        store.delete(placement_key(listed.source, listed.id))
+def _remove_documents(repository: Repository, listed: Listed) -> bool:
+    """The manifest from every region before anything else from any; false where an object lock still holds one."""
+    try:
+        for store in repository.stores.values():
+            store.delete(manifest_key(listed.source, listed.id))
+        for store in repository.stores.values():
+            store.delete(placement_key(listed.source, listed.id))
+    except RefusedError:
+        return False
+    return True
 
 
 class _Sweep:
@@ -169,13 +180,22 @@ class _Sweep:
         self.removed_bytes = 0
         self.locked = 0
 
+    def give_up(self, remaining: set[SnapshotId]) -> None:
+        """Close the door on writers that put a placement and then stood still until their epoch had closed."""
+        for store in self._repository.stores.values():
+            for entry in store.list(f"{self._prefix}/p/"):
+                snapshot = document_id(entry.key)
+                if snapshot is not None and snapshot not in remaining and self._is_closed(snapshot):
+                    with contextlib.suppress(ConflictError):  # it has just been committed, or given up before
+                        store.create(ObjectKey(f"{self._prefix}/m/{snapshot}.json"), GIVEN_UP)
+
     def documents(self, remaining: set[SnapshotId]) -> None:
         """Placements and verification records whose snapshot is gone, but for those that a writer may yet follow."""
         for store in self._repository.stores.values():
             for letter in ("p", "v"):
                 for entry in store.list(f"{self._prefix}/{letter}/"):
                     snapshot = document_id(entry.key)
-                    if snapshot is not None and snapshot not in remaining and self._is_over(snapshot):
+                    if snapshot is not None and snapshot not in remaining and self._is_closed(snapshot):
                         self._delete(store, entry)
 
     def objects(self, remaining: Iterable[Listed]) -> None:
@@ -210,10 +230,9 @@ class _Sweep:
     def _may_go(self, epoch: Epoch, _name: ObjectName) -> bool:
         return epoch < self._closed_before and epoch not in self._unsure
 
-    def _is_over(self, snapshot: SnapshotId) -> bool:
-        """No writer of that time can still be at work."""
-        life = self._repository.retention.epoch_days * DAY + WRITER_MARGIN + PRUNE_SLACK
-        return parse_id(snapshot).created_at + life < self._repository.clock()
+    def _is_closed(self, snapshot: SnapshotId) -> bool:
+        """No writer of that time may commit any more."""
+        return epoch_at(parse_id(snapshot).created_at, self._repository.retention.epoch_days) < self._closed_before
 
     def _delete(self, store: ObjectStore, entry: StoredObject) -> None:
         try:

@@ -50,7 +50,7 @@ from vedr.backup.repository import (
 )
 from vedr.backup.tree import Tree
 from vedr.backup.upload import Landing, Uploader, spread, survey, trust_earlier
-from vedr.errors import CorruptError, NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.inventory import Height
 from vedr.ports import ObjectStore
 
@@ -260,11 +260,9 @@ def _require(outcomes: tuple[RegionOutcome, ...], snapshot: SnapshotId, needed: 
     whole = [outcome.region for outcome in outcomes if outcome.checked]
     failures = {outcome.region: outcome.error for outcome in outcomes if outcome.error is not None}
     if not whole:
-        refused = [error for error in failures.values() if isinstance(error, RefusedError)]
+        final = [error for error in failures.values() if isinstance(error, (RefusedError, ConflictError))]
         raise (
-            refused[0]
-            if len(refused) == len(failures)
-            else no_region(f"snapshot {snapshot} is committed nowhere", failures)
+            final[0] if len(final) == len(failures) else no_region(f"snapshot {snapshot}: committed nowhere", failures)
         )
     if len(whole) < needed:
         reasons = "; ".join(f"{region}: {error.message}" for region, error in failures.items())

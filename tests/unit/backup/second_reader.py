@@ -11,15 +11,16 @@ import json
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import zstandard
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 
-def signed(data, public):
+def signed(data: bytes, public: bytes) -> Any:
     document = json.loads(data)
     body = json.dumps(document["signed"], sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     (signature,) = document["signatures"]
@@ -28,11 +29,11 @@ def signed(data, public):
     return document["signed"]
 
 
-def derive(key, purpose):
+def derive(key: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"vedr object " + purpose + b" v1").derive(key)
 
 
-def content(stored, name, key):
+def content(stored: bytes, name: str, key: bytes) -> bytes:
     magic, version, flags, reserved, length = struct.unpack(">4sBBHI", stored[:12])
     assert (magic, version, reserved) == (b"vedr", 1, 0)
     message = stored[12:]
@@ -46,7 +47,8 @@ def content(stored, name, key):
     return message
 
 
-def main(bucket, manifest_key, region, public, target, key=""):
+def main(*arguments: str) -> None:
+    bucket, manifest_key, region, public, target, key = (*arguments, "")[:6]
     site_key = bytes.fromhex(key)
     stored = Path(bucket, manifest_key).read_bytes()
     manifest = signed(stored, bytes.fromhex(public))

@@ -1,5 +1,7 @@
+# ruff: noqa: ARG002 (a fake takes what the port gives it)
 """Capturing a process that keeps writing, as a database does."""
 
+import datetime as dt
 import os
 import signal
 import subprocess
@@ -41,8 +43,6 @@ class ProcessFleet:
         self.calls: list[str] = []
 
     def status(self, unit: str, zone: str) -> Any:
-        import datetime as dt
-
         return UnitStatus(unit, self.state, self.pid, dt.datetime.now(dt.UTC), None, "running")  # type: ignore[arg-type]
 
     def pause(self, unit: str, zone: str, *, limit_s: float) -> None:
