@@ -33,7 +33,7 @@ SECRET_SIGNS: Final[Mapping[str, re.Pattern[bytes]]] = {
         rb"(?im)^\s*[\"']?[a-z0-9_.-]*(password|passphrase|secret|secret[_-]?key|api[_-]?key|auth[_-]?token|mnemonic)[\"']?"
         rb"\s*[:=]\s*[\"']?(?!file:|env:|aws-secret:|true\b|false\b)[^\s\"',]{4,}"
     ),
-    "credentials in a URL": re.compile(rb"[a-z]+://[^\s/:@\"']+:[^\s/@\"']+@"),
+    "credentials in a URL": re.compile(rb"[a-z]+://[^\s/:@\"'<>{}]+:[^\s/@\"'<>{}]+@"),  # not `<user>:<password>`
 }
 
 

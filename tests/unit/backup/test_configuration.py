@@ -67,9 +67,15 @@ def test_what_looks_like_a_secret_is_refused_and_never_shown(content: str) -> No
 
 
 @pytest.mark.parametrize(
-    "content", ['password = "file:/run/pin"', "secret = true", "priv_validator_key_file = 'x.json'"]
+    "content",
+    [
+        'password = "file:/run/pin"',
+        "secret = true",
+        "priv_validator_key_file = 'x.json'",
+        '# "postgresql://<user>:<password>@<host>/<db>"',
+    ],
 )
-def test_references_to_secrets_are_configuration(content: str) -> None:
+def test_references_to_secrets_and_placeholders_are_configuration(content: str) -> None:
     refuse_secrets(ConfigFile(PurePosixPath("full-0/config/app.toml"), content.encode()))
 
 
