@@ -22,6 +22,7 @@ from vedr.runbook.order import Order
 from vedr.signature import Json
 from vedr.targets import RUNBOOK_RTO_S
 
+O_co = TypeVar("O_co", bound=Order, covariant=True)
 O_contra = TypeVar("O_contra", bound=Order, contravariant=True)
 O = TypeVar("O", bound=Order)  # noqa: E741 - reads as Order everywhere it is used
 P = ParamSpec("P")
@@ -52,7 +53,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Context(Generic[O]):
+class Context(Generic[O_co]):
     """What a step is told besides its arguments.
 
     `site`: as it was ordered, for `open_site`; empty means the one that this process is set to.
@@ -60,7 +61,7 @@ class Context(Generic[O]):
     `say`: one line of progress for whoever watches; it is not recorded.
     """
 
-    order: O
+    order: O_co
     site: str
     run_id: RunId
     epoch: int
@@ -70,8 +71,11 @@ class Context(Generic[O]):
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[O, P, R]):
-    """One step of a runbook: a function with its title, budget and retry policy."""
+class AnyStep(Generic[O_contra]):
+    """What a runbook knows of its steps, whatever they take and return: title, budget, retry policy.
+
+    A step that needs less of an order fits every runbook whose order has more, hence contravariant.
+    """
 
     key: str
     title: str
@@ -79,15 +83,21 @@ class Step(Generic[O, P, R]):
     retry: Retry
     acts: bool
     effect: str
-    fn: Callable[Concatenate[Context[O], P], R]
-
-    def named(self, what: str) -> "Step[O, P, R]":
-        """The same step for one of several things (`start_node.named("validator-0")`), recorded apart."""
-        return dataclasses.replace(self, key=f"{self.base_key}:{what}", title=f"{self.title}: {what}")
 
     @property
     def base_key(self) -> str:
         return self.key.split(":", 1)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Step(AnyStep[O_contra], Generic[O_contra, P, R]):
+    """One step of a runbook with the function that does it."""
+
+    fn: Callable[Concatenate[Context[O_contra], P], R]
+
+    def named(self, what: str) -> "Step[O_contra, P, R]":
+        """The same step for one of several things (`start_node.named("validator-0")`), recorded apart."""
+        return dataclasses.replace(self, key=f"{self.base_key}:{what}", title=f"{self.title}: {what}")
 
     def encode(self, result: R) -> Json:
         """As the ledger keeps it; InvalidInputError when it would not come back equal."""
@@ -169,7 +179,7 @@ class Runbook(Generic[O]):
         runbook_id: str,
         title: str,
         order: type[O],
-        steps: Sequence[Step[O, ..., object]],
+        steps: Sequence[AnyStep[O]],
         *,
         target_s: float | None = None,
         subjects: Callable[[O], Sequence[str]] = lambda _: (),
