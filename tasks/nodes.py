@@ -182,7 +182,7 @@ def stop_node(ctx: Ctx) -> str:
         return ensure_stopped(ctx, opened, node)
 
 
-@step(title="Recover the data", budget_s=105, retry=ACT)
+@step(title="Recover the data", budget_s=90, retry=ACT)
 def recover_data(ctx: Ctx, choice: Choice) -> Recovered:
     """Brings the data back by the chosen way; the old data stays beside it until the node serves again."""
     with open_site(ctx.order.site) as opened:
@@ -229,7 +229,7 @@ def _plan(ctx: Ctx, opened: OpenSite, node: Node) -> state_sync.StateSyncPlan:
     return state_sync.StateSyncPlan(opened.files.home(node), ctx.run_id)
 
 
-@step(title="Guard against a second signature", budget_s=30, retry=PROBE)
+@step(title="Guard against a second signature", budget_s=25, retry=PROBE)
 def guard_signing(ctx: Ctx) -> Guarded:
     """Validators: fences the old signer, finds the floor that its disk, the chain and survivors prove, writes it."""
     with open_site(ctx.order.site) as opened:
@@ -247,7 +247,7 @@ def start_node(ctx: Ctx, guarded: Guarded) -> str:
     return f"{started.state} since {started.since.isoformat()}"
 
 
-@step(title="Watch it catch up", budget_s=45, retry=PROBE)
+@step(title="Watch it catch up", budget_s=40, retry=PROBE)
 def monitor_sync(ctx: Ctx, recovered: Recovered) -> CaughtUp:
     """Waits until it is at the tip; a state sync or block sync that stalls is replaced by a snapshot."""
     with open_site(ctx.order.site) as opened:
@@ -273,7 +273,7 @@ def _replace_by_snapshot(ctx: Ctx, opened: OpenSite, node: Node) -> sync.CatchUp
     return wait_in_sync(ctx, opened, node)
 
 
-@step(title="Verify that it takes part", budget_s=20, retry=PROBE, acts=False)
+@step(title="Verify that it takes part", budget_s=15, retry=PROBE, acts=False)
 def verify_participation(ctx: Ctx) -> Participating:
     """Compares its block and app hash with a verified header; a validator's signature must be in a new commit."""
     with open_site(ctx.order.site) as opened:
