@@ -26,6 +26,7 @@ from vedr.errors import (
     VerificationFailedError,
 )
 from vedr.inventory import Height
+from vedr.targets import Retention
 
 KEY = bytes(range(32))
 BEGINNING = dt.datetime(2026, 11, 2, 12, 0, 0, tzinfo=dt.UTC)  # where the world's clock starts
@@ -657,3 +658,54 @@ def test_a_region_that_is_still_down_is_in_the_result(world: Any) -> None:
     world.back_up()
     healed = replicate.heal(world.repository, world.listed())
     assert isinstance(healed[0].error, UnavailableError)
+
+
+# Expiry
+
+
+def test_a_manifest_that_nobody_can_read_protects_its_epoch(world: Any) -> None:
+    created = world.back_up(100)
+    for store in world.stores.values():
+        store.damage(manifest_key(world.source, created.id), b"damaged")
+    before = [entry.key for entry in world.stores["us-east"].list("us-east/state/e/")]
+    world.clock.advance(days=30)
+    retention.prune(world.repository, "us-east", "state")
+    assert [entry.key for entry in world.stores["us-east"].list("us-east/state/e/")] == before
+
+
+def test_the_newest_and_the_newest_verified_snapshot_outlive_every_limit(world: Any) -> None:
+    proven = world.back_up(100)
+    verify.verify(world.repository, world.listed()[0], depth=2)
+    world.clock.advance(hours=4)
+    world.back_up(101)
+    world.clock.advance(hours=4)
+    newest = world.back_up(102)
+    world.clock.advance(days=400)
+    kept = retention.plan(world.repository, "us-east", "state").kept
+    assert [listed.id for listed in kept] == [newest.id, proven.id]
+    retention.prune(world.repository, "us-east", "state")
+    for listed in world.listed():
+        assert verify.verify(world.repository, listed, depth=2).require().ok
+
+
+def test_a_lock_on_a_manifest_keeps_the_whole_snapshot(world: Any) -> None:
+    for store in world.stores.values():
+        store._locked_for = dt.timedelta(days=60)
+    old = world.back_up(100)
+    world.clock.advance(days=30)
+    world.back_up(101)
+    object.__setattr__(world.repository, "retention", Retention(chain_state_days=10))
+    pruned = retention.prune(world.repository, "us-east", "state")
+    assert pruned.locked > 0
+    assert old.id in [listed.id for listed in world.listed()]
+    assert verify.verify(world.repository, world.listed()[-1], depth=2).require().ok
+
+
+def test_a_region_that_falls_silent_in_mid_sweep_ends_the_prune(world: Any) -> None:
+    world.back_up(100)
+    world.clock.advance(days=30)
+    world.back_up(101)
+    for store in world.stores.values():
+        store.faults.maps["get"] = "e" * 50
+    with pytest.raises(UnavailableError):
+        retention.prune(world.repository, "us-east", "state")
