@@ -9,6 +9,7 @@ ask for nothing are left as they are.
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from vedr.inventory import Site, load_site
 MARK: Final = "vedr_choices"
 PAGE: Final = 200  # the most deployments that Prefect's API lists at once
 TIMEOUT_S: Final = 30.0
+BUSY_TRIES: Final = 20
+BUSY_DELAY_S: Final = 1.0
 
 
 def choices(site: Site) -> Mapping[str, list[str]]:
@@ -58,8 +61,8 @@ def fill_deployments(site: Site, api: httpx.Client) -> dict[str, int]:
             schema = deployment["parameter_openapi_schema"]
             if filled := fill(schema, offered):
                 path = f"/deployments/{deployment['id']}"
-                api.patch(path, json={"parameter_openapi_schema": schema}).raise_for_status()
-                if api.get(path).raise_for_status().json()["parameter_openapi_schema"] != schema:
+                _patiently(api, "PATCH", path, {"parameter_openapi_schema": schema})
+                if _patiently(api, "GET", path).json()["parameter_openapi_schema"] != schema:
                     raise VerificationFailedError(f"Prefect did not keep the form of {deployment['name']}")
                 done[deployment["name"]] = filled
     except httpx.HTTPError as error:
@@ -69,9 +72,20 @@ def fill_deployments(site: Site, api: httpx.Client) -> dict[str, int]:
 
 def _deployments(api: httpx.Client) -> Iterator[dict[str, Any]]:
     offset = 0
-    while page := api.post("/deployments/filter", json={"limit": PAGE, "offset": offset}).raise_for_status().json():
+    while page := _patiently(api, "POST", "/deployments/filter", {"limit": PAGE, "offset": offset}).json():
         yield from page
         offset += len(page)
+
+
+def _patiently(api: httpx.Client, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    """Again after a 503: a server on SQLite says so while somebody else writes."""
+    response = api.request(method, path, json=body)
+    for _ in range(BUSY_TRIES - 1):
+        if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(BUSY_DELAY_S)
+        response = api.request(method, path, json=body)
+    return response.raise_for_status()
 
 
 def main() -> None:
