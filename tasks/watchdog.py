@@ -16,26 +16,25 @@ from dataclasses import asdict, dataclass
 from typing import Final
 from uuid import UUID
 
-from cronsim import CronSim
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
+from tasks.freshness import PastRun, crons, last_due, opened_at, past_runs
 from tasks.reconcile import Correction, recent_runs, reconcile
 from vedr.adapters.site import open_site
 from vedr.inventory import Site
-from vedr.ledger import Entry, RunId
+from vedr.ledger import RunId
 from vedr.runbook.journal import Journal
-from vedr.runbook.liveness import is_quiet
 from vedr.runbook.order import new_run_id
 from vedr.signature import Json
 
 PENDING_LIMIT_S: Final = 120.0
 UNKNOWN_LIMIT_S: Final = 600.0
 GRACE: Final = dt.timedelta(minutes=30)  # from due to reported: a run needs time to start and to end
-_PAST_RUNS: Final = 30  # per scheduled flow: three regions, a few runs each
+_PAST_ROUNDS: Final = 30  # of our own, to tell what was reported already
 _RUNBOOK: Final = "watchdog"
 
 
@@ -89,20 +88,9 @@ def watch_over(site: Site, journal: Journal, client: SyncPrefectClient, *, own_f
     corrected = reconcile(journal, client)
     known = {str(entry.payload.get("flow_run_id")) for entries in recent_runs(journal) for entry in entries}
     reaped = reap(client, known | {own_flow_run}, journal.clock())
-    missed = find_missed(journal, scheduled(site), tuple(site.regions))
+    missed = find_missed(journal, crons(site), tuple(site.regions))
     found = Watched(corrected, reaped, missed, None)
     return found if found.quiet else _report(journal, found)
-
-
-def scheduled(site: Site) -> dict[str, str]:
-    """Cron expressions of the scheduled flows, which run in every region."""
-    plan = site.schedule
-    return {
-        "chain-snapshot": plan.chain_state,
-        "provider-state-backup": plan.provider_state,
-        "config-backup": plan.configuration,
-        "snapshot-verify": plan.snapshot_verify,
-    }
 
 
 # --- stuck flow runs
@@ -144,42 +132,33 @@ def _crash(client: SyncPrefectClient, flow_run_id: UUID, why: str) -> bool:
 # --- missed schedules
 
 
-def find_missed(journal: Journal, crons: Mapping[str, str], regions: Sequence[str]) -> tuple[Missed, ...]:
+def find_missed(journal: Journal, plan: Mapping[str, str], regions: Sequence[str]) -> tuple[Missed, ...]:
     """The jobs whose last due time passed without a run that completed since."""
     now = journal.clock()
     first = next(iter(journal.runs()), None)
     if first is None:
         return ()  # nothing ever ran here: a new site, not an outage
-    since = dt.datetime.strptime(first[4:19], "%Y%m%d-%H%M%S").replace(tzinfo=dt.UTC)
+    since = opened_at(first)
     told = _told(journal)
     missed = []
-    for flow, cron in crons.items():
+    for flow, cron in plan.items():
         due = last_due(cron, now - GRACE)
-        newest = _newest_good(journal, flow)
+        newest = _newest_good(journal, flow, regions)
         for region in regions:
-            entry = newest.get(region)
-            if due > since and (entry is None or entry.time < due) and (flow, region, due.isoformat()) not in told:
-                missed.append(Missed(flow, region, due, entry.run_id if entry else None))
+            good = newest.get(region)
+            if due > since and (good is None or good.last.time < due) and (flow, region, due.isoformat()) not in told:
+                missed.append(Missed(flow, region, due, good.run_id if good else None))
     return tuple(missed)
 
 
-def last_due(cron: str, before: dt.datetime) -> dt.datetime:
-    """The newest time at or before `before` that the expression names, UTC."""
-    return next(CronSim(cron, before + dt.timedelta(minutes=1), reverse=True))
-
-
-def _newest_good(journal: Journal, flow: str) -> dict[str, Entry]:
-    """By region, the last entry of the newest run that completed, or is at work."""
-    newest: dict[str, Entry] = {}
-    for run_id in journal.runs_of(flow)[-_PAST_RUNS:]:
-        entries = journal.read(run_id).entries
-        order = entries[0].payload.get("order") if entries else None
-        region = order.get("region") if isinstance(order, dict) else None
-        if not isinstance(region, str):
-            continue
-        at_work = not is_quiet(entries, journal.clock())
-        if at_work or (entries[-1].kind == "closed" and entries[-1].payload.get("outcome") == "completed"):
-            newest[region] = entries[-1]
+def _newest_good(journal: Journal, job: str, regions: Sequence[str]) -> dict[str, PastRun]:
+    """By region, the newest run that completed, also by finding another one fresh, or is at work."""
+    newest: dict[str, PastRun] = {}
+    for past in past_runs(journal, job):
+        if past.at_work or past.completed:
+            newest.setdefault(past.region, past)
+        if newest.keys() >= set(regions):
+            break
     return newest
 
 
@@ -187,7 +166,7 @@ def _told(journal: Journal) -> set[tuple[str, str, str]]:
     """What earlier rounds reported as missed: flow, region, due."""
     notes = (
         entry.payload
-        for run_id in journal.runs_of(_RUNBOOK)[-_PAST_RUNS:]
+        for run_id in journal.runs_of(_RUNBOOK)[-_PAST_ROUNDS:]
         for entry in journal.read(run_id).entries
         if entry.kind == "note" and "due" in entry.payload
     )
