@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from vedr.adapters.site import open_site
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
-from vedr.errors import RefusedError, VerificationFailedError
-from vedr.ledger import Entry, is_closed, parse_run_id
+from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError, VerificationFailedError
+from vedr.ledger import Entry, RunId, is_closed, parse_run_id
 from vedr.runbook import timing
 from vedr.runbook.journal import Journal, Recorded
 from vedr.runbook.liveness import await_quiet, this_process
@@ -38,10 +38,11 @@ def list_runs(
         document: list[Json] = [*rows]
         print_json(document)
         return
-    table = Table("run", "runbook", "opened (UTC)", "state", "total", "target", "entries")
+    # An id says when; it must never be cut, since every other command takes it.
+    table = Table(Column("run", no_wrap=True), "runbook", "state", "total", "target", box=None, pad_edge=False)
     for row in rows:
-        values = (row["run"], row["runbook"], row["opened"], row["state"], _s(row["total_ms"]), _s(row["target_ms"]))
-        table.add_row(*map(str, values), str(row["entries"]))
+        values = (row["run"], row["runbook"], row["state"], _s(row["total_ms"]), _s(row["target_ms"]))
+        table.add_row(*map(str, values))
     stdout.print(table)
 
 
@@ -81,7 +82,14 @@ def verify(
         verified = opened.journal.verify(parse_run_id(run) if run else None)
     heads: list[Json] = [{"run": pin.run_id, "seq": pin.seq, "digest": pin.digest} for pin in verified.heads]
     if as_json:
-        print_json({"entries": verified.entries, "silent": list(verified.silent), "heads": heads})
+        print_json(
+            {
+                "entries": verified.entries,
+                "silent": list(verified.silent),
+                "superseded": list(verified.superseded),
+                "heads": heads,
+            }
+        )
     else:
         for finding in verified.superseded:
             stdout.print(f"harmless: {finding}")
@@ -97,34 +105,58 @@ def export(
     run: RunArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder; made when missing, files in it are never replaced.")],
     site: SiteOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Every region's copies of one run, byte for byte, for an auditor."""
+    """Every region's copies of one run, byte for byte, for an auditor, with the keys that the site trusts."""
     run_id = parse_run_id(run)
     with open_site(site) as opened:
-        for region, objects in opened.journal.copies_by_region(run_id).items():
-            folder = out / run_id / region
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, data in objects.items():
-                with (folder / name).open("xb") as file:
-                    file.write(data)
-            stdout.print(f"{folder}: {len(objects)} entries")
-        trusted = out / run_id / "trusted-keys.json"
-        trusted.write_text(json.dumps(list(opened.site.signing.trusted), indent=2) + "\n", encoding="utf-8")
+        copies = opened.journal.copies_by_region(run_id)
+        trusted = json.dumps(list(opened.site.signing.trusted), indent=2) + "\n"
+    if not any(copies.values()):
+        raise NotFoundError(f"no run {run_id} in {', '.join(copies)}", remedy="List runs: vedr ledger list.")
+    folder = out / run_id
+    for region, objects in copies.items():
+        (folder / region).mkdir(parents=True, exist_ok=True)
+        for name, data in objects.items():
+            _write_new(folder / region / name, data)
+    _write_new(folder / "trusted-keys.json", trusted.encode())
+    counts: dict[str, Json] = {region: len(objects) for region, objects in copies.items()}
+    if as_json:
+        print_json({"run": run_id, "folder": str(folder), "objects": counts})
+        return
+    for region, count in counts.items():
+        stdout.print(f"{folder / region}: {count} entries")
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise ConflictError(f"{path} exists", remedy="Export to an empty folder.") from None
 
 
 @app.command()
-def heal(run: Annotated[str, typer.Argument(help="A run; default: all.")] = "", site: SiteOption = None) -> None:
-    """Give regions that were away the entries that they missed."""
+def heal(
+    run: Annotated[str, typer.Argument(help="A run; default: all.")] = "",
+    site: SiteOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give regions that were away the entries that they missed; exit 7 while one still does not answer."""
     with open_site(site) as opened:
         journal = opened.journal
-        total = 0
-        for run_id in (parse_run_id(run),) if run else journal.runs():
-            healed = journal.heal(run_id)
-            total += sum(healed.given.values())
-            for region, count in healed.given.items():
-                if count:
-                    stdout.print(f"{run_id}: {count} entries to {region}")
-    stdout.print(f"{total} entries copied")
+        healed = [journal.heal(run_id) for run_id in ((parse_run_id(run),) if run else journal.runs())]
+    silent = sorted({region for one in healed for region in one.silent})
+    given = [(one.run_id, region, count) for one in healed for region, count in one.given.items() if count]
+    if as_json:
+        copied: list[Json] = [{"run": run_id, "region": region, "entries": count} for run_id, region, count in given]
+        print_json({"runs": len(healed), "given": copied, "silent": [*silent]})
+    else:
+        for run_id, region, count in given:
+            stdout.print(f"{run_id}: {count} entries to {region}")
+        stdout.print(f"{sum(count for *_, count in given)} entries copied, {len(healed)} runs looked at")
+    if silent:
+        raise UnavailableError(f"not healed: no answer from {', '.join(silent)}", remedy="Heal again when it is back.")
 
 
 @app.command()
@@ -136,14 +168,13 @@ def abandon(
     """Close a run that nobody is going to resume; refused while somebody works on it."""
     run_id = parse_run_id(run)
     with open_site(site) as opened:
-        journal = opened.journal
-        close_abandoned(journal, run_id, reason)
+        close_abandoned(opened.journal, run_id, reason)
     stdout.print(f"{run_id}: closed as abandoned")
 
 
-def close_abandoned(journal: Journal, run_id: str, reason: str) -> None:
+def close_abandoned(journal: Journal, run_id: RunId, reason: str) -> None:
     """RefusedError when it is closed, ConflictError while somebody works on it."""
-    recorded = journal.read(parse_run_id(run_id))
+    recorded = journal.read(run_id)
     if is_closed(recorded.entries):
         raise RefusedError(f"run {run_id} is closed already", remedy="Nothing needs doing.")
     await_quiet(journal, recorded.run_id, recorded.entries)

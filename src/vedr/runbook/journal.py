@@ -15,7 +15,7 @@ import functools
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,10 +71,11 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Healed:
-    """How many copies each region was given."""
+    """How many copies each region was given; the `silent` ones did not answer and may still lack some."""
 
     run_id: RunId
     given: Mapping[str, int]
+    silent: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +320,7 @@ class Journal:
         runbook = run.chain[0].entry.payload.get("runbook") if run.chain else None
         if isinstance(runbook, str):
             self._index(runbook, run_id)
-        return Healed(run_id, given)
+        return Healed(run_id, given, self._silent(run.lagging))
 
     def verify(self, run_id: RunId | None = None) -> Verified:
         """Check one run, or every run and the pins between them, in every region that answers.
@@ -354,8 +355,13 @@ class Journal:
             heads=tuple(_head(chain) for chain in chains.values()),
             entries=sum(map(len, chains.values())),
             superseded=tuple(superseded),
-            silent=tuple(region for region in self.replicas.regions if region not in answered),
+            silent=self._silent(answered),
         )
+
+    def _silent(self, answered: Container[str]) -> tuple[str, ...]:
+        """The regions that were not looked at."""
+        resting = self.replicas.resting()
+        return tuple(region for region in self.replicas.regions if region not in answered or region in resting)
 
     def _pins(self, besides: RunId) -> tuple[Pin, ...]:
         """The heads of the newest runs: what a new run vouches for."""
@@ -382,7 +388,8 @@ class Journal:
 
         def names(store: ObjectStore) -> set[tuple[str, int]]:
             parts = (found.key.split("/") for found in store.list(f"{ROOT}/{prefix}"))
-            return {(run, int(name[1])) for _, run, file in parts if RUN_ID.fullmatch(run) and (name := _NAME.fullmatch(file))}
+            places = ((run, _NAME.fullmatch(file)) for _, run, file in parts if RUN_ID.fullmatch(run))
+            return {(run, int(name[1])) for run, name in places if name}
 
         answers = self.replicas.gather(names, what=f"list runs {prefix}")
         votes = Counter(place for answer in answers.values() for place in answer)
