@@ -7,7 +7,7 @@ Leaves out: whether the things named exist, which each runbook's preflight finds
 import datetime as dt
 import hashlib
 import secrets
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -22,10 +22,16 @@ _TAIL_LENGTH: Final = 4
 IncidentId = Annotated[str, StringConstraints(pattern=r"^((inc|run)-\d{8}-\d{6}-[a-z0-9]{4})?$")]
 
 
+def _own_fields_first(schema: dict[str, Any]) -> None:
+    """A form begins with what this runbook is about; what all orders have comes last."""
+    fields = schema.get("properties", {})
+    schema["properties"] = {name: fields[name] for name in sorted(fields, key=lambda name: name in Order.model_fields)}
+
+
 class Order(BaseModel):
     """Base of every runbook's parameters: flat, small, filled in at three in the morning."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_own_fields_first)
 
     site: str = Field(
         default="",
