@@ -58,7 +58,8 @@ def period(cron: str, now: dt.datetime) -> dt.timedelta:
 
 def last_due(cron: str, before: dt.datetime) -> dt.datetime:
     """The newest time at or before `before` that the expression names, UTC."""
-    return next(CronSim(cron, before + dt.timedelta(minutes=1), reverse=True))
+    times = CronSim(cron, before + dt.timedelta(minutes=1), reverse=True)  # it leaves out its own starting minute
+    return next(due for due in times if due <= before)
 
 
 def opened_at(run_id: RunId) -> dt.datetime:

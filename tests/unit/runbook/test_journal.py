@@ -150,22 +150,21 @@ def test_a_split_that_only_a_silent_region_can_decide_says_wait(world: World) ->
     assert other_writer.epoch == 2
 
 
-@pytest.mark.parametrize("region", ["us-east", "eu-west", "ap-south"])
-def test_any_one_byte_edit_in_any_region_is_found(world: World, region: str) -> None:
+@pytest.mark.parametrize(("region", "seq"), [("us-east", 0), ("eu-west", 1), ("ap-south", 2)])
+def test_any_one_byte_edit_in_any_region_is_found(world: World, region: str, seq: int) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {"text": "x"})
     writer.append("note", {"text": "y"})
     writer.append("closed", {})
     settled(world, 2)
     journal = world.journal()
     journal.verify()
-    for seq in range(3):
-        good = world.held(region, key(seq))
-        assert good
-        for place in range(len(good)):
-            world.put(region, key(seq), good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-            with pytest.raises(VerificationFailedError, match=f"entry {seq}"):
-                journal.verify(RUN)
-        world.put(region, key(seq), good)
+    good = world.held(region, key(seq))
+    assert good
+    for place in range(len(good)):
+        world.put(region, key(seq), good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(VerificationFailedError, match=f"entry {seq}"):
+            journal.verify(RUN)
+    world.put(region, key(seq), good)
     journal.verify()
 
 
