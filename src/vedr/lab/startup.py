@@ -89,6 +89,10 @@ class Startup:
             write_whole(folder / "nginx.conf", content, mode=0o644)
         for folder in _data_folders(plan):
             folder.mkdir(parents=True, exist_ok=True)
+        for provider in plan.providers:
+            config = plan.provider_home(provider) / "config"
+            config.mkdir(exist_ok=True)
+            write_whole(config / "provider.toml", units.provider_config(plan, provider), mode=0o644)
 
     def _start_supervisors(self) -> None:
         with timed(self.report, "supervisors") as note:

@@ -120,6 +120,12 @@ def _provider(plan: Plan, provider: Member) -> Unit:
     return Unit(provider.name, argv, home, _log(plan, provider.name), wave=2)
 
 
+def provider_config(plan: Plan, provider: Member) -> str:
+    """What the stand-in was started with, where VirtEngine's daemon has its configuration: it is backed up hourly."""
+    listen = plan.listen(provider, PROVIDER_PORT)
+    return f'id = "{provider.name}"\nlisten = "{listen}"\nregion = "{provider.zone.region}"\n'
+
+
 def _gateway(plan: Plan, gateway: Member) -> Unit:
     folder = gateway_folder(plan, gateway)
     argv = ("nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr")
