@@ -1,5 +1,6 @@
 """The whole lab: real nodes in three regions, cut, killed and brought back."""
 
+import json
 import time
 from collections.abc import Callable
 
@@ -132,11 +133,16 @@ def test_up_again_starts_what_is_missing_and_leaves_the_rest(lab_plan: Plan) -> 
     eventually(lab_plan, "all level", healthy)
 
 
-def test_a_wiped_full_node_fetches_every_block_again(calm: Site, lab_plan: Plan) -> None:
-    faults.kill(lab_plan, faults.find(lab_plan, "fullnode-us-east-2"))
-    home = calm.node("fullnode-us-east-2").home
+def test_a_wiped_node_fails_closed_without_sign_state_and_then_fetches_every_block(calm: Site, lab_plan: Plan) -> None:
+    name = "fullnode-us-east-2"
+    faults.kill(lab_plan, faults.find(lab_plan, name))
+    home = calm.node(name).home
     corruption.corrupt(home, "wipe-data", record=lab_plan.folder / "faults.jsonl")
-    faults.start(lab_plan, faults.find(lab_plan, "fullnode-us-east-2"))
+    faults.start(lab_plan, faults.find(lab_plan, name))
+    eventually(lab_plan, "it ends by itself", lambda seen: row(seen, name).state == "failed")
+    fresh = {"height": "0", "round": 0, "step": 0}  # a full node's key is no validator's: nothing can be signed twice
+    (home / "data" / "priv_validator_state.json").write_text(json.dumps(fresh))
+    faults.start(lab_plan, faults.find(lab_plan, name))
     eventually(lab_plan, "level again", healthy)
 
 

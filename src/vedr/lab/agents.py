@@ -61,6 +61,7 @@ def start_missing(plan: Plan, zones: tuple[Zone | None, ...]) -> int:
                     remedy=f"See {plan.agent_folder(zone) / 'agent.log'}.",
                 )
             time.sleep(_POLL_S)
+        _remember_pid(plan, zone)
     return len(missing)
 
 
@@ -106,6 +107,14 @@ def pid(plan: Plan, zone: Zone | None) -> int | None:
     return number if alive else None
 
 
+def _remember_pid(plan: Plan, zone: Zone | None) -> None:
+    agent = connect(plan, zone)
+    try:
+        write_whole(plan.agent_folder(zone) / "agent.pid", str(agent.info()["pid"]))
+    finally:
+        agent.close()
+
+
 def _spawn(plan: Plan, zone: Zone | None) -> None:
     folder = plan.agent_folder(zone)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,11 +133,11 @@ def _spawn(plan: Plan, zone: Zone | None) -> None:
     if plan.settings.mode == "namespaces" and zone:
         argv = ["ip", "netns", "exec", network.namespace(plan, zone), *argv]
     with (folder / "agent.log").open("ab") as log:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=_environment(plan),
-            start_new_session=True,
+        # A grandchild: it outlives this command, and a long-lived caller gets no zombie when it ends.
+        subprocess.run(
+            ["setsid", "--fork", *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,
+            env=_environment(plan), check=True, timeout=START_LIMIT_S,
         )  # fmt: skip
-    write_whole(folder / "agent.pid", str(process.pid))
 
 
 def _environment(plan: Plan) -> dict[str, str]:
