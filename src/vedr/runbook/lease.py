@@ -51,24 +51,21 @@ class Leases:
         """
         if not _SUBJECT.fullmatch(subject):
             raise InvalidInputError(f"{subject!r} cannot be leased", remedy="Name it like node/validator-0.")
-        epoch = self._newest_epoch(subject)
-        if epoch:
-            held = self._settle(subject, epoch)
-            if held and not self._is_released(held):
-                if held.run_id == run_id:
-                    return held
-                self._check_free(held)
-        wanted = Lease(subject, epoch + 1, run_id)
+        held = self._newest(subject)
+        if held and not self._is_released(held):
+            if held.run_id == run_id:
+                return held
+            self._check_free(held)
+        wanted = Lease(subject, held.epoch + 1 if held else 1, run_id)
         self._propose(wanted)
         return wanted
 
     def check(self, lease: Lease) -> None:
         """ConflictError when the subject has passed to another run; UnavailableError when that can't be told."""
-        newest = self._newest_epoch(lease.subject)
-        if newest > lease.epoch:
-            holder = self._settle(lease.subject, newest)
+        newest = self._newest(lease.subject, above=lease.epoch)
+        if newest:
             raise ConflictError(
-                f"{lease.subject} has passed to run {holder.run_id if holder else 'unknown'} (epoch {newest});"
+                f"{lease.subject} has passed to run {newest.run_id} (epoch {newest.epoch});"
                 f" run {lease.run_id} held epoch {lease.epoch} and must not act on it any more",
                 remedy="Leave it to that run, or wait until it is closed and resume this one.",
             )
@@ -91,19 +88,31 @@ class Leases:
                 remedy=f"Let it finish, or end it and close it: vedr ledger abandon {held.run_id}.",
             ) from error
 
-    def _newest_epoch(self, subject: str) -> int:
+    def _newest(self, subject: str, *, above: int = 0) -> Lease | None:
+        """The newest lease with an epoch above this one.
+
+        An epoch that only a minority of regions hold, in bytes that nobody trusted signed, is as good as absent: one
+        damaged region must not keep a node from being recovered.
+        """
         place = re.compile(rf"^{ROOT}/{re.escape(subject)}/(\d{{8}})\.json$")
 
-        def newest(store: ObjectStore) -> int:
+        def epochs(store: ObjectStore) -> set[int]:
             names = (place.match(found.key) for found in store.list(f"{ROOT}/{subject}/"))
-            return max((int(name[1]) for name in names if name), default=0)
+            return {int(name[1]) for name in names if name}
 
-        return max(self._journal.replicas.gather(newest, what=f"read the lease of {subject}").values())
+        answers = self._journal.replicas.gather(epochs, what=f"read the lease of {subject}")
+        for epoch in sorted(set().union(*answers.values()), reverse=True):
+            if epoch > above and (held := self._settle(subject, epoch)):
+                return held
+        return None
 
     def _settle(self, subject: str, epoch: int) -> Lease | None:
-        data = self._journal.replicas.settle(
-            _slot(subject, epoch), lambda data: self._open(data, subject, epoch) is not None
-        )
+        try:
+            data = self._journal.replicas.settle(
+                _slot(subject, epoch), lambda data: self._open(data, subject, epoch) is not None
+            )
+        except NotFoundError:
+            return None
         return self._open(data, subject, epoch)
 
     def _is_released(self, lease: Lease) -> bool:

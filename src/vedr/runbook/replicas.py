@@ -23,7 +23,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from vedr.errors import ConflictError, NotFoundError, UnavailableError
+from vedr.errors import ConflictError, CorruptError, NotFoundError, UnavailableError
 from vedr.ledger import digest_of
 from vedr.ports import ObjectKey, ObjectStore
 
@@ -161,7 +161,8 @@ class Replicas:
         """The slot's value; an unfinished one is completed.
 
         Raises:
-            NotFoundError: the slot is empty in a majority of regions and no region that answered has a candidate.
+            NotFoundError: no region that answered has a candidate.
+            CorruptError: the same, and a majority holds bytes that are not acceptable: the slot can't be used.
             UnavailableError: too few regions answered.
             ConflictError: undecidable until another region answers.
         """
@@ -171,6 +172,12 @@ class Replicas:
                 case Decided(data):
                     return data
                 case Undecided(candidates=()):
+                    spoilt = sorted(region for region, held in copies.main.items() if held is not None)
+                    if len(spoilt) >= self.majority:
+                        raise CorruptError(
+                            f"{slot.stem}: {', '.join(spoilt)} hold bytes that do not belong there",
+                            remedy="Treat these regions' stores as tampered with: keep their versions, tell security.",
+                        )
                     raise NotFoundError(f"{slot.stem} has no value", remedy="Write it first.")
                 case Undecided(candidates=(best, *_), split=False):
                     empty = [region for region, held in copies.main.items() if held is None]
@@ -272,17 +279,14 @@ class Replicas:
 
 def _create(store: ObjectStore, key: ObjectKey, data: bytes) -> bytes:
     """What the region holds under the key afterwards: ours, or what was there."""
-    for last in (False, True):
+    try:
         try:
             store.create(key, data)
-        except ConflictError:
-            return store.get(key)
-        except UnavailableError:
-            if last:
-                raise
-        else:
-            return data
-    raise AssertionError  # the loop always leaves by itself
+        except UnavailableError:  # once more: its answer may have been lost
+            store.create(key, data)
+    except ConflictError:
+        return store.get(key)
+    return data
 
 
 def _get(store: ObjectStore, key: ObjectKey) -> bytes | None:

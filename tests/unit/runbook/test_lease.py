@@ -1,11 +1,12 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from ledger_world import World
 
-from vedr.errors import ConflictError, InvalidInputError, UnavailableError
+from vedr.errors import ConflictError, CorruptError, InvalidInputError, UnavailableError
 from vedr.ledger import RunId
 from vedr.runbook import liveness
 from vedr.runbook.lease import Lease, Leases
@@ -150,3 +151,29 @@ def test_a_run_that_does_not_say_who_writes_it_has_no_known_writer(world: World)
     entries = world.journal().read(MINE).entries
     assert writer_of(entries) is None
     assert writer_of(()) is None
+
+
+def test_a_damaged_region_neither_gives_nor_takes_a_lease(world: World) -> None:
+    for epoch in (1, 2, 99):
+        world.put("ap-south", f"lease/{NODE}/{epoch:08d}.json", b"forged")
+    leases = Leases(world.journal())
+    opened(world, MINE, this_process())
+    held = leases.acquire(NODE, MINE)
+    assert held == Lease(NODE, 1, MINE)
+    leases.check(held)
+    with pytest.raises(ConflictError, match=f"held by run {MINE}"):
+        Leases(world.journal()).acquire(NODE, THEIRS)
+
+
+def test_a_majority_of_damaged_regions_stops_everybody(world: World) -> None:
+    for region in ("us-east", "ap-south"):
+        world.put(region, f"lease/{NODE}/00000001.json", b"forged")
+    with pytest.raises(CorruptError, match="ap-south, us-east hold bytes"):
+        Leases(world.journal()).acquire(NODE, MINE)
+
+
+def test_where_processes_cannot_be_seen_none_is_called_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = this_process()
+    monkeypatch.setattr(liveness, "Path", lambda name: tmp_path / name.lstrip("/"))
+    assert not is_gone(here)
+    assert not is_gone(this_process())

@@ -1,6 +1,7 @@
 """Runs of a small runbook over the fake regions; a process that dies is one whose Run is simply left."""
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from vedr.errors import (
 from vedr.ledger import RunId
 from vedr.runbook.lease import Lease, Leases
 from vedr.runbook.liveness import this_process
-from vedr.runbook.opening import opened_run
+from vedr.runbook.opening import opened_run, recorded_order
 from vedr.runbook.order import Order
 from vedr.runbook.run import Run
 from vedr.runbook.steps import Context, Retry, Runbook, step
@@ -159,7 +160,7 @@ def _dead() -> object:
     return type(here)(here.host, here.boot, here.namespace, 2**22 - 1, 1)
 
 
-def test_transient_errors_are_tried_again_andother_steps_are_not(world: World, deeds: Deeds) -> None:
+def test_transient_errors_are_tried_again_and_other_steps_are_not(world: World, deeds: Deeds) -> None:
     with running(world) as run:
         found = run.step(look)
         deeds.fail = [UnavailableError("a"), UnavailableError("b")]
@@ -323,3 +324,102 @@ def test_medians_of_past_runs_are_believed_rather_than_budgets(world: World) -> 
         forecast = run.forecast()
     assert forecast.basis == "medians"
     assert forecast.predicted_ms < 100_000
+
+
+def test_a_silent_run_gives_a_sign_of_life_and_notes_are_kept(world: World) -> None:
+    with running(world) as run:
+        run.note("seen", height=7)
+        run._last_append_s -= 100
+        run.tick()
+    assert kinds(world, run.run_id) == ["opened", "note", "heartbeat", "closed"]
+    assert world.journal().read(run.run_id).entries[1].payload == {"text": "seen", "height": 7}
+
+
+class CutsOff:
+    """A listener that cuts two regions off as soon as a step says something."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def entry(self, *_: object) -> None: ...
+
+    def say(self, message: str) -> None:
+        del message
+        self._world.down("us-east", "eu-west")
+
+
+def test_a_step_s_own_error_is_raised_when_it_cannot_be_recorded(world: World, deeds: Deeds) -> None:
+    deeds.fail = [VerificationFailedError("bad")]
+    time_s = iter(range(0, 10**6, 40))
+
+    def body(run: Run[Recovery]) -> None:
+        run._listeners.append(CutsOff(world))
+        run._sleep, run._monotonic = lambda _: None, lambda: next(time_s)
+        run.step(start, Found(7, 0.0, dt.datetime.now(dt.UTC)))
+
+    run, _ = failing(world, VerificationFailedError, body)
+    world.down()
+    assert kinds(world, run.run_id)[-1] in ("step_started", "step_failed")
+    with running(world, Recovery(incident=run.run_id)) as again:
+        again.step(start, Found(7, 0.0, dt.datetime.now(dt.UTC)))
+    assert deeds.resuming == [False, True]
+
+
+def test_a_ticking_run_bears_an_outage_and_stops_ticking_when_it_was_taken_over(world: World) -> None:
+    told: list[str] = []
+
+    class Hears:
+        def entry(self, *_: object) -> None: ...
+
+        def say(self, message: str) -> None:
+            told.append(message)
+
+    def body(run: Run[Recovery]) -> None:
+        run._listeners.append(Hears())
+        world.journal().resume(run.run_id, {})
+        world.down("us-east", "eu-west")
+        with run.ticking(every_s=0.01):
+            run._last_append_s -= 100
+            deadline = time.monotonic() + 20
+            while not told and time.monotonic() < deadline:
+                world.down()
+                time.sleep(0.01)
+        run.step(look)
+
+    failing(world, ConflictError, body)
+    assert "must not act any more" in told[0]
+
+
+def test_a_restarted_flow_goes_on_with_the_run_that_it_began(world: World, deeds: Deeds) -> None:
+    run_id = RunId("inc-20260214-031500-flow")
+    dies = opened_run(RB, Recovery(), world.journal(), run_id=run_id, process=_dead())
+    dies.__enter__().step(look)
+    with running(world, run_id=run_id) as again:
+        whole(again)
+    assert again.run_id == run_id
+    assert deeds.done == ["look validator-0", "start at 7", "see 8"]
+
+
+def test_a_run_of_another_runbook_or_without_an_order_is_not_gone_on_with(world: World) -> None:
+    journal = world.journal()
+    for runbook, said in (("RB-DR-006", "is one of RB-DR-006"), ("RB-DR-001", "has no order")):
+        run_id = RunId(f"inc-20260214-031500-{runbook[-4:].replace('-', 'x').lower()}")
+        journal.open(run_id, runbook, {"detected_at": world.clock.now.isoformat()})
+        with pytest.raises(InvalidInputError, match=said), running(world, Recovery(incident=run_id)):
+            pytest.fail("entered")
+    with pytest.raises(NotFoundError, match="has no order"):
+        recorded_order(journal, run_id)
+
+
+def test_a_run_whose_first_entry_is_not_decided_yet_is_not_entered(world: World) -> None:
+    run_id = RunId("inc-20260214-031500-half")
+    world.journal().open(run_id, "RB-DR-001", {"detected_at": world.clock.now.isoformat()})
+    world.settle()
+    for region in ("us-east", "eu-west"):
+        world.put(region, f"ledger/{run_id}/00000000.json", None)
+    with pytest.raises(ConflictError, match="just being opened"), running(world, Recovery(incident=run_id)):
+        pytest.fail("entered")
+    leases = Leases(world.journal())
+    leases.acquire("node/validator-0", run_id)
+    assert Leases(world.journal()).acquire("node/validator-0", RunId("inc-20260214-031501-next")).epoch == 2
+    world.journal().heal(run_id)
