@@ -93,7 +93,9 @@ def verify(
     else:
         for finding in verified.superseded:
             stdout.print(f"harmless: {finding}")
-        stdout.print(f"{len(verified.heads)} runs, {verified.entries} entries: every signature, chain and pin holds")
+        where = " in the regions that answered" if verified.silent else ""
+        what = f"{len(verified.heads)} runs, {verified.entries} entries"
+        stdout.print(f"{what}: every signature, chain and pin holds{where}", soft_wrap=True)
     if verified.silent:
         raise VerificationFailedError(
             f"not checked in {', '.join(verified.silent)}: no answer", remedy="Verify again when it is back."
