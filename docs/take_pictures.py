@@ -2,9 +2,9 @@
 
     vedr lab kill fullnode-eu-west-0 && python docs/take_pictures.py --node fullnode-eu-west-0
 
-Opens RB-DR-001's form, submits it empty (it must be refused), chooses the failed node, starts the run, and
-watches until Prefect calls it Completed.  Exits 1 when anything of that is not seen.  Needs `pip install playwright` and
-Debian's chromium; nothing is downloaded.
+Opens RB-DR-001's form, submits it empty (it must be refused), chooses the failed node, starts the run, and watches
+until Prefect calls it Completed.  Exits 1 when anything of that is not seen.
+Needs `pip install playwright` and Debian's chromium; nothing is downloaded.
 """
 
 import argparse
