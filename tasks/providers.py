@@ -6,20 +6,20 @@ Leaves out: what the daemon does with its events.
 
 import shutil
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-from tasks.observing import ask, tip_of
 from tasks.orders import RegionJob
 from tasks.snapshots import Kept, find_listed, house_keeping
 from vedr.adapters.site import OpenSite, open_site
+from vedr.adapters.snapshots import place_checkpoints
 from vedr.backup import restore
 from vedr.backup.capture import capture
 from vedr.backup.layout import Source
 from vedr.backup.manifest import Facts
-from vedr.backup.provider_state import locate, read_checkpoints
+from vedr.backup.provider_state import read_checkpoints
 from vedr.backup.snapshot import create
-from vedr.errors import InvalidInputError, UnavailableError, VedrError, VerificationFailedError
-from vedr.inventory import Height, Provider
+from vedr.errors import DeadlineError, InvalidInputError, UnavailableError, VedrError, VerificationFailedError
+from vedr.inventory import Provider
 from vedr.runbook.steps import Context, Retry, step
 
 STORE_RETRY: Final = Retry(attempts=4, delay_s=5.0)
@@ -84,9 +84,18 @@ def providers_in(opened: OpenSite, region: str) -> tuple[Provider, ...]:
 
 
 def _take(opened: OpenSite, provider: Provider) -> ProviderSnapshot:
-    with capture(provider, provider.home, opened.fleet) as captured:
-        checkpoints = read_checkpoints(captured.data)
-        places = locate(checkpoints, tip=chain_tip(opened), sequences_per_block=provider.sequences_per_block)
+    try:
+        return _take_by(opened, provider, "pause")
+    except DeadlineError:  # more mutable files than a pause allows: a daemon may be stopped, it catches up by itself
+        return _take_by(opened, provider, "stop")
+
+
+def _take_by(opened: OpenSite, provider: Provider, method: Literal["pause", "stop"]) -> ProviderSnapshot:
+    with capture(provider, provider.home, opened.fleet, method=method) as captured:
+        checkpoints = read_checkpoints(captured.data / "data")
+        places = place_checkpoints(
+            opened, checkpoints, near=provider.region, sequences_per_block=provider.sequences_per_block
+        )
         source = Source(provider.region, "provider", provider.name)
         facts = Facts(method=captured.method, pause_ms=captured.pause_ms)
         created = create(opened.repository, source, captured.tree, facts)
@@ -99,14 +108,6 @@ def _take(opened: OpenSite, provider: Provider) -> ProviderSnapshot:
         regions=tuple(outcome.region for outcome in created.regions if outcome.checked),
         under_replicated=created.under_replicated,
     )
-
-
-def chain_tip(opened: OpenSite) -> Height:
-    """The highest block that the site's full nodes show; UnavailableError when none answers."""
-    tip = tip_of(ask(opened, opened.witnesses()))
-    if tip is None:
-        raise UnavailableError("no full node tells the chain's tip", remedy="Checkpoints are reconciled when one does.")
-    return tip
 
 
 @step(title="Restore to scratch and check", budget_s=600, retry=STORE_RETRY)
@@ -122,7 +123,7 @@ def prove_provider_state(ctx: Ctx, taken: ProvidersTaken) -> ProvidersProven:
             home.mkdir(parents=True, exist_ok=True)
             try:
                 staged = restore.fetch(opened.repository, verified, home, ctx.run_id)
-                sequences[one.provider] = min(point.last_sequence for point in read_checkpoints(staged.path))
+                sequences[one.provider] = min(point.last_sequence for point in read_checkpoints(staged.path / "data"))
             finally:
                 shutil.rmtree(home)
     return ProvidersProven(sequences)

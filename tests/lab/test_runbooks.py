@@ -18,10 +18,11 @@ from flows.backup_restore import RUNBOOK as BACKUP_RESTORE
 from tasks.orders import BackupRestore, RegionJob, SingleNodeFailure, SnapshotProof
 from vedr.adapters.rpc import HttpChainRpc
 from vedr.adapters.site import OpenSite
+from vedr.backup.provider_state import read_checkpoints
 from vedr.backup.repository import list_snapshots
 from vedr.backup.verify import newest_proofs
 from vedr.chain.sign_state import read_sign_state
-from vedr.errors import RefusedError
+from vedr.errors import InvalidInputError, RefusedError
 from vedr.inventory import Height, Site
 from vedr.lab import corruption, faults
 from vedr.lab.plan import Plan
@@ -127,6 +128,21 @@ def test_provider_state_is_stored_and_read_back(opened: OpenSite) -> None:
         "provider-us-east-0",
         "provider-us-east-1",
     }
+
+
+def test_a_restored_provider_goes_on_where_its_disk_proves_that_it_was(opened: OpenSite, tmp_path: Path) -> None:
+    """Restored from the snapshot above, reconciled with the live home as the survivor: nothing is replayed."""
+    provider = opened.site.providers[0]
+    vedr = str(Path(sys.executable).with_name("vedr"))
+    command = [vedr, "snapshot", "restore", "--kind", "provider", "--source", provider.name, "--home", str(tmp_path)]
+    subprocess.run([*command, "--survivor", str(provider.home)], check=True, capture_output=True)
+    restored, live = (read_checkpoints(home / "data") for home in (tmp_path / "data", provider.home))
+    assert {point.file for point in restored} == {point.file for point in live}
+    assert list((tmp_path / "data" / "callbacks").iterdir())
+    assert all(point.last_sequence <= {p.file: p.last_sequence for p in live}[point.file] for point in restored)
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        subprocess.run(command, check=True, capture_output=True)
+    assert refused.value.returncode == InvalidInputError.exit_code
 
 
 def test_a_healthy_node_is_refused(opened: OpenSite) -> None:

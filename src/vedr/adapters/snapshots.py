@@ -4,6 +4,7 @@ Guarantees: only a full node that is in sync is taken; a proof leaves nothing be
 Leaves out: the engine itself (vedr.backup).
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,15 +12,27 @@ from vedr.adapters.site import OpenSite
 from vedr.backup import restore
 from vedr.backup.capture import NodeCondition
 from vedr.backup.chain_snapshot import snapshot_node
+from vedr.backup.provider_state import (
+    Advance,
+    Checkpoint,
+    Position,
+    locate,
+    read_checkpoints,
+    reconcile,
+    write_advances,
+)
 from vedr.backup.repository import Listed
 from vedr.backup.snapshot import NO_PROGRESS, Created, Progress
 from vedr.backup.verify import Verification, verify_boot
 from vedr.chain.boot import BootProof
 from vedr.errors import UnavailableError, VedrError
-from vedr.inventory import Node
+from vedr.inventory import Height, Node
 
 SCRATCH: Final = "boot"
 """Folder under the site's work_dir where snapshots are restored to be booted."""
+
+
+NEAR_BLOCKS: Final = 3  # honest nodes in sync differ by a block or two
 
 
 def choose_node(opened: OpenSite, *, node: str | None, region: str | None) -> tuple[Node, NodeCondition]:
@@ -96,3 +109,41 @@ def prove_by_boot(opened: OpenSite, listed: Listed, *, progress: Progress = NO_P
         return verify_boot(opened.repository, verified, staged.path, booter, from_regions=staged.from_regions)
     finally:
         restore.discard_staged(scratch, incident)
+
+
+def reconcile_provider(opened: OpenSite, restored: Path, survivor: Path | None) -> tuple[Advance, ...]:
+    """Move a restored provider's checkpoints to where its surviving disk proves that it went, before it may start.
+
+    Args:
+        opened: The site, whose chain tells the tip.
+        restored: The provider's restored home.
+        survivor: What is left of its old home; None when nothing is: events since the snapshot are then handled again.
+
+    Raises:
+        VerificationFailedError: a checkpoint is ahead of the chain, or the survivor is another provider's.
+    """
+    surviving = read_checkpoints(survivor / "data") if survivor else ()
+    advances = reconcile(read_checkpoints(restored / "data"), surviving)
+    per_block = max(provider.sequences_per_block for provider in opened.site.providers)
+    reached = tuple(dataclasses.replace(one.restored, last_sequence=one.last_sequence) for one in advances)
+    place_checkpoints(opened, reached, near=None, sequences_per_block=per_block)
+    write_advances(restored / "data", advances, opened.repository.clock())
+    return advances
+
+
+def place_checkpoints(
+    opened: OpenSite, checkpoints: tuple[Checkpoint, ...], *, near: str | None, sequences_per_block: int
+) -> tuple[Position, ...]:
+    """Where they stand on the verified chain.
+
+    A daemon may have handled a block that the nodes asked here are only about to show: such a block is waited for.
+
+    Raises:
+        VerificationFailedError: one is ahead of the chain, or the chain can't be verified.
+    """
+    light = opened.light_client(near=near)
+    tip = light.verified_tip().height
+    highest = Height(max(checkpoint.last_sequence for checkpoint in checkpoints) // sequences_per_block)
+    if tip < highest <= tip + NEAR_BLOCKS:
+        tip = light.verified_header(highest).height
+    return locate(checkpoints, tip=tip, sequences_per_block=sequences_per_block)

@@ -47,7 +47,7 @@ LOCK_NAME: Final = ".vedr-capture.lock"
 _IMMUTABLE: Final = re.compile(r"(\.(ldb|sst)$)|(/wal\.\d+$)")
 _LEFT_OUT: Final = re.compile(
     r"(^|/)(LOCK|LOG|LOG\.old|[^/]*\.lock|priv_validator_state\.json[^/]*|priv_validator_key\.json|node_key\.json)$"
-    r"|^snapshots(/|$)"
+    r"|^(snapshots|config|lock)(/|$)|^\.vedr-capture-"
 )
 
 
@@ -91,14 +91,14 @@ def require_capturable(node: Node, condition: NodeCondition) -> None:
 def capture(
     node: Node | Provider, home: Path, fleet: Fleet, *, method: Literal["pause", "stop"] = "pause"
 ) -> Iterator[Capture]:
-    """The copy, for as long as the block lasts.
+    """The copy, for as long as the block lasts: a node's data, or a provider's home but for its configuration.
 
     Raises:
         NoSpaceError: the disk lacks room for what must be copied; the node was not touched.
         DeadlineError: three times the pause ended before the copy did.
         UnavailableError: the node's host does not answer.
     """
-    data = home / "data"
+    data = home if isinstance(node, Provider) else home / "data"
     if not data.is_dir():
         raise NotFoundError(f"{node.name} has no data in {home}", remedy="Check the node's home in the site file.")
     with _staging(home) as folder:
@@ -109,7 +109,7 @@ def capture(
 
 
 def is_left_out(path: str) -> bool:
-    """Keys, sign-state, locks, logs, and state-sync snapshots, which the node makes again."""
+    """Keys, sign-state, configuration, locks, logs, and state-sync snapshots, which the node makes again."""
     return _LEFT_OUT.search(path) is not None
 
 

@@ -147,12 +147,19 @@ def restore_command(
     home: Annotated[Path, typer.Option(help="Folder to restore into; its `data` must not exist.")],
     snapshot: Annotated[str | None, typer.Argument(help="Id; default: the newest that proves itself.")] = None,
     height: Annotated[int | None, typer.Option(help="The newest at or below this height.")] = None,
+    source: Annotated[str | None, typer.Option(help="Whose: name of a node or provider; needed for providers.")] = None,
+    survivor: Annotated[Path | None, typer.Option(help="Providers: what is left of the old home.")] = None,
     region: RegionOption = None,
     kind: KindOption = "state",
     site: SiteOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Restore a snapshot's data into a folder, falling back to older snapshots; for a running fleet use RB-DR-006."""
+    """Restore a snapshot into a folder, falling back to older snapshots; for a running fleet use RB-DR-006.
+
+    A provider's whole home is in `data`; its checkpoints are moved to where the surviving disk proves that it went.
+    """
+    if kind == "provider" and source is None:
+        raise InvalidInputError("--kind provider without --source", remedy="Name the provider: see vedr site show.")
     if (home / "data").exists():
         raise InvalidInputError(f"{home / 'data'} exists", remedy="Name an empty folder, or run RB-DR-006 on the node.")
     home.mkdir(parents=True, exist_ok=True)
@@ -160,14 +167,19 @@ def restore_command(
         origins = [region] if region else list(opened.site.regions_by_priority)
         chain_id = opened.site.chain.chain_id if kind == "state" else None
         found = restore.candidates(
-            opened.repository, origins=origins, kind=_kind(kind), snapshot=snapshot, max_height=height
+            opened.repository, origins=origins, kind=_kind(kind), name=source, snapshot=snapshot, max_height=height
         )
         staged = _first_good(opened, found, chain_id, home, report)
         swapped = restore.swap_in(staged, validator=kind != "state")
+        advances = snapshots.reconcile_provider(opened, swapped.data, survivor) if kind == "provider" else ()
     if as_json:
         print_json({"snapshot": staged.snapshot, "data": str(swapped.data), "bytes": staged.total_bytes})
         return
     stdout.print(f"[bold]{staged.snapshot}[/] is in {swapped.data}: {staged.total_bytes / GIGABYTE:.3f} GB")
+    for advance in advances:
+        stdout.print(
+            f"  {advance.restored.file}: sequence {advance.last_sequence}, {advance.skips_replay_of} not replayed"
+        )
 
 
 def _first_good(
