@@ -11,11 +11,11 @@ from typing import Final
 from tasks.observing import Seen, ask, others, references, tip_of
 from tasks.orders import SingleNodeFailure
 from tasks.recovery import Participating, Proven, bring, ensure_stopped, participation, points_of, swap, wait_in_sync
-from tasks.signing import SLOWEST_BLOCK_TIMES, Guarded, give_sign_state, guard, set_aside_unreadable
+from tasks.signing import SLOWEST_BLOCK_TIMES, Guarded, give_sign_state, guard, set_aside_unreadable, start_guarded
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.backup import restore
 from vedr.chain import quorum, state_sync, sync
-from vedr.errors import CorruptError, DeadlineError, RefusedError, UnavailableError, VedrError
+from vedr.errors import CorruptError, DeadlineError, UnavailableError, VedrError
 from vedr.failover import node_failure
 from vedr.failover.node_failure import Choice, Evidence, Judgement, Symptom, Way
 from vedr.inventory import Height, Node
@@ -240,11 +240,7 @@ def guard_signing(ctx: Ctx) -> Guarded:
 def start_node(ctx: Ctx, guarded: Guarded) -> str:
     """Starts the unit on its host."""
     with open_site(ctx.order.site) as opened:
-        node = opened.site.node(ctx.order.node)
-        if node.is_validator and not guarded.floor:
-            raise RefusedError(f"{node.name} has no floor", remedy="The runbook's order is broken: report this.")
-        started = opened.fleet.start(node.unit, node.zone)
-    return f"{started.state} since {started.since.isoformat()}"
+        return start_guarded(opened, opened.site.node(ctx.order.node), guarded)
 
 
 @step(title="Watch it catch up", budget_s=40, retry=PROBE)

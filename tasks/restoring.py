@@ -19,11 +19,10 @@ from tasks.recovery import (
     swap,
     wait_in_sync,
 )
-from tasks.signing import Guarded, guard, set_aside_unreadable
+from tasks.signing import Guarded, guard, set_aside_unreadable, start_guarded
 from vedr.adapters.site import open_site
 from vedr.backup import restore
 from vedr.backup.restore import Swapped
-from vedr.errors import RefusedError
 from vedr.runbook.steps import Context, Retry, step
 
 STORE_RETRY: Final = Retry(attempts=3, delay_s=2.0)
@@ -89,11 +88,7 @@ def guard_signing(ctx: Ctx) -> Guarded:
 def start_restored(ctx: Ctx, guarded: Guarded) -> str:
     """Starts the unit; the node replays its write-ahead log and the last block."""
     with open_site(ctx.order.site) as opened:
-        node = opened.site.node(ctx.order.node)
-        if node.is_validator and not guarded.floor:
-            raise RefusedError(f"{node.name} has no floor", remedy="The runbook's order is broken: report this.")
-        started = opened.fleet.start(node.unit, node.zone)
-    return f"{started.state} since {started.since.isoformat()}"
+        return start_guarded(opened, opened.site.node(ctx.order.node), guarded)
 
 
 @step(title="Reconcile the gap", budget_s=1800, retry=STORE_RETRY)

@@ -44,6 +44,14 @@ def guard(opened: OpenSite, node: Node, say: Say) -> Guarded:
     return Guarded(str(written), found.reason)
 
 
+def start_guarded(opened: OpenSite, node: Node, guarded: Guarded) -> str:
+    """Start the unit; RefusedError for a validator that nobody found a floor for."""
+    if node.is_validator and not guarded.floor:
+        raise RefusedError(f"{node.name} has no floor", remedy="The runbook's order is broken: report this.")
+    started = opened.fleet.start(node.unit, node.zone)
+    return f"{started.state} since {started.since.isoformat()}"
+
+
 def set_aside_unreadable(opened: OpenSite, node: Node, say: Say) -> None:
     """Rename a validator's sign-state that can't be read, so that the floor is found without it; it is kept.
 
