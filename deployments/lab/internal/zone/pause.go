@@ -11,6 +11,12 @@ const (
 	defaultPauseLimit = 2 * time.Second
 	maxPauseLimit     = 30 * time.Second
 	stoppedPoll       = 200 * time.Microsecond
+	// A process that has just forked by vfork waits, deaf to signals, until its child has
+	// executed a program, which a stopped child never does. So a freeze that is not complete
+	// after this time is let go for a moment and made again, each time with twice the patience:
+	// a process in the middle of a slow write is deaf as well, and only wants longer.
+	firstPatience = 50 * time.Millisecond
+	letGo         = 2 * time.Millisecond
 )
 
 // pause is one freeze of a unit with SIGSTOP.
@@ -48,27 +54,45 @@ func (s *Supervisor) Pause(name string, limit time.Duration) (Paused, error) {
 		return Paused{}, err
 	}
 	group := m.status.PID
-	members := processesOfGroup(group) // before the freeze, to keep it short
 	p := &pause{began: time.Now()}
 	m.pause, m.expired = p, nil
 	p.limit = time.AfterFunc(limit, func() { s.expire(m, p) })
 	m.enter(StatePaused)
-	err = syscall.Kill(-group, syscall.SIGSTOP)
 	s.mu.Unlock()
-	if err != nil {
-		return Paused{}, fmt.Errorf("stop unit %s: %w", name, err)
-	}
-	for !allThreadsStopped(members) {
-		if !s.inForce(m, p) {
-			return Paused{}, fmt.Errorf("%w: unit %s was not frozen within %s and runs again", ErrTimeout, name, limit)
+	for patience := firstPatience; ; patience *= 2 {
+		if err := s.signal(m, p, group, syscall.SIGSTOP); err != nil {
+			return Paused{}, err
 		}
-		time.Sleep(stoppedPoll)
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(stoppedPoll) {
+			if !groupStopped(group) {
+				continue
+			}
+			frozenAt := time.Now()
+			if !s.inForce(m, p) {
+				break
+			}
+			return Paused{PausedAtNS: frozenAt.UnixNano()}, nil
+		}
+		if err := s.signal(m, p, group, syscall.SIGCONT); err != nil {
+			return Paused{}, err
+		}
+		time.Sleep(letGo)
 	}
-	frozenAt := time.Now()
-	if !s.inForce(m, p) {
-		return Paused{}, fmt.Errorf("%w: the pause of unit %s ended while it was being made", ErrTimeout, name)
+}
+
+// signal sends a signal to a group of processes, if their pause is still in force: a later
+// pause must not be undone by an earlier one.
+func (s *Supervisor) signal(m *managed, p *pause, group int, signal syscall.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.pause != p {
+		return fmt.Errorf("%w: unit %s was not frozen in time and runs again", ErrTimeout, m.unit.Name)
 	}
-	return Paused{PausedAtNS: frozenAt.UnixNano()}, nil
+	if err := syscall.Kill(-group, signal); err != nil {
+		s.unpause(m)
+		return fmt.Errorf("send %s to unit %s: %w", signal, m.unit.Name, err)
+	}
+	return nil
 }
 
 // Resume lets a paused unit go on, or tells once that its limit did so before.

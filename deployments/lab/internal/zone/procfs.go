@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -57,6 +58,13 @@ func childrenOf(parent, except int) []int {
 	return allProcesses(func(pid int, stat procStat) bool {
 		return stat.parent == parent && pid != except && stat.state != 'Z'
 	})
+}
+
+// groupStopped says whether nothing of a process group can run. Only when a second look
+// finds the same processes was none being born during the first.
+func groupStopped(group int) bool {
+	members := processesOfGroup(group)
+	return allThreadsStopped(members) && slices.Equal(members, processesOfGroup(group))
 }
 
 // allThreadsStopped says whether no thread of the processes can run.

@@ -242,6 +242,20 @@ func TestAPausedUnitDoesNothingUntilItIsResumed(t *testing.T) {
 	a.call(409, "POST", "/v1/units/c/resume", nil, nil)
 }
 
+// A shell starts its commands by vfork: until the child has executed its program, the shell
+// waits where no signal stops it. Stopping both in that moment leaves it there.
+func TestAPauseHoldsAProcessThatIsJustStartingAnother(t *testing.T) {
+	a := startAgent(t, []Unit{{Name: "spawner", Argv: []string{"sh", "-c", "while :; do /bin/true; done"}, Autostart: true}}, nil)
+	for range 100 {
+		a.call(200, "POST", "/v1/units/spawner/pause?limit_ms=5000", nil, nil)
+		var resumed Resumed
+		a.call(200, "POST", "/v1/units/spawner/resume", nil, &resumed)
+		if resumed.Expired {
+			t.Fatalf("resumed: %+v", resumed)
+		}
+	}
+}
+
 func TestAForgottenPauseEndsAtItsLimitAndSaysSo(t *testing.T) {
 	a := startAgent(t, nil, nil)
 	unit, log := a.counter("c")
