@@ -60,6 +60,47 @@ class ObjectStore(Protocol):
         """Remove it; quiet when it isn't there.  RefusedError when an object lock holds it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A register's content, and the tag that names just this write of it."""
+
+    data: bytes
+    tag: str
+
+
+class Registers(Protocol):
+    """Small objects of one region's store, each replaced only by a writer who knows its present content.
+
+    Atomicity: compare and swap on one key; linearizable, so that of several swaps from one tag one succeeds.
+    """
+
+    @property
+    def region(self) -> str:
+        """The site's name of the region."""
+
+    def read(self, key: ObjectKey) -> Tagged | None:
+        """The newest content; None when nothing was ever written."""
+
+    def swap(self, key: ObjectKey, data: bytes, *, expected: str | None) -> str:
+        """Replace the content tagged `expected` (None: there is none yet); the new content's tag.
+
+        Raises:
+            ConflictError: something else is there by now; nothing was written.
+            UnavailableError: not known whether it was written: read it before anything else.
+        """
+
+
+class SigningKey(Protocol):
+    """An Ed25519 key pair whose private half this process can use and not read, or need not."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw 32 bytes."""
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature, 64 bytes (RFC 8032, pure).  UnavailableError when the key's holder does not answer."""
+
+
 UnitState = Literal["running", "paused", "stopped", "failed"]
 
 
