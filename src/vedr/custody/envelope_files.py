@@ -1,0 +1,100 @@
+"""Envelopes from file to file, in chunks: a payload of any size passes through a few MiB of memory.
+
+Guarantees: the target appears under its name only when it is whole, verified and on the disk; until then it is a
+hidden file of mode 0600 beside it, removed on failure.  A file that exists is never replaced.
+Leaves out: a crash of the machine can leave that hidden file, which may then hold unverified plaintext.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from vedr.custody.envelope import CHUNK_BYTES, open_stream, read_header, rewrap_stream, seal_stream
+from vedr.custody.envelope_format import Header
+from vedr.custody.envelope_slots import Entropy, Opener, Seal
+from vedr.errors import ConflictError
+from vedr.signature import Json
+
+
+def seal_file(
+    source: Path,
+    target: Path,
+    *,
+    slots: Sequence[Seal],
+    meta: Mapping[str, Json],
+    created: datetime,
+    entropy: Entropy = secrets.token_bytes,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Header:
+    """As `envelope.seal`.  ConflictError when the target exists or the source changes meanwhile."""
+    with source.open("rb") as reading, _published(target) as writing:
+        return seal_stream(
+            reading,
+            writing,
+            size=os.fstat(reading.fileno()).st_size,
+            slots=slots,
+            meta=meta,
+            created=created,
+            entropy=entropy,
+            chunk_bytes=chunk_bytes,
+        )
+
+
+def open_file(source: Path, target: Path, opener: Opener) -> Header:
+    """As `envelope.open_sealed`, the payload into a new file of mode 0600."""
+    with source.open("rb") as reading, _published(target) as writing:
+        return open_stream(reading, writing, opener, whole_bytes=os.fstat(reading.fileno()).st_size)
+
+
+def rewrap_file(
+    source: Path,
+    target: Path,
+    opener: Opener,
+    *,
+    add: Sequence[Seal] = (),
+    keep: Collection[str] = (),
+    entropy: Entropy = secrets.token_bytes,
+) -> Header:
+    """As `envelope.rewrap`, into a new file; the source stays."""
+    with source.open("rb") as reading, _published(target) as writing:
+        size = os.fstat(reading.fileno()).st_size
+        return rewrap_stream(reading, writing, opener, whole_bytes=size, add=add, keep=keep, entropy=entropy)
+
+
+def inspect_file(source: Path) -> Header:
+    """As `envelope.inspect`; reads the header only."""
+    with source.open("rb") as reading:
+        return read_header(reading, whole_bytes=os.fstat(reading.fileno()).st_size)[0]
+
+
+@contextmanager
+def _published(target: Path) -> Iterator[BinaryIO]:
+    """A temporary file that becomes the target when the block ends well."""
+    _absent(target)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # mode 0600
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _absent(target)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _absent(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise ConflictError(f"{target} exists", remedy="Name a new file; nothing is replaced.")
