@@ -52,6 +52,9 @@ class Chain(_Frozen):
     start: tuple[str, ...] = Field(min_length=1)
     start_isolated: tuple[str, ...] = Field(min_length=1)
     inspect: tuple[str, ...] = Field(min_length=1)
+    inspect_deep: tuple[str, ...] = Field(
+        default=(), description="reads every key of the application's state as well; empty: the program can't"
+    )
     genesis: Path
     genesis_sha256: HexKey
     trust_height: int = Field(default=0, ge=0)

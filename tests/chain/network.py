@@ -141,6 +141,7 @@ class Network:
             start=(self.program, "start", "--home", "{home}"),
             start_isolated=(self.program, "start", "--home", "{home}", "--isolated", "--rpc-listen", "{rpc}"),
             inspect=(self.program, "inspect", "--data", "{data}"),
+            inspect_deep=(self.program, "inspect", "--data", "{data}", "--deep"),
             genesis=genesis,
             genesis_sha256=sha256(genesis.read_bytes()).hexdigest(),
         ).model_copy(update=changes)

@@ -10,10 +10,10 @@ import pytest
 from chain_network import Network, eventually
 
 from vedr.adapters import isolated_node
-from vedr.adapters.isolated_node import ChainBooter, IsolatedNode, Isolation, best_isolation, boot_isolated
+from vedr.adapters.inspector import CommandInspector
+from vedr.adapters.isolated_node import IsolatedNode, Isolation, best_isolation, boot_isolated
 from vedr.chain.light import LightClient
 from vedr.errors import DeadlineError, InvalidInputError, NotFoundError, VerificationFailedError
-from vedr.inventory import Height
 
 pytestmark = pytest.mark.server
 
@@ -127,9 +127,13 @@ def test_a_namespace_that_cannot_be_had_is_refused(
         boot_isolated(network.chain(), None, data, isolation="namespace")
 
 
-def test_the_backup_engines_booter_gives_the_facts(network: Network, data: Path, light: LightClient) -> None:
-    facts = ChainBooter(IsolatedNode(network.chain()), light).prove(data)
-    assert facts["app_hash"] == light.app_hash_at(Height(int(facts["height"])))
+def test_a_proof_says_whether_the_whole_state_was_read(network: Network, data: Path, light: LightClient) -> None:
+    inspector = CommandInspector(network.chain())
+    proof = IsolatedNode(network.chain()).prove(
+        data, light, read_state=lambda data: inspector.inspect(data.parent, data, deep=True)
+    )
+    assert proof.facts["app_hash"] == light.app_hash_at(proof.height)
+    assert proof.facts["state_read"] == "every key and value"
 
 
 def test_an_application_configuration_is_used_when_given(network: Network, data: Path, tmp_path: Path) -> None:

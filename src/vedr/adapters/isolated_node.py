@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Final, Literal, Self, TypeVar
 
 from vedr.adapters.rpc import HttpChainRpc
 from vedr.chain.boot import BootedState, BootProof, HeaderVerifier, prove
+from vedr.chain.inspection import Inspected
 from vedr.errors import DeadlineError, InvalidInputError, NotFoundError, UnavailableError, VerificationFailedError
 from vedr.inventory import Chain, Height
 
@@ -79,21 +80,15 @@ class IsolatedNode:
             self.chain, self.app_config, data_dir, isolation=self.isolation, deadline_s=self.deadline_s
         )
 
-    def prove(self, data_dir: Path, light_client: HeaderVerifier) -> BootProof:
+    def prove(
+        self,
+        data_dir: Path,
+        light_client: HeaderVerifier,
+        *,
+        read_state: Callable[[Path], Inspected] | None = None,
+    ) -> BootProof:
         """Boot, and compare with verified headers.  Raises as `boot_isolated` and `chain.boot.prove`."""
-        return prove(data_dir, light_client, self.boot)
-
-
-@dataclass(frozen=True, slots=True)
-class ChainBooter:
-    """`backup`'s Booter: proves restored data with this node and this light client."""
-
-    node: IsolatedNode
-    light_client: HeaderVerifier
-
-    def prove(self, data: Path) -> Mapping[str, str]:
-        """The proof's facts.  Raises as `IsolatedNode.prove`."""
-        return self.node.prove(data, self.light_client).facts
+        return prove(data_dir, light_client, self.boot, read_state=read_state)
 
 
 def boot_isolated(

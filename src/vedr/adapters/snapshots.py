@@ -5,6 +5,7 @@ Leaves out: the engine itself (vedr.backup).
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
@@ -25,6 +26,7 @@ from vedr.backup.repository import Listed
 from vedr.backup.snapshot import NO_PROGRESS, Created, Progress
 from vedr.backup.verify import Verification, verify_boot
 from vedr.chain.boot import BootProof
+from vedr.chain.inspection import Inspected
 from vedr.errors import UnavailableError, VedrError
 from vedr.inventory import Height, Node
 
@@ -102,13 +104,20 @@ def prove_by_boot(opened: OpenSite, listed: Listed, *, progress: Progress = NO_P
     light = opened.light_client(near=listed.source.origin)
 
     def booter(data: Path) -> BootProof:
-        return opened.isolated_node.prove(data, light)
+        return opened.isolated_node.prove(data, light, read_state=_state_reader(opened))
 
     try:
         staged = restore.fetch(opened.repository, verified, scratch, incident, progress=progress)
         return verify_boot(opened.repository, verified, staged.path, booter, from_regions=staged.from_regions)
     finally:
         restore.discard_staged(scratch, incident)
+
+
+def _state_reader(opened: OpenSite) -> Callable[[Path], Inspected] | None:
+    """Reads all keys of restored data; None where the site has no program for that."""
+    if not opened.site.chain.inspect_deep:
+        return None
+    return lambda data: opened.inspector.inspect(data.parent, data, deep=True)
 
 
 def reconcile_provider(opened: OpenSite, restored: Path, survivor: Path | None) -> tuple[Advance, ...]:

@@ -5,7 +5,8 @@ hash and application hash that light-verified headers name for its height.  A bo
 Leaves out: how the node is run (`adapters/isolated_node.py`).
 
 The rule: state at height H is right when header(H).hash is the block's hash and header(H + 1).app_hash is the
-application's hash after H, both headers being verified.
+application's hash after H, both headers being verified.  A node that starts believes the root that its database stores;
+where the site can recompute it from every key and value, that has to agree too, and the proof says whether it was done.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from vedr.chain.inspection import Inspected
 from vedr.chain.light import VerifiedHeader
 from vedr.errors import RefusedError, VerificationFailedError
 from vedr.inventory import Height
@@ -51,6 +53,7 @@ class BootProof:
     app_hash: str
     block_hash: str
     took_s: float
+    state_read: bool
     seal: InitVar[object] = None
 
     @property
@@ -62,6 +65,7 @@ class BootProof:
             "app_hash": self.app_hash,
             "block_hash": self.block_hash,
             "boot_took_s": f"{self.took_s:.3f}",
+            "state_read": "every key and value" if self.state_read else "the stored root",
         }
 
     def __post_init__(self, seal: object) -> None:
@@ -69,27 +73,41 @@ class BootProof:
             raise RefusedError("only a boot proves restored data", remedy="Call vedr.chain.boot.prove.")
 
 
-def prove(data_dir: Path, light: HeaderVerifier, boot: Callable[[Path], BootedState]) -> BootProof:
+def prove(
+    data_dir: Path,
+    light: HeaderVerifier,
+    boot: Callable[[Path], BootedState],
+    *,
+    read_state: Callable[[Path], Inspected] | None = None,
+) -> BootProof:
     """Boot the data in place and compare it with verified headers.
 
     Args:
         data_dir: A node's data folder that no process uses; the boot writes into it as a node does.
         light: Verifies headers H and H + 1; it waits for H + 1 when H is the chain's tip.
         boot: Starts an isolated node on the folder and stops it again.
+        read_state: A deep inspection, done before the boot; None where the site has no program for it.
 
     Raises:
         VerificationFailedError: the node did not come up, or says something else than the chain.
     """
+    read = read_state(data_dir) if read_state else None
     booted = boot(data_dir)
     at, after = light.verified_header(booted.height), light.verified_header(Height(booted.height + 1))
-    for what, observed, expected in (
+    claims: list[tuple[str, str | None, str]] = [
         ("chain id", booted.chain_id, at.chain_id),
         (f"block hash at height {booted.height}", booted.block_hash, at.hash),
         (f"application hash after height {booted.height}", booted.app_hash, after.app_hash),
-    ):
+    ]
+    if read is not None:
+        expected_root = light.verified_header(Height(read.app_height + 1)).app_hash
+        claims.append((f"hash of all keys after height {read.app_height}", read.app_hash_recomputed, expected_root))
+    for what, observed, expected in claims:
         if observed != expected:
             raise VerificationFailedError(
-                f"{data_dir}: {what}: the booted node has {observed}, the verified chain has {expected}",
+                f"{data_dir}: {what}: the data has {observed}, the verified chain has {expected}",
                 remedy="Do not use this data; restore the next older verified snapshot.",
             )
-    return BootProof(booted.chain_id, booted.height, booted.app_hash, booted.block_hash, booted.took_s, seal=_SEAL)
+    return BootProof(
+        booted.chain_id, booted.height, booted.app_hash, booted.block_hash, booted.took_s, read is not None, seal=_SEAL
+    )

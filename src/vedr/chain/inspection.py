@@ -19,7 +19,8 @@ class Inspected:
     """A node's data at rest; hashes are upper-case hexadecimal.
 
     `app_hash` is the application's hash after `state_height`.  CometBFT saves the block first, then the state, so
-    `state_height` is `store_height` or one less, and `app_height` at most `store_height`.
+    `state_height` is `store_height` or one less, and `app_height` at most `store_height`.  `app_hash_recomputed`, after
+    `app_height`, is what all keys and values amount to; None when they were not read.
     """
 
     chain_id: str
@@ -29,16 +30,20 @@ class Inspected:
     app_height: Height
     app_hash: str
     database_backend: str
+    app_hash_recomputed: str | None = None
 
 
 class Inspector(Protocol):
     """Reads a data folder that no process writes to; changes nothing in it."""
 
-    def inspect(self, home: Path, data: Path) -> Inspected:
-        """Raises: CorruptError (a database is missing or does not open), NotFoundError (no such program)."""
+    def inspect(self, home: Path, data: Path, *, deep: bool = False) -> Inspected:
+        """Raises: CorruptError (a database is missing or does not open), NotFoundError (no such program).
+
+        A deep inspection reads the application's whole state: CorruptError when that can't be read or recomputed.
+        """
 
 
-def parse_inspected(value: Value) -> Inspected:
+def parse_inspected(value: Value, *, deep: bool = False) -> Inspected:
     """CorruptError when a member is missing or of the wrong kind, or a node could not start from these databases."""
 
     def height(name: str) -> Height:
@@ -58,4 +63,5 @@ def parse_inspected(value: Value) -> Inspected:
         app_height=height("app_height"),
         app_hash=value["app_hash"].text().upper(),
         database_backend=value["db_backend"].text(),
+        app_hash_recomputed=value["app_hash_recomputed"].text().upper() if deep else None,
     )

@@ -16,10 +16,10 @@ import (
 )
 
 const usage = `usage:
-  labnode testnet  --plan FILE                    make the homes of a network
+  labnode testnet  --plan FILE                       make the homes of a network
   labnode start    --home DIR [--isolated] [--rpc-listen ADDR] [--p2p-listen ADDR]
-  labnode inspect  --home DIR | --data DIR        read a stopped node's databases, changing nothing
-  labnode rollback --home DIR                     take a stopped node one block back
+  labnode inspect  --home DIR | --data DIR [--deep]  read a stopped node's databases, changing nothing
+  labnode rollback --home DIR                        take a stopped node one block back
 `
 
 func main() {
@@ -73,6 +73,7 @@ func start(flags *flag.FlagSet, args []string) error {
 func inspect(flags *flag.FlagSet, args []string) error {
 	home := flags.String("home", "", "the node's home")
 	data := flags.String("data", "", "the data folder, when it is not the home's")
+	deep := flags.Bool("deep", false, "read every key and value of the application, and compute its hash from them")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func inspect(flags *flag.FlagSet, args []string) error {
 		}
 		*data = filepath.Join(*home, "data")
 	}
-	report, err := node.Inspect(*data)
+	report, err := node.Inspect(*data, *deep)
 	if err != nil {
 		return err
 	}

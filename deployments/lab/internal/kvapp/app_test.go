@@ -14,6 +14,7 @@ import (
 	"github.com/cometbft/cometbft/crypto/ed25519"
 	cryptoenc "github.com/cometbft/cometbft/crypto/encoding"
 	"github.com/cometbft/cometbft/libs/log"
+	"github.com/syndtr/goleveldb/leveldb"
 )
 
 var ctx = context.Background()
@@ -456,6 +457,60 @@ func TestOldSnapshotsArePruned(t *testing.T) {
 	listed, err := c.app.ListSnapshots(ctx, &abci.RequestListSnapshots{})
 	if err != nil || len(listed.Snapshots) != 2 || listed.Snapshots[0].Height != 10 || listed.Snapshots[1].Height != 8 {
 		t.Fatalf("snapshots %v, %v", listed, err)
+	}
+}
+
+func TestTheRootIsRecomputedFromEveryKeyAndValue(t *testing.T) {
+	c := newChain(t, Config{})
+	for i := range 30 {
+		c.block(fmt.Sprintf("key-%d=value-%d", i%11, i), fmt.Sprintf("b-%d=%d", i, i))
+	}
+	if err := c.app.Close(); err != nil {
+		t.Fatal(err)
+	}
+	height, hash, err := RecomputeRoot(c.dir)
+	if err != nil || height != 30 || !bytes.Equal(hash, c.hash) {
+		t.Fatalf("height %d, %X, %v; want 30, %X", height, hash, err, c.hash)
+	}
+	damageLeaf(t, c.dir, "value-29")
+	if _, hash, err := ReadTip(c.dir); err != nil || !bytes.Equal(hash, c.hash) {
+		t.Fatalf("the stored root was to stay as it was: %X, %v", hash, err)
+	}
+	if _, hash, err := RecomputeRoot(c.dir); err != nil || bytes.Equal(hash, c.hash) {
+		t.Fatalf("a damaged value is not seen: %X, %v", hash, err)
+	}
+}
+
+// damageLeaf alters a value as a fault of the node's memory would: before the database's own checksums.
+func damageLeaf(t *testing.T, dir, value string) {
+	t.Helper()
+	db, err := leveldb.OpenFile(dbPath(dir, dbName), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	found := db.NewIterator(nil, nil)
+	defer found.Release()
+	for found.Next() {
+		if bytes.Contains(found.Value(), []byte(value)) {
+			altered := bytes.Replace(found.Value(), []byte(value), []byte("X"+value[1:]), 1)
+			if err := db.Put(found.Key(), altered, nil); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatal("no such value")
+}
+
+func TestAStateWithoutKeysHasARootToo(t *testing.T) {
+	c := newChain(t, Config{})
+	c.block()
+	if err := c.app.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, hash, err := RecomputeRoot(c.dir); err != nil || !bytes.Equal(hash, c.hash) {
+		t.Fatalf("%X, %v; want %X", hash, err, c.hash)
 	}
 }
 

@@ -30,12 +30,15 @@ type Report struct {
 	ValidatorsHash  string `json:"validators_hash"`    // of the set that signs state_height+1
 	Consistent      bool   `json:"consistent"`         // a node can start from these heights and hashes
 	DBBackend       string `json:"db_backend"`
+	// AppHashRecomputed is the hash of all keys and values of application.db; only a deep inspection reads them.
+	AppHashRecomputed string `json:"app_hash_recomputed,omitempty"`
 }
 
 // Inspect reads the databases under dataDir. It changes, makes and removes nothing
 // there: goleveldb, even when told to be read-only, would create LOCK files, so it sees
 // a temporary folder of links instead. A crashed process's journals are replayed in memory.
-func Inspect(dataDir string) (report *Report, err error) {
+// A deep inspection reads the whole state as well.
+func Inspect(dataDir string, deep bool) (report *Report, err error) {
 	defer func() {
 		if r := recover(); r != nil { // the stores panic on undecodable records
 			report, err = nil, fmt.Errorf("inspect %s: corrupt database: %v", dataDir, r)
@@ -52,7 +55,11 @@ func Inspect(dataDir string) (report *Report, err error) {
 		}
 	}
 	report = &Report{DBBackend: string(dbm.GoLevelDBBackend)}
-	for _, step := range []func(string, *Report) error{inspectBlocks, inspectState, inspectApp} {
+	steps := []func(string, *Report) error{inspectBlocks, inspectState, inspectApp}
+	if deep {
+		steps = append(steps, recomputeApp)
+	}
+	for _, step := range steps {
 		if err := step(view, report); err != nil {
 			return nil, fmt.Errorf("inspect %s: %w", dataDir, err)
 		}
@@ -159,6 +166,15 @@ func inspectApp(view string, report *Report) error {
 		return err
 	}
 	report.AppHeight, report.AppDBHash = height, fmt.Sprintf("%X", hash)
+	return nil
+}
+
+func recomputeApp(view string, report *Report) error {
+	_, hash, err := kvapp.RecomputeRoot(view)
+	if err != nil {
+		return fmt.Errorf("application.db can't be read to its end: %w", err)
+	}
+	report.AppHashRecomputed = fmt.Sprintf("%X", hash)
 	return nil
 }
 

@@ -148,7 +148,7 @@ func TestInspectReportsAStoppedNodeAndChangesNothing(t *testing.T) {
 	capture := hardLink(t, data)
 	before, captureBefore := fingerprint(t, data), fingerprint(t, capture)
 
-	report, err := Inspect(data)
+	report, err := Inspect(data, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,12 +156,16 @@ func TestInspectReportsAStoppedNodeAndChangesNothing(t *testing.T) {
 		report.AppHeight != report.StateHeight || report.AppHash != report.AppDBHash || len(report.ValidatorsHash) != 64 {
 		t.Errorf("report %+v", report)
 	}
-	ofCapture, err := Inspect(capture)
+	ofCapture, err := Inspect(capture, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if *ofCapture != *report {
 		t.Errorf("the capture reports %+v, the original %+v", ofCapture, report)
+	}
+	deep, err := Inspect(data, true)
+	if err != nil || deep.AppHashRecomputed != report.AppDBHash {
+		t.Errorf("deep: %+v, %v", deep, err)
 	}
 	if fingerprint(t, data) != before || fingerprint(t, capture) != captureBefore {
 		t.Error("inspect changed files")
@@ -175,7 +179,7 @@ func TestInspectRefusesDamagedMissingAndBusyDatabases(t *testing.T) {
 	}
 	home := plan.Nodes[0].Home
 	data := filepath.Join(home, "data")
-	if _, err := Inspect(data); err == nil || !strings.Contains(err.Error(), "missing") {
+	if _, err := Inspect(data, false); err == nil || !strings.Contains(err.Error(), "missing") {
 		t.Errorf("a node that never ran: %v", err)
 	}
 	runUntil(t, home, 2)
@@ -188,13 +192,13 @@ func TestInspectRefusesDamagedMissingAndBusyDatabases(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(capture, name, "CURRENT"), []byte("MANIFEST-999999\n"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Inspect(capture); err == nil {
+			if _, err := Inspect(capture, false); err == nil {
 				t.Error("a database without its manifest was accepted")
 			}
 			if err := os.RemoveAll(filepath.Join(capture, name)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Inspect(capture); err == nil || !strings.Contains(err.Error(), name) {
+			if _, err := Inspect(capture, false); err == nil || !strings.Contains(err.Error(), name) {
 				t.Errorf("a missing database: %v", err)
 			}
 		})
@@ -208,7 +212,7 @@ func TestInspectRefusesDamagedMissingAndBusyDatabases(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer databases.close()
-	if _, err := Inspect(data); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := Inspect(data, false); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a database that is in use: %v", err)
 	}
 }
@@ -221,7 +225,7 @@ func TestRollbackGoesOneBlockBackAndTheNodeGoesOn(t *testing.T) {
 	home := plan.Nodes[0].Home
 	data := filepath.Join(home, "data")
 	runUntil(t, home, 4)
-	before, err := Inspect(data)
+	before, err := Inspect(data, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +233,7 @@ func TestRollbackGoesOneBlockBackAndTheNodeGoesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	after, err := Inspect(data)
+	after, err := Inspect(data, false)
 	if err != nil {
 		t.Fatal(err)
 	}
