@@ -4,9 +4,9 @@
 
 docs/formats/envelope.md has it byte for byte.
 
-Guarantees: `parse_header` accepts exactly the bytes that `Header.to_json` writes, every number within its limits, so that
-a forged header can cost no more than the worst permitted key derivation for each of its slots.  Every refusal is
-an `EnvelopeError` of constant text: no input, and so no secret, is ever in it.
+Guarantees: `parse_header` accepts exactly the bytes that `Header.to_json` writes, each number within its limits: a
+forged header costs no more than the worst permitted key derivation for each of its slots.  Every refusal is an
+`EnvelopeError` of constant text: no input, and so no secret, is ever in it.
 Leaves out: whether any of it is true; until an envelope is opened its header is a claim (`envelope`).
 """
 
