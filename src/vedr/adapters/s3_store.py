@@ -28,6 +28,8 @@ from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey, StoredObject
 
 if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
     from vedr.adapters.s3_control import Bucket, BucketSettings
 
 CONNECT_TIMEOUT_S: Final = 2
@@ -56,7 +58,7 @@ class S3Store:
         self._region = region
         self.config: Final = config
         self._credentials = credentials
-        self._data = _open_obstore(config, credentials)
+        self._data = _open_patient(config, credentials)
         self._control_lock = threading.Lock()
         self._bucket: Bucket | None = None
         self._attributes: dict[str, str] | None = (
@@ -134,7 +136,27 @@ class S3Store:
         )
 
 
-def _open_obstore(config: StoreConfig, credentials: Credentials | None) -> _ObstoreS3:
+def _open_patient(config: StoreConfig, credentials: Credentials | None) -> _ObstoreS3:
+    """For objects of any size, where a repeated call does no harm."""
+    return open_obstore(
+        config,
+        credentials,
+        client_options={
+            "connect_timeout": dt.timedelta(seconds=CONNECT_TIMEOUT_S),
+            "timeout": dt.timedelta(seconds=REQUEST_TIMEOUT_S),
+        },
+        retry_config={
+            "max_retries": MAX_RETRIES,
+            "retry_timeout": dt.timedelta(seconds=RETRY_TIMEOUT_S),
+            "backoff": {"init_backoff": dt.timedelta(milliseconds=100), "max_backoff": dt.timedelta(seconds=1)},
+        },
+    )
+
+
+def open_obstore(
+    config: StoreConfig, credentials: Credentials | None, *, client_options: "ClientConfig", retry_config: "RetryConfig"
+) -> _ObstoreS3:
+    """The bucket, with the caller's patience."""
     endpoint = config.endpoint
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
         raise InvalidInputError(f"store endpoint {endpoint!r} is not an http(s) URL", remedy="Correct the site file.")
@@ -147,16 +169,8 @@ def _open_obstore(config: StoreConfig, credentials: Credentials | None) -> _Obst
         config.bucket,
         region=config.cloud_region,
         checksum_algorithm="SHA256",
-        client_options={
-            "allow_http": bool(endpoint and endpoint.startswith("http://")),
-            "connect_timeout": dt.timedelta(seconds=CONNECT_TIMEOUT_S),
-            "timeout": dt.timedelta(seconds=REQUEST_TIMEOUT_S),
-        },
-        retry_config={
-            "max_retries": MAX_RETRIES,
-            "retry_timeout": dt.timedelta(seconds=RETRY_TIMEOUT_S),
-            "backoff": {"init_backoff": dt.timedelta(milliseconds=100), "max_backoff": dt.timedelta(seconds=1)},
-        },
+        client_options={"allow_http": bool(endpoint and endpoint.startswith("http://")), **client_options},
+        retry_config=retry_config,
         **keys,
     )
 

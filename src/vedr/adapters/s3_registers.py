@@ -1,0 +1,103 @@
+"""Registers in a region's bucket: conditional writes of Amazon S3 (`If-None-Match: *`, then `If-Match: <ETag>`).
+
+Guarantees: what `vedr.ports.Registers` promises, where no content of a key is ever written twice: S3's ETag is the
+MD5 of the content, so two equal contents have one tag.  Contents that only go up, as vedr.chain's, never repeat.
+Nothing is retried here: a repeated conditional write cannot tell its own first try from another writer, so an answer
+that was lost is UnavailableError and the caller reads.  A dead server costs a second, a hung one two.
+
+Leaves out: atomicity of the comparison, which is the server's (tests/contract shows it for the lab's); old versions in
+a versioned bucket, which its lifecycle removes (docs/formats/sign-state-register.md).
+"""
+
+import datetime as dt
+from typing import TYPE_CHECKING, Final
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+
+from vedr.adapters.s3_store import UNKNOWN_KEY_CODES, Credentials, first_line, open_obstore
+from vedr.errors import ConflictError, RefusedError, UnavailableError, VedrError
+from vedr.inventory import StoreConfig
+from vedr.ports import ObjectKey, Tagged
+
+if TYPE_CHECKING:
+    from obstore import PutMode
+
+CONNECT_TIMEOUT_S: Final = 1.0
+REQUEST_TIMEOUT_S: Final = 2.0  # a few hundred bytes; a region that takes longer is caught up later
+_WRONG_BUCKET_CODES: Final = ("NoSuchBucket", *UNKNOWN_KEY_CODES)  # these come with 404, as a missing object does
+
+
+class S3Registers:
+    """`vedr.ports.Registers` over S3.  Safe to use from many threads."""
+
+    def __init__(self, region: str, config: StoreConfig, credentials: Credentials | None = None) -> None:
+        self._region, self._config = region, config
+        self._store = open_obstore(
+            config,
+            credentials,
+            client_options={
+                "connect_timeout": dt.timedelta(seconds=CONNECT_TIMEOUT_S),
+                "timeout": dt.timedelta(seconds=REQUEST_TIMEOUT_S),
+            },
+            retry_config={"max_retries": 0},
+        )
+
+    @property
+    def region(self) -> str:
+        return self._region
+
+    def read(self, key: ObjectKey) -> Tagged | None:
+        try:
+            result = obstore.get(self._store, key)
+            data = result.bytes().to_bytes()
+        except (BaseError, OSError) as error:
+            if isinstance(error, FileNotFoundError) and not _is_wrong_bucket(error):
+                return None
+            raise self._translated(error, key) from error
+        return Tagged(data, self._tag(result.meta["e_tag"], key))
+
+    def swap(self, key: ObjectKey, data: bytes, *, expected: str | None) -> str:
+        mode: PutMode = "create" if expected is None else {"e_tag": expected, "version": None}
+        try:
+            result = obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError) as error:  # 412, 409, and 404 of an object that went away
+            if _is_wrong_bucket(error):
+                raise self._translated(error, key) from error
+            raise ConflictError(
+                f"{self._name(key)} is not what it was when it was read", remedy="Read it again, and decide anew."
+            ) from error
+        except (BaseError, OSError) as error:
+            raise self._translated(error, key) from error
+        return self._tag(result["e_tag"], key)
+
+    def _tag(self, e_tag: str | None, key: ObjectKey) -> str:
+        if not e_tag:
+            raise RefusedError(
+                f"{self._name(key)}: the server gives no ETag, so nothing can be replaced safely",
+                remedy="Use a store with conditional writes.",
+            )
+        return e_tag
+
+    def _name(self, key: str) -> str:
+        return f"s3://{self._config.bucket}/{key} ({self._region})"
+
+    def _translated(self, error: Exception, key: ObjectKey) -> VedrError:
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or _is_wrong_bucket(error):
+            return RefusedError(
+                f"{self._name(key)}: the server refuses our credentials, or has no such bucket",
+                remedy="Check the bucket's name and policy, and the store's credentials.",
+            )
+        return UnavailableError(
+            f"{self._name(key)}: {first_line(error)}", remedy="Read it again before anything else is written."
+        )
+
+
+def _is_wrong_bucket(error: Exception) -> bool:
+    return any(code in str(error) for code in _WRONG_BUCKET_CODES)
