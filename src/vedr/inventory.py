@@ -33,6 +33,7 @@ Role = Literal["validator", "full", "archive"]
 MIN_ZONES_PER_REGION: Final = 2  # VirtEngine's rule: a region survives the loss of a zone
 MIN_FULL_NODES_PER_REGION: Final = 2
 MIN_BACKUP_REGIONS: Final = 3
+OBJECT_LOCK_MARGIN_DAYS: Final = 2
 SITES_ENV: Final = "VEDR_SITES"
 SITE_ENV: Final = "VEDR_SITE"
 
@@ -206,6 +207,42 @@ class ConfigRepository(_Frozen):
     path: Path
 
 
+class Escrow(_Frozen):
+    """AWS Secrets Manager, which keeps the backup passphrases: one secret an epoch, replicated to every region.
+
+    The secret of a kind and epoch is `<prefix>-<kind>/<epoch, four digits>`.
+    """
+
+    prefix: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9/_-]{2,200}[a-z0-9]$")] = (
+        "virtengine/dr/backup-passphrase"
+    )
+    endpoints: dict[RegionName, str] = Field(
+        default_factory=dict, description="by region; a region that is not named has the cloud's own endpoint"
+    )
+    credentials: SecretRef | None = Field(
+        default=None, description="JSON {access_key, secret_key}; None: the cloud's own chain"
+    )
+
+
+class Custody(_Frozen):
+    """Key backups: to whom they are sealed, where providers keep keys, which keys are rotated more often."""
+
+    recovery_public_key: HexKey | None = Field(
+        default=None, description="X25519, raw 32 bytes in hex: the key that the custodians' shares recover"
+    )
+    escrow: Escrow = Escrow()
+    provider_key_files: tuple[str, ...] = Field(
+        default=("keys/*.pem", "keys/*.json"), min_length=1, description="patterns in a provider's home"
+    )
+    provider_passphrase: SecretRef | None = Field(
+        default=None, description="opens the backups that provider daemons make themselves"
+    )
+    high_security: tuple[Literal["validator", "node", "provider"], ...] = Field(
+        default=(), description="kinds of keys under the stricter rotation policy"
+    )
+    unit_log: str = Field(default="", description="where a unit's log is, `{unit}` filled in; empty: nowhere known")
+
+
 class Site(_Frozen):
     """One deployment of the fleet."""
 
@@ -227,6 +264,7 @@ class Site(_Frozen):
     targets: TargetOverrides = TargetOverrides()
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
+    custody: Custody = Custody()
 
     def node(self, name: str) -> Node:
         """The node of that name, or NotFoundError listing those that exist."""
@@ -265,7 +303,7 @@ class Site(_Frozen):
 
     @model_validator(mode="after")
     def _topology_holds(self) -> Self:
-        problems = [*_duplicates(self), *_misplaced(self), *_too_thin(self)]
+        problems = [*_duplicates(self), *_misplaced(self), *_too_thin(self), *_short_locks(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -309,6 +347,17 @@ def _too_thin(site: Site) -> list[str]:
         if not site.nodes_in(name, "archive"):
             problems.append(f'region {name} has no archive node: give one node role = "archive"')
     return problems
+
+
+def _short_locks(site: Site) -> list[str]:
+    """A lock must outlast the last snapshot that needs the object: docs/formats/store.md."""
+    needed = site.retention.chain_state_days + site.retention.epoch_days + OBJECT_LOCK_MARGIN_DAYS
+    return [
+        f"region {name}: object_lock_days = {days} ends before the last snapshot that needs the object: set {needed} "
+        "(chain_state_days + epoch_days + 2) or more, or 0 for none"
+        for name, days in ((name, region.store.object_lock_days) for name, region in site.regions.items())
+        if 0 < days < needed
+    ]
 
 
 def sites_directories() -> tuple[Path, ...]:
