@@ -59,6 +59,7 @@ def test_a_wrong_value_is_named_with_its_line(text: str, old: str, new: str, lin
         ("power = 10\n", "", "power and address"),
         ("# trust_height = 1234567", "trust_height = 1234567", "belong together"),
         ('mode = "aes-256-gcm"', 'mode = "none"', "encryption.key"),
+        ("object_lock_days = 102", "object_lock_days = 90", "ends before the last snapshot"),
     ],
 )
 def test_a_broken_rule_is_refused(text: str, old: str, new: str, said: str) -> None:
