@@ -26,7 +26,7 @@ from vedr.backup.repository import Listed, Repository, list_snapshots
 from vedr.backup.sealing import Codec
 from vedr.backup.snapshot import Created, create
 from vedr.backup.tree import read_tree
-from vedr.inventory import Height, StoreConfig
+from vedr.inventory import Height, Hsm, StoreConfig
 from vedr.signature import Signer
 from vedr.targets import Retention
 
@@ -239,3 +239,41 @@ def world(make_world: WorldMaker) -> BackupWorld:
     made = make_world()
     made.fill()
     return made
+
+
+SOFTHSM_MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
+PIN = "4711-geheim"
+
+
+@dataclass
+class SoftHsm:
+    """Real SoftHSM tokens, each in a folder and with a configuration of its own, as regions have them."""
+
+    folder: Path
+
+    def make(self, label: str, *, config: Path | None = None) -> Hsm:
+        """A fresh token; with the `config` of another, beside it."""
+        if config is None:
+            tokens = self.folder / label / "tokens"
+            tokens.mkdir(parents=True)
+            config = self.folder / label / "softhsm2.conf"
+            config.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
+        secret = self.folder / "pin"
+        secret.touch(mode=0o600)
+        secret.write_text(PIN)
+        subprocess.run(
+            ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", "12345678"],
+            env={**os.environ, "SOFTHSM2_CONF": str(config)},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        return Hsm(module=SOFTHSM_MODULE, token_label=label, pin=f"file:{secret}", config=config)
+
+    @staticmethod
+    def pin() -> bytes:
+        return PIN.encode()
+
+
+@pytest.fixture
+def soft_hsm(tmp_path: Path) -> SoftHsm:
+    return SoftHsm(tmp_path / "hsm")
