@@ -1,22 +1,23 @@
-"""The fence: proof that a validator's old signer can't sign any more, and what the network saw it sign.
+"""The fence: proof that a validator's old signers can't sign any more, and what the network saw them sign.
 
-Guarantees: a `FenceProof` exists only when the supervisor of the signer's own host says that the unit is stopped, has
-no process and is meant to stay so.  Unreachable is not fenced.  `FinalState`, `FencedTip`, `Quiet` and `SeenVotes`
+Guarantees: a `FenceProof` exists only when every host that was named has been asked, after the fence closed, and showed
+that its signer can't sign.  Unreachable is not fenced.  `FinalState`, `FencedTip`, `Quiet`, `Halted` and `SeenVotes`
 need a proof, so that they can't be older than the fence.
-Leaves out: fencing across hosts (cloud instance, HSM, attested network deny), which region failover adds.
+Leaves out: the ways to fence a host other than by its own supervisor (`vedr.failover.fencing`), and whether all hosts
+that hold the key were named, which only the site knows.
 
 This is steps 2 to 4 of the promotion protocol: fence, observe after the fence, quiet.
 """
 
 import datetime as dt
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from vedr.chain.block import Commit, Flag
 from vedr.chain.rpc import ChainRpc, Status
-from vedr.chain.sign_state import FILE_NAME, Hrs, SignState, read_sign_state
+from vedr.chain.sign_state import FILE_NAME, Hrs, SignState, highest, read_sign_state
 from vedr.errors import (
     DeadlineError,
     InvalidInputError,
@@ -33,6 +34,7 @@ MIN_OBSERVERS: Final = 2
 MAX_SPREAD_BLOCKS: Final = 3  # honest nodes in sync differ by a block or two
 LOOKBACK_COMMITS: Final = 50
 _POLL_S: Final = 0.2
+_NOTHING: Final[Hrs] = (0, 0, 0)
 _SEAL: Final = object()
 
 
@@ -41,13 +43,70 @@ def _check_seal(seal: object, what: str) -> None:
         raise RefusedError(f"{what} is only made by observing it", remedy="Follow the promotion protocol's order.")
 
 
+FenceMethod = Literal[
+    "unit stopped",
+    "process ended and disk renamed",
+    "instance stopped",
+    "HSM key disabled",
+    "signer epoch passed",
+    "network denied and attested",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What a fence saw on its host: the facts in words, and the signer's last state when its disk could be read."""
+
+    facts: Mapping[str, str]
+    final: SignState | None = None
+
+
+class Fence(Protocol):
+    """One way in which one host is kept from signing.  Both methods are safe to repeat."""
+
+    @property
+    def host(self) -> str:
+        """The host's name in the site."""
+
+    @property
+    def method(self) -> FenceMethod:
+        """Which way it is."""
+
+    def close(self) -> None:
+        """Make it so, as far as this way acts at all.
+
+        Raises:
+            UnavailableError: the host, or what stands for it, can't be reached.
+            ConflictError: somebody with a newer epoch acts on the host.
+        """
+
+    def prove(self) -> Closed:
+        """Look whether the host can sign, and change nothing.
+
+        Raises:
+            RefusedError: it can, or could again by itself.
+            UnavailableError: that can't be told, which proves nothing.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class HostFence:
+    """One host's part of a proof."""
+
+    host: str
+    method: FenceMethod
+    at: dt.datetime
+    facts: Mapping[str, str]
+    final: SignState | None
+
+
 @dataclass(frozen=True, slots=True)
 class FenceProof:
-    """The node's signer is stopped on its own host, since before `at`."""
+    """No host that was named can sign for this validator, since before `at`."""
 
     node: Node
     at: dt.datetime
-    evidence: str
+    fences: tuple[HostFence, ...]
     seal: InitVar[object] = None
 
     def __post_init__(self, seal: object) -> None:
@@ -57,10 +116,15 @@ class FenceProof:
     def address(self) -> bytes:
         return bytes.fromhex(self.node.address)
 
+    @property
+    def evidence(self) -> str:
+        """In one line, for people."""
+        return "; ".join(f"{one.host}: {', '.join(one.facts.values())}" for one in self.fences)
+
 
 @dataclass(frozen=True, slots=True)
 class FinalState:
-    """The fenced signer's own last state, from the disk it wrote to."""
+    """The highest last state of the fenced signers, from the disks that they wrote to; of every one of them."""
 
     proof: FenceProof
     state: SignState
@@ -97,6 +161,20 @@ class Quiet:
 
 
 @dataclass(frozen=True, slots=True)
+class Halted:
+    """The chain stands at `tip`, seen twice after the fence, `still_s` apart; no vote of the validator came."""
+
+    proof: FenceProof
+    tip: FencedTip
+    seen: "SeenVotes"
+    still_s: float
+    seal: InitVar[object] = None
+
+    def __post_init__(self, seal: object) -> None:
+        _check_seal(seal, "a halted chain")
+
+
+@dataclass(frozen=True, slots=True)
 class SeenVotes:
     """The highest thing that survivors hold of the validator, None when they hold nothing."""
 
@@ -109,35 +187,95 @@ class SeenVotes:
         _check_seal(seal, "what the network saw")
 
 
+def prove(node: Node, fences: Sequence[Fence], *, clock: Clock) -> FenceProof:
+    """Look at every host that holds the validator's key.
+
+    Args:
+        node: The validator whose key it is.
+        fences: One for each host that has, had or may be given the key.
+        clock: For the record.
+
+    Raises:
+        InvalidInputError: the node is no validator, or no host was named, or one twice.
+        RefusedError, UnavailableError: as `Fence.prove`; one host that is not fenced is enough.
+    """
+    if not node.is_validator:
+        raise InvalidInputError(f"{node.name} is a {node.role} node: it has no signer", remedy="Name a validator.")
+    hosts = [fence.host for fence in fences]
+    if not hosts or len(set(hosts)) != len(hosts):
+        raise InvalidInputError(
+            f"{node.name}: fences of {', '.join(hosts) or 'no host'}", remedy="Name each host with the key once."
+        )
+    proven = []
+    for fence in fences:
+        at = clock()
+        closed = fence.prove()
+        proven.append(HostFence(fence.host, fence.method, at, closed.facts, closed.final))
+    return FenceProof(node, clock(), tuple(proven), seal=_SEAL)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStopped:
+    """A validator's own unit, asked on its own host: enough for a signer that comes back on that same host."""
+
+    fleet: Fleet
+    node: Node
+    method: FenceMethod = "unit stopped"
+
+    @property
+    def host(self) -> str:
+        return self.node.name
+
+    def close(self) -> None:
+        self.fleet.stop(self.node.unit, self.node.zone)
+
+    def prove(self) -> Closed:
+        """The unit has no process and is meant to have none."""
+        status = self.fleet.status(self.node.unit, self.node.zone)
+        if status.state not in ("stopped", "failed") or status.pid is not None or status.desired != "stopped":
+            raise RefusedError(
+                f"{self.host} is not fenced: unit {status.name} is {status.state} (pid {status.pid}), meant to be "
+                f"{status.desired}",
+                remedy="Stop the unit on its host first, and let it stay stopped.",
+            )
+        return Closed({"unit": f"unit {status.name} {status.state} since {status.since.isoformat()}"})
+
+
 def prove_stopped(fleet: Fleet, node: Node, *, clock: Clock) -> FenceProof:
-    """Ask the supervisor on the validator's host.
+    """Ask the supervisor on the validator's own host.
 
     Raises:
         InvalidInputError: the node is no validator.
         RefusedError: the unit runs, is paused, or would be started again.
         UnavailableError: the host does not answer, which proves nothing.
     """
-    if not node.is_validator:
-        raise InvalidInputError(f"{node.name} is a {node.role} node: it has no signer", remedy="Name a validator.")
-    at = clock()
-    status = fleet.status(node.unit, node.zone)
-    if status.state not in ("stopped", "failed") or status.pid is not None or status.desired != "stopped":
-        raise RefusedError(
-            f"{node.name} is not fenced: unit {status.name} is {status.state} (pid {status.pid}), meant to be "
-            f"{status.desired}",
-            remedy="Stop the unit on its host first, and let it stay stopped.",
-        )
-    return FenceProof(node, at, f"unit {status.name} {status.state} since {status.since.isoformat()}", seal=_SEAL)
+    return prove(node, [UnitStopped(fleet, node)], clock=clock)
 
 
 def read_final_state(proof: FenceProof, files: Files) -> FinalState:
-    """The state file on the fenced node's own disk.
+    """The state file on the fenced node's own disk, for a signer that never left it.
 
     Raises:
         NotFoundError: it is gone: the final state is not known.
         CorruptError: it can't be trusted: the final state is not known.
     """
     return FinalState(proof, read_sign_state(files.home(proof.node) / "data" / FILE_NAME), seal=_SEAL)
+
+
+def final_state_of(proof: FenceProof) -> FinalState:
+    """The highest of what the fenced hosts' own disks said when they were proven fenced.
+
+    Raises:
+        NotFoundError: a host's last state is not known, so neither is the key's.
+        RefusedError: two hosts signed different messages at one height, round and step.
+    """
+    unknown = [one.host for one in proof.fences if one.final is None]
+    if unknown:
+        raise NotFoundError(
+            f"{proof.node.name}: the last state on {', '.join(unknown)} is not known",
+            remedy="Bring back that host's disk, still fenced, or its sign-state file.",
+        )
+    return FinalState(proof, highest(*(one.final for one in proof.fences if one.final is not None)), seal=_SEAL)
 
 
 def observe_tip(proof: FenceProof, observers: Sequence[ChainRpc], *, chain_id: str) -> FencedTip:
@@ -226,6 +364,56 @@ def observe_quiet(
         else:
             sleep(_POLL_S)
     return Quiet(proof, first, Height(height - 1), seal=_SEAL)
+
+
+def observe_quiet_again(quiet: Quiet, observer: ChainRpc) -> Quiet:
+    """The same quiet, up to the newest commit that is fixed: what the chain did since it was observed.
+
+    Raises:
+        RefusedError: as `observe_quiet`, or the node is behind what was seen, so that it can't tell.
+    """
+    fixed = observer.status().latest_height - 1
+    if fixed < quiet.last:
+        raise RefusedError(
+            f"{observer.name} is at height {fixed + 1}, quiet was seen to {quiet.last}",
+            remedy="Ask a node that is in sync.",
+        )
+    for height in range(quiet.last + 1, fixed + 1):
+        _check_absent(observer, Height(height), quiet.proof)
+    return Quiet(quiet.proof, quiet.first, Height(fixed), seal=_SEAL)
+
+
+def observe_halted(
+    proof: FenceProof,
+    observers: Sequence[ChainRpc],
+    *,
+    chain_id: str,
+    still_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Halted:
+    """See the tip twice; between, no block is made and the validator's votes do not grow.
+
+    Raises:
+        DeadlineError: it moved, so the chain is slow and not halted.
+        RefusedError: a vote of the validator was added: a signer with this key is alive.
+        VerificationFailedError: too few nodes answer, or they are far apart.
+    """
+    tip = observe_tip(proof, observers, chain_id=chain_id)
+    seen = observe_votes(proof, tip, observers)
+    sleep(still_s)
+    later = observe_tip(proof, observers, chain_id=chain_id)
+    if later.height != tip.height:
+        raise DeadlineError(
+            f"the chain went from {tip.height} to {later.height} in {still_s:g} s: it is slow, not halted",
+            remedy="Wait for more blocks, then resume.",
+        )
+    seen_later = observe_votes(proof, later, observers)
+    if (seen_later.highest or _NOTHING) > (seen.highest or _NOTHING):
+        raise RefusedError(
+            f"{proof.node.name} ({proof.node.address}) voted {seen_later.highest} after it was fenced",
+            remedy="Another signer with this key is alive: find it and stop it; start none.",
+        )
+    return Halted(proof, later, seen_later, still_s, seal=_SEAL)
 
 
 def _check_absent(observer: ChainRpc, height: Height, proof: FenceProof) -> None:

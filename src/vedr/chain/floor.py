@@ -1,23 +1,25 @@
 """The floor: the lowest height, round and step that a restored signer may sign.
 
 Guarantees: a `Floor` is never lower than anything that the key may have signed, as far as the fence, the chain and the
-votes of survivors tell; applying it never lowers the file.  Uncertain means refused; nothing bypasses that.
-Leaves out: approvals by two people for an unproven state, and shipped copies of it (region failover).
+votes of survivors tell; applying it never lowers the file.  Uncertain means refused, unless two people put their names
+under the risk, written out.
+Leaves out: where copies of the state come from.
 
 Step 5 of the promotion protocol:
     - The signer's own final state is known (its disk survived the fence): that state is the floor, moving or halted.
       What survivors saw must not be above it, or it was not final.
     - It is not known, the chain moves: W = max(tip after the fence + 1, surviving state); the floor is (W + 1, 0, 0).
     - It is not known, the chain is halted: refused.  A floor above the next height would halt the chain for ever, a
-      lower one may sign twice.
+      lower one may sign twice.  Two people may take that risk: the floor is then the highest thing known.
 """
 
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Final
 
-from vedr.chain.fence import FencedTip, FenceProof, FinalState, Quiet, SeenVotes
-from vedr.chain.sign_state import SignState, read_sign_state, write_sign_state
+from vedr.chain.attestation import TwoPeople
+from vedr.chain.fence import FencedTip, FenceProof, FinalState, Halted, Quiet, SeenVotes
+from vedr.chain.sign_state import SignState, highest, read_sign_state, write_sign_state
 from vedr.errors import CorruptError, NotFoundError, RefusedError
 from vedr.inventory import Height
 
@@ -78,6 +80,58 @@ def floor_while_moving(tip: FencedTip, quiet: Quiet, seen: SeenVotes, surviving:
     state = SignState(Height(below + 1), 0, 0)
     reason = f"tip after the fence {tip.height}, quiet to {quiet.last}"
     return Floor(tip.proof, state, reason, replaces_corrupt=True, seal=_SEAL)
+
+
+def raise_to(floor: Floor, known: SignState | None) -> Floor:
+    """The same floor, or a higher one when a copy of the state is above it; an old copy changes nothing.
+
+    Raises:
+        RefusedError: the copy names the floor's height, round and step with another message.
+    """
+    if known is None:
+        return floor
+    state = highest(floor.state, known)
+    if state == floor.state:
+        return floor
+    return Floor(
+        floor.proof, state, f"{floor.reason}, raised to a copy of the state", floor.replaces_corrupt, seal=_SEAL
+    )
+
+
+def risk_of(halted: Halted, known: SignState) -> str:
+    """The sentence that two people have to say for a floor without the signer's own final state."""
+    return (
+        f"We start {halted.proof.node.name} ({halted.proof.node.address}) on the chain halted at {halted.tip.height}, "
+        f"with the floor {_known(halted.seen, known)}. Its last signature is not proven. If it signed anything higher, it "
+        "signs twice: 5 % of the stake is slashed and the validator is removed for ever."
+    )
+
+
+def floor_by_two_people(halted: Halted, known: SignState, word: TwoPeople) -> Floor:
+    """The highest thing known, on the word of two people who read the risk; for a halted chain only.
+
+    Args:
+        halted: That the chain stands, and what survivors hold.
+        known: The highest copy of the state that was found.
+        word: Two people's `risk_of` this very case.
+
+    Raises:
+        RefusedError: they said something else.
+    """
+    if word.says != risk_of(halted, known):
+        raise RefusedError(
+            f"{halted.proof.node.name}: the risk that {' and '.join(word.people)} accepted is not this one",
+            remedy=f"Show them this: {risk_of(halted, known)}",
+        )
+    state = _known(halted.seen, known)
+    reason = f"not proven, accepted by {' and '.join(word.people)}: {word.says}"
+    return Floor(halted.proof, state, reason, replaces_corrupt=True, seal=_SEAL)
+
+
+def _known(seen: SeenVotes, known: SignState) -> SignState:
+    if seen.highest is not None and seen.highest > known.hrs:
+        return SignState(Height(seen.highest[0]), *seen.highest[1:])
+    return known
 
 
 def refuse_while_halted(tip: FencedTip, seen: SeenVotes, surviving: SignState | None = None) -> RefusedError:

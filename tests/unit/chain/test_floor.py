@@ -152,7 +152,7 @@ def test_only_validators_are_fenced() -> None:
 def test_no_observation_can_be_made_up() -> None:
     fenced, zero = proof(), Height(0)
     for make in (
-        lambda: FenceProof(node(), NOW, ""),
+        lambda: FenceProof(node(), NOW, ()),
         lambda: FinalState(fenced, SignState(zero, 0, 0)),
         lambda: FencedTip(fenced, zero, ()),
         lambda: Quiet(fenced, zero, zero),

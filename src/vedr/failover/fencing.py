@@ -1,0 +1,226 @@
+"""The ways to keep a host from signing, each behind `vedr.chain.fence.Fence`.
+
+Guarantees: a way proves only what somebody who can know it says; silence, an error or a doubt is no fence.  `WAYS` tells
+of each what it rests on and what undoes it.
+Leaves out: order and leases (`promotion`); cloud, HSM and firewall calls, which adapters behind the small Protocols make.
+"""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from vedr.chain.attestation import Statement, two_people
+from vedr.chain.fence import Closed, FenceMethod, UnitStopped
+from vedr.chain.sign_state import SignState
+from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError
+from vedr.failover.signer_disk import SignerDisk, Ticket
+from vedr.inventory import Node
+from vedr.ports import Clock, Fleet
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a fence rests on, for the runbook's page."""
+
+    proof: str
+    undone_by: str
+    final_state: bool
+
+
+WAYS: Final[Mapping[FenceMethod, Way]] = {
+    "unit stopped": Way(
+        "the host's supervisor: no process, and none wanted", "anybody who starts the unit", final_state=False
+    ),
+    "process ended and disk renamed": Way(
+        "the supervisor, and the host's disk: no process, and no folder to start or sign from",
+        "renaming the folder back, which the next check sees",
+        final_state=True,
+    ),
+    "instance stopped": Way(
+        "the cloud: the instance is stopped or terminated, and nothing starts it again",
+        "starting the instance, which the next check sees",
+        final_state=False,
+    ),
+    "HSM key disabled": Way(
+        "the token: the key is disabled and a signature with it is refused",
+        "enabling the key, which the next check sees",
+        final_state=False,
+    ),
+    "signer epoch passed": Way(
+        "a majority of the regions' registers: they refuse every signature of an older epoch",
+        "nothing: epochs only grow",
+        final_state=True,
+    ),
+    "network denied and attested": Way(
+        "the network: all is denied; and two people who saw the process stopped",
+        "lifting the deny while the key is on the host: never do",
+        final_state=False,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessAndDisk:
+    """Process ended, then its disk renamed: neither a supervisor nor a forgotten process can sign from there."""
+
+    fleet: Fleet
+    node: Node
+    disk: SignerDisk
+    ticket: Ticket
+    method: FenceMethod = "process ended and disk renamed"
+
+    @property
+    def host(self) -> str:
+        return self.node.name
+
+    def close(self) -> None:
+        """Stop or kill the unit, rename, and end whatever was started between the two."""
+        self._end()
+        self.disk.take_away(self.ticket)
+        self._end()
+
+    def _end(self) -> None:
+        try:
+            self.fleet.stop(self.node.unit, self.node.zone)
+        except DeadlineError:  # paused or stuck: it need not end cleanly
+            self.fleet.kill(self.node.unit, self.node.zone)
+            self.fleet.stop(self.node.unit, self.node.zone)  # and stay so
+
+    def prove(self) -> Closed:
+        """The disk first: whoever starts from there after this look would have to rename it back."""
+        now = self.disk.place()
+        if now.ticket > self.ticket or now.where == "open":
+            raise RefusedError(
+                f"{self.host} is not fenced: its signer disk is {now.where} under ticket {now.ticket}, ours is "
+                f"{self.ticket}",
+                remedy="Somebody acts on this host: find out who, then resume.",
+            )
+        if now.where == "fenced" and now.ticket != self.ticket:
+            raise RefusedError(
+                f"{self.host}: it is fenced by ticket {now.ticket}, not by ours, {self.ticket}",
+                remedy="Fence it again: a process that is older than this one could open it.",
+            )
+        facts = {"disk": f"disk {now.where} under ticket {now.ticket}"}
+        return Closed({**UnitStopped(self.fleet, self.node).prove().facts, **facts}, self._final(now.where))
+
+    def _final(self, where: Literal["open", "fenced", "missing"]) -> SignState | None:
+        if where == "missing":
+            return None
+        try:
+            return self.disk.state(self.ticket)
+        except (NotFoundError, CorruptError):
+            return None
+
+
+InstanceState = Literal["running", "pending", "stopping", "stopped", "terminated"]
+
+
+class Instances(Protocol):
+    """A cloud's machines."""
+
+    def stop(self, instance: str) -> None:
+        """Begin to stop it by force and keep it from being started by any group or schedule; idempotent."""
+
+    def state(self, instance: str) -> InstanceState:
+        """What it is, as the cloud's control plane says.  UnavailableError when it can't be asked."""
+
+    def restarts_itself(self, instance: str) -> bool:
+        """Whether a group, a schedule or a recovery alarm would start it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStopped:
+    """The machine is off.  Its disk is not read: the signer's last state stays unknown."""
+
+    instances: Instances
+    host: str
+    instance: str
+    method: FenceMethod = "instance stopped"
+
+    def close(self) -> None:
+        self.instances.stop(self.instance)
+
+    def prove(self) -> Closed:
+        """Stopped or terminated; `stopping` still runs."""
+        state = self.instances.state(self.instance)
+        if state not in ("stopped", "terminated") or self.instances.restarts_itself(self.instance):
+            raise RefusedError(
+                f"{self.host} is not fenced: instance {self.instance} is {state}, or would be started again",
+                remedy="Stop it by force, take it out of its group, and wait until the cloud says stopped.",
+            )
+        return Closed({"instance": f"instance {self.instance} {state}"})
+
+
+class HsmKeys(Protocol):
+    """A token's keys, by label."""
+
+    def disable(self, label: str) -> None:
+        """Make the token refuse to sign with it; idempotent."""
+
+    def signs(self, label: str) -> bool:
+        """Whether the token signs a challenge with it now.  UnavailableError when the token can't be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class HsmKeyDisabled:
+    """The host's own token refuses; a key that could leave the token would not be fenced by this."""
+
+    keys: HsmKeys
+    host: str
+    label: str
+    method: FenceMethod = "HSM key disabled"
+
+    def close(self) -> None:
+        self.keys.disable(self.label)
+
+    def prove(self) -> Closed:
+        """The token was asked for a signature and refused."""
+        if self.keys.signs(self.label):
+            raise RefusedError(
+                f"{self.host} is not fenced: its token signs with {self.label}", remedy="Disable the key in that token."
+            )
+        return Closed({"key": f"key {self.label} refused by its token"})
+
+
+class NetworkDeny(Protocol):
+    """The firewall around a host."""
+
+    def deny(self, host: str) -> None:
+        """Let nothing in or out; idempotent."""
+
+    def denied_since(self, host: str) -> dt.datetime | None:
+        """Since when nothing passes, asked of the network and not of the host; None when something may."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkDenied:
+    """The network lets nothing out, and two people saw the process stopped.
+
+    One without the other is not enough: votes that were signed behind a closed network get out when it opens.
+    """
+
+    network: NetworkDeny
+    host: str
+    statements: Sequence[Statement]
+    clock: Clock
+    method: FenceMethod = "network denied and attested"
+
+    @property
+    def sentence(self) -> str:
+        """What both people have to say."""
+        return f"I saw that the signer process on {self.host} is stopped and can't be started by itself."
+
+    def close(self) -> None:
+        self.network.deny(self.host)
+
+    def prove(self) -> Closed:
+        """Both halves, the people's after the network's."""
+        since = self.network.denied_since(self.host)
+        if since is None:
+            raise RefusedError(
+                f"{self.host} is not fenced: its network is not denied", remedy="Deny it first, in and out."
+            )
+        word = two_people(self.statements, self.sentence, after=since, now=self.clock())
+        people = f"process stopped, say {' and '.join(word.people)}"
+        return Closed({"network": f"network denied since {since.isoformat()}", "people": people})
