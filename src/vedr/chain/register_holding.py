@@ -1,0 +1,205 @@
+"""The sign-state register, used: found it, look at it, take it over, and advance it before each signature.
+
+Guarantees: what vedr.chain.register proves, of calls to real regions; `take_over` and `advance` return when a majority
+is durable and wait for no region beyond it; what slower regions miss is sent to them in the background.
+Leaves out: the floor that a first take-over needs (vedr.chain.floor), and who may take over (the promotion protocol).
+"""
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final, Self
+
+from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, Epoch, Position, Validator
+from vedr.chain.register_claim import ABSENT, Claim, RegionState
+from vedr.chain.register_regions import Regions
+from vedr.chain.register_survey import Seen, Survey
+from vedr.chain.sign_state import Hrs
+from vedr.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError, UnavailableError, VedrError
+from vedr.inventory import Height
+from vedr.ports import Registers
+
+TAKE_OVER_DEADLINE_S: Final = 8.0  # under the 10 s in which a standby is to sign
+ADVANCE_DEADLINE_S: Final = 2.5  # CometBFT gives a remote signer 3 s
+LOOK_DEADLINE_S: Final = 5.0
+MIN_REGIONS: Final = 3  # fewer have no majority that survives a loss
+
+
+def position_of(hrs: Hrs, sign_bytes: bytes) -> Position:
+    """The position of a message that is about to be signed."""
+    return Position(Height(hrs[0]), hrs[1], hrs[2], hashlib.sha256(sign_bytes).hexdigest())
+
+
+class SignStateRegister:
+    """One validator's register.  Holds no connection of its own."""
+
+    def __init__(self, registers: Mapping[str, Registers], validator: Validator) -> None:
+        if len(registers) < MIN_REGIONS:
+            raise InvalidInputError(
+                f"a register in {len(registers)} regions survives the loss of none",
+                remedy=f"Give it {MIN_REGIONS} regions.",
+            )
+        self._registers = dict(registers)
+        self.validator: Final = validator
+
+    def look(self, *, deadline_s: float = LOOK_DEADLINE_S) -> Seen:
+        """What every region shows; those that do not answer in time are among the problems.  Writes nothing."""
+        return self._survey(None, deadline_s)
+
+    def found(self, position: Position, *, deadline_s: float = LOOK_DEADLINE_S) -> None:
+        """Make the register, once in a key's life, in every region; safe to repeat with the same position.
+
+        Args:
+            position: At least everything that the key has signed: `NEVER_SIGNED` for a new key, else its floor.
+            deadline_s: The longest to wait.
+
+        Raises:
+            ConflictError: a region has another register of this key.
+        UnavailableError: a region does not answer or holds bytes that can't be read; every one is needed, this once.
+        """
+        founding = Content(Epoch(0), NOBODY, position)
+        seen = self._survey(founding, deadline_s)
+        others = {region: content for region, content in seen.contents.items() if content != founding}
+        if others:
+            raise ConflictError(
+                f"the register of {self.validator.address} exists: "
+                + ", ".join(f"{region} at {content}" for region, content in sorted(others.items())),
+                remedy="Take it over; a register is founded once in a key's life.",
+            )
+        if seen.problems:
+            raise UnavailableError(
+                f"the register of {self.validator.address} is not founded everywhere: "
+                + "; ".join(f"{region}: {problem}" for region, problem in sorted(seen.problems.items())),
+                remedy="Every region is needed, this once.  Restore them, and found it again with the same position.",
+            )
+
+    def take_over(
+        self,
+        epoch: int,
+        holder: str,
+        *,
+        at_least: Position = NEVER_SIGNED,
+        deadline_s: float = TAKE_OVER_DEADLINE_S,
+    ) -> "Holding":
+        """Become the only one who can advance it.
+
+        Args:
+            epoch: Higher than any before; the lease's.
+            holder: Names this process and no other: host, pid and something random.
+            at_least: A floor from elsewhere; the position taken over covers it.
+            deadline_s: The longest to wait for a majority.
+
+        Raises:
+            StaleEpochError: regions show this epoch or a newer one with another holder.  Try again with
+                `look().next_epoch`, if the promotion protocol still allows it.
+            NotFoundError: no region has a register: `found` it first.
+            CorruptError: a majority of the regions has lost its register, or holds bytes that can't be read.
+            UnavailableError: no majority within the deadline.  It may be held in a minority; a repetition by this same
+                process may use the same epoch, any other takes a higher one.
+        """
+        claim = Claim(self.validator, tuple(self._registers), epoch=epoch, holder=holder, at_least=at_least)
+        regions = Regions(claim, self.validator.key, self._registers)
+        regions.wait_for(lambda: claim.is_held or claim.is_lost or claim.is_unfounded, deadline_s=deadline_s)
+        with regions.changing():
+            if claim.is_held:
+                return Holding(claim, regions)
+            failure = claim.stale() if claim.is_lost else self._not_taken(claim, deadline_s)
+        regions.close()
+        raise failure
+
+    def _survey(self, founding: Content | None, deadline_s: float) -> Seen:
+        survey = Survey(self.validator, tuple(self._registers), founding)
+        with Regions(survey, self.validator.key, self._registers) as regions:
+            regions.wait_for(lambda: survey.is_done, deadline_s=deadline_s)
+            with regions.changing():
+                return survey.seen
+
+    def _not_taken(self, claim: Claim, deadline_s: float) -> VedrError:
+        what = f"the sign-state register of {self.validator.address} on {self.validator.chain_id}"
+        states = claim.regions()
+        shown = "; ".join(f"{state.region}: {state.problem or state.content or 'no answer yet'}" for state in states)
+        if not claim.is_unfounded:
+            return UnavailableError(
+                f"{what}: no majority of the regions took it within {deadline_s:g} s: {shown}",
+                remedy="Restore the connection to these regions' stores, then take over again.",
+            )
+        if all(state.problem == ABSENT for state in states if state.content is None) and not claim.readable:
+            return NotFoundError(f"{what} does not exist", remedy="Found it with the key's floor.")
+        return CorruptError(
+            f"{what} is lost in a majority of the regions: {shown}",
+            remedy="Bring back the newest versions that the buckets keep; until then no floor is known from here.",
+        )
+
+
+class Holding:
+    """The register, held by this process.  Thread-safe; close it when done."""
+
+    def __init__(self, claim: Claim, regions: Regions) -> None:
+        self._claim, self._regions = claim, regions
+        self._one_at_a_time = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def position(self) -> Position:
+        """What was taken over, or the newest that was asked for since: nothing below it can be signed any more."""
+        with self._regions.changing():
+            return self._claim.position
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another holder is known to have passed this one."""
+        with self._regions.changing():
+            return self._claim.is_lost
+
+    def advance(self, position: Position, *, deadline_s: float = ADVANCE_DEADLINE_S) -> None:
+        """Make the position durable in a majority; only then may its message be signed and released.
+
+        Safe to repeat with the same position, also after UnavailableError.
+
+        Raises:
+            RefusedError: it is below the newest position that was asked for, or at it with another digest.
+            StaleEpochError: another holder has passed this one; stop for good.
+            UnavailableError: no majority within the deadline: release nothing.  The position counts as used: only the
+                same message, or a higher position, can follow.
+        """
+        with self._one_at_a_time:
+            with self._regions.changing():
+                self._claim.advance(position)
+            claim = self._claim
+            self._regions.wait_for(lambda: claim.is_durable or claim.is_lost, deadline_s=deadline_s)
+            with self._regions.changing():
+                if claim.is_durable:
+                    return
+                if claim.is_lost:
+                    raise claim.stale()
+                shown = "; ".join(
+                    f"{state.region}: {state.problem or state.content or 'no answer yet'}"
+                    for state in claim.regions()
+                    if not state.is_current
+                )
+            raise UnavailableError(
+                f"{position} is not durable in a majority of the regions within {deadline_s:g} s: {shown}",
+                remedy="Nothing was released.  Restore the connection to these regions' stores.",
+            )
+
+    def regions(self) -> tuple[RegionState, ...]:
+        """What each region showed last."""
+        with self._regions.changing():
+            return self._claim.regions()
+
+    def wait_until_everywhere(self, *, deadline_s: float) -> bool:
+        """Wait until the slow regions have caught up too; False when one has not."""
+        claim = self._claim
+        return self._regions.wait_for(lambda: all(state.is_current for state in claim.regions()), deadline_s=deadline_s)
+
+    def close(self, *, wait_s: float = 0.0) -> None:
+        """Send nothing more.  The register stays with this epoch until another takes it over."""
+        self._regions.close(wait_s=wait_s)
