@@ -19,7 +19,7 @@ from typing import Final
 
 from vedr.chain.attestation import TwoPeople
 from vedr.chain.fence import FencedTip, FenceProof, FinalState, Halted, Quiet, SeenVotes
-from vedr.chain.sign_state import SignState, highest, read_sign_state, write_sign_state
+from vedr.chain.sign_state import SignState, read_sign_state, write_sign_state
 from vedr.errors import CorruptError, NotFoundError, RefusedError
 from vedr.inventory import Height
 
@@ -82,28 +82,12 @@ def floor_while_moving(tip: FencedTip, quiet: Quiet, seen: SeenVotes, surviving:
     return Floor(tip.proof, state, reason, replaces_corrupt=True, seal=_SEAL)
 
 
-def raise_to(floor: Floor, known: SignState | None) -> Floor:
-    """The same floor, or a higher one when a copy of the state is above it; an old copy changes nothing.
-
-    Raises:
-        RefusedError: the copy names the floor's height, round and step with another message.
-    """
-    if known is None:
-        return floor
-    state = highest(floor.state, known)
-    if state == floor.state:
-        return floor
-    return Floor(
-        floor.proof, state, f"{floor.reason}, raised to a copy of the state", floor.replaces_corrupt, seal=_SEAL
-    )
-
-
 def risk_of(halted: Halted, known: SignState) -> str:
     """The sentence that two people have to say for a floor without the signer's own final state."""
     return (
         f"We start {halted.proof.node.name} ({halted.proof.node.address}) on the chain halted at {halted.tip.height}, "
-        f"with the floor {_known(halted.seen, known)}. Its last signature is not proven. If it signed anything higher, it "
-        "signs twice: 5 % of the stake is slashed and the validator is removed for ever."
+        f"with the floor {_known(halted.seen, known)}. Its last signature is not proven. If it signed anything higher, "
+        "it signs twice: 5 % of the stake is slashed and the validator is removed for ever."
     )
 
 

@@ -1,8 +1,8 @@
 """The ways to keep a host from signing, each behind `vedr.chain.fence.Fence`.
 
-Guarantees: a way proves only what somebody who can know it says; silence, an error or a doubt is no fence.  `WAYS` tells
-of each what it rests on and what undoes it.
-Leaves out: order and leases (`promotion`); cloud, HSM and firewall calls, which adapters behind the small Protocols make.
+Guarantees: a way proves only what somebody who can know it says; silence, an error or a doubt is no fence.  `WAYS`
+tells of each what it rests on and what undoes it.
+Leaves out: order and leases (`promotion`); cloud, HSM and firewall calls, which adapters behind the Protocols make.
 """
 
 import datetime as dt

@@ -6,13 +6,13 @@
 4. Quiet: the chain moves and the validator is silent for N commits; or it stands still, and that is seen.
 5. Floor: above everything that the key may have signed.
 6. Key: put on the standby only now, and checked against the validator's address.
-7. Arm: the floor is written, lease, fence and quiet are checked again, the standby's disk is given back, the unit started.
+7. Arm: the floor is written, lease, fence and quiet are checked again, the standby's disk is opened, the unit started.
 8. Watch: blocks and votes; a signature that is not the standby's stops it at once.
 
 Guarantees: no step begins before the one before is recorded (`Means.record` returned); each begins by checking the
 lease; a process that was killed leaves every host either fenced or as it was; one that wakes up late is refused by the
-lease, or by the disk, whose folder carries another's ticket.  A resumed promotion begins with the fence again and trusts
-nothing that may have changed; only a standby that this run had armed is taken up, after everything is proven again.
+lease, or by the disk, whose folder carries another's ticket.  A resumed promotion begins with the fence again and
+trusts nothing that may have changed; only a standby that this run had armed is taken up, after all is proven again.
 Leaves out: naming all hosts that ever held the key, which the site must; leasing the standby itself.
 
 There is no flag that skips a step.
@@ -29,7 +29,7 @@ from vedr.chain.attestation import Statement, two_people
 from vedr.chain.fence import MIN_QUIET_COMMITS, Fence, FenceProof
 from vedr.chain.rpc import ChainRpc
 from vedr.chain.sign_state import SignState, highest
-from vedr.errors import ConflictError, DeadlineError, NotFoundError, RefusedError, VerificationFailedError
+from vedr.errors import DeadlineError, NotFoundError, RefusedError
 from vedr.failover.fencing import ProcessAndDisk
 from vedr.failover.promotion_key import KeySeen, check_key
 from vedr.failover.promotion_stages import (
@@ -59,11 +59,11 @@ MAX_ROUND: Final = 2**31 - 1
 CHECK_HEIGHT: Final = MIN_QUIET_COMMITS
 """`double_sign_check_height` for a standby on a moving chain.
 
-CometBFT looks at the seen commits of the last CHECK_HEIGHT - 1 heights when consensus begins (a loop from 1 to below it)
-and refuses to start when one holds a COMMIT of this key.  It must not be larger than the quiet that was seen, or the
-old host's own signatures keep the standby from starting; and not below 20, the quiet that the protocol asks for.  On a
-halted chain the last commits are the validator's own, so it is 0 there.  It stays set: a restart of the standby then
-waits until it has been silent for that many blocks.
+CometBFT looks at the seen commits of the last CHECK_HEIGHT - 1 heights when consensus begins (a loop from 1 to below
+it) and refuses to start when one holds a COMMIT of this key.  It must not be larger than the quiet that was seen, or
+the old host's own signatures keep the standby from starting; and not below 20, the quiet that the protocol asks for.
+On a halted chain the last commits are the validator's own, so it is 0 there.  It stays set: a restart of the standby
+then waits until it has been silent for that many blocks.
 """
 
 
@@ -271,7 +271,7 @@ def arm(means: Means, ready: KeyReady) -> Armed:
     locked = calm.observed.fenced.locked
     means.leases.check(locked.lease)
     standby = means.hosts(locked.ticket).standby
-    check_height = min(CHECK_HEIGHT, means.patience.quiet_commits) if isinstance(calm, Quieted) else 0
+    check_height = CHECK_HEIGHT if isinstance(calm, Quieted) else 0
     written = standby.disk.prepare(locked.ticket, ready.floored.floor, check_height=check_height)
     tip = recheck(means, ready, written)
     standby.disk.bring_back(locked.ticket)
@@ -366,6 +366,8 @@ def take_up(means: Means, locked: Locked, recorded: Evidence) -> Armed | None:
         return None
     if place.where != "open" or place.ticket.epoch != epoch:
         return None
+    for other in hosts.others:
+        other.close()  # under this process's own ticket, so that the earlier one can't open it
     try:
         fences.prove(order.validator, hosts.others, clock=means.clock)
     except RefusedError:

@@ -75,6 +75,8 @@ def watch_blocks(
         blocks: How many blocks the standby has to sign.
         deadline_s: The longest that this may take.
         still_ours: Raises when another run took the key over; asked before each look.
+        sleep: Waits between looks.
+        monotonic: What the deadline is measured with.
 
     Raises:
         SecondSignerError: see the module's text.
