@@ -1,0 +1,103 @@
+"""Envelopes from file to file: all of it or nothing, and nothing replaced."""
+
+import os
+import stat
+import tracemalloc
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, seal_file
+from vedr.custody.envelope_format import EnvelopeError
+from vedr.custody.envelope_slots import RecoveryOpener, RecoverySeal, WrongSecretError, recovery_public_key
+from vedr.errors import ConflictError
+
+WHEN = datetime(2026, 1, 2, tzinfo=UTC)
+PRIVATE = bytes(range(1, 33))
+SLOTS = [RecoverySeal(recovery_public_key(PRIVATE))]
+OPENER = RecoveryOpener(PRIVATE)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "payload"
+    path.write_bytes(os.urandom(100_000))
+    return path
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_file_comes_back_as_it_was_and_only_its_owner_reads_it(source: Path, tmp_path: Path) -> None:
+    target, back = tmp_path / "sealed", tmp_path / "back"
+    header = seal_file(source, target, slots=SLOTS, meta={"kind": "test"}, created=WHEN, chunk_bytes=4096)
+    assert inspect_file(target) == header
+    assert open_file(target, back, OPENER) == header
+    assert back.read_bytes() == source.read_bytes()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (target, back)} == {0o600}
+    assert names(tmp_path) == {"payload", "sealed", "back"}
+
+
+def test_a_large_file_passes_through_little_memory(tmp_path: Path) -> None:
+    source, target, back = tmp_path / "payload", tmp_path / "sealed", tmp_path / "back"
+    with source.open("wb") as file:
+        file.truncate(64 * 1024 * 1024)
+    tracemalloc.start()
+    try:
+        seal_file(source, target, slots=SLOTS, meta={}, created=WHEN)
+        open_file(target, back, OPENER)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert back.stat().st_size == 64 * 1024 * 1024
+    assert peak_bytes < 8 * 1024 * 1024
+
+
+def test_no_plaintext_is_left_when_the_last_chunk_is_altered(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sealed"
+    seal_file(source, target, slots=SLOTS, meta={}, created=WHEN, chunk_bytes=1024)
+    data = bytearray(target.read_bytes())
+    data[-1] ^= 1
+    target.write_bytes(data)
+    with pytest.raises(EnvelopeError):
+        open_file(target, tmp_path / "back", OPENER)
+    with pytest.raises(WrongSecretError):
+        open_file(target, tmp_path / "back", RecoveryOpener(bytes(32)))
+    assert names(tmp_path) == {"payload", "sealed"}
+
+
+def test_a_file_that_exists_is_never_replaced(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sealed"
+    seal_file(source, target, slots=SLOTS, meta={}, created=WHEN)
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "nowhere")
+    for taken in (source, dangling):
+        with pytest.raises(ConflictError):
+            open_file(target, taken, OPENER)
+    assert names(tmp_path) == {"payload", "sealed", "dangling"}
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sealed"
+
+    def entropy(size: int) -> bytes:
+        target.write_bytes(b"somebody else's")
+        return os.urandom(size)
+
+    with pytest.raises(ConflictError):
+        seal_file(source, target, slots=SLOTS, meta={}, created=WHEN, entropy=entropy)
+    assert target.read_bytes() == b"somebody else's"
+    assert names(tmp_path) == {"payload", "sealed"}
+
+
+def test_rewrapping_a_file_makes_another_and_keeps_the_first(source: Path, tmp_path: Path) -> None:
+    target, again = tmp_path / "sealed", tmp_path / "again"
+    seal_file(source, target, slots=SLOTS, meta={}, created=WHEN)
+    before = target.read_bytes()
+    private = bytes(range(2, 34))
+    rewrap_file(target, again, OPENER, add=[RecoverySeal(recovery_public_key(private))])
+    open_file(again, tmp_path / "back", RecoveryOpener(private))
+    assert (tmp_path / "back").read_bytes() == source.read_bytes()
+    assert target.read_bytes() == before
