@@ -11,9 +11,10 @@ Leaves out: promotion of a replica (`stop_replication_to_replica`), which readin
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
+from vedr.adapters.s3_store import Credentials
 from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError, VedrError
 
 CONNECT_TIMEOUT_S: Final = 2
@@ -36,18 +37,10 @@ class Place:
     endpoint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """Static credentials; `repr` shows none of it."""
-
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-
-
 class AwsVault:
     """Secrets by name in several regions.  Use it from one thread."""
 
-    def __init__(self, places: tuple[Place, ...], keys: Keys | None = None) -> None:
+    def __init__(self, places: tuple[Place, ...], keys: Credentials | None = None) -> None:
         self._places = {place.region: place for place in places}
         self._keys = keys
         self._clients: dict[str, Any] = {}

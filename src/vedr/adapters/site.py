@@ -14,7 +14,7 @@ from itertools import chain as joined
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vedr.adapters.inspector import CommandInspector
 from vedr.adapters.isolated_node import IsolatedNode
@@ -31,6 +31,9 @@ from vedr.inventory import Node, Site, StoreConfig, load_site
 from vedr.ports import Files, Fleet
 from vedr.runbook.journal import Journal
 from vedr.signature import Signer
+
+if TYPE_CHECKING:
+    from vedr.custody.key_backup_store import KeyRepository
 
 PROBE_DEADLINE_S: Final = 2.0  # for RPC calls that only ask whether a node is there
 
@@ -69,6 +72,35 @@ class OpenSite:
             trusted=self.site.signing.trusted,
             codec=Codec(None if reference is None else symmetric_key(reference)),
             retention=self.site.retention,
+        )
+
+    @cached_property
+    def keys(self) -> "KeyRepository":
+        """The key backups, with the escrow that opens them."""
+        from vedr.adapters.secrets_manager import AwsVault, Place  # noqa: PLC0415 (Argon2 and HPKE: only keys pay)
+        from vedr.custody.escrow import Escrow  # noqa: PLC0415
+        from vedr.custody.key_backup_store import KeyRepository  # noqa: PLC0415
+
+        custody, regions = self.site.custody, self.site.regions
+        places = tuple(
+            Place(name, regions[name].cloud_region, custody.escrow.endpoints.get(name))
+            for name in self.site.regions_by_priority
+        )
+        keys = (
+            None
+            if custody.escrow.credentials is None
+            else _credentials(custody.escrow.credentials, "escrow credentials")
+        )
+        recovery = custody.recovery_public_key
+        return KeyRepository(
+            stores=self.stores,
+            signer=self.signer,
+            trusted=self.site.signing.trusted,
+            escrow=Escrow(AwsVault(places, keys), custody.escrow.prefix),
+            recovery_public_key=None if recovery is None else bytes.fromhex(recovery),
+            chain_id=self.site.chain.chain_id,
+            retention=self.site.retention,
+            clock=utc_now,
         )
 
     @cached_property
@@ -142,15 +174,17 @@ def open_site(name_or_path: str | None = None) -> Iterator[OpenSite]:
 def _open_store(region: str, config: StoreConfig) -> S3Store:
     if config.credentials is None:
         return S3Store(region, config)
+    return S3Store(region, config, _credentials(config.credentials, f"store credentials of {region}"))
+
+
+def _credentials(reference: str, what: str) -> Credentials:
     try:
-        stored = json.loads(resolve(config.credentials))
-        credentials = Credentials(access_key=str(stored["access_key"]), secret_key=str(stored["secret_key"]))
+        stored = json.loads(resolve(reference))
+        return Credentials(access_key=str(stored["access_key"]), secret_key=str(stored["secret_key"]))
     except (ValueError, KeyError, TypeError):
         raise InvalidInputError(
-            f"store credentials of {region} are not JSON {{access_key, secret_key}}",
-            remedy=f"Correct {config.credentials}.",
+            f"{what} are not JSON {{access_key, secret_key}}", remedy=f"Correct {reference}."
         ) from None
-    return S3Store(region, config, credentials)
 
 
 def utc_now() -> dt.datetime:

@@ -1,0 +1,119 @@
+"""When a key is due to be replaced: VirtEngine's rotation policy, as a judgement over the catalogue of key backups.
+
+| | rotate after | warn before | expires after | old key's grace |
+|---|---|---|---|---|
+| usual | 365 days | 30 days | 730 days | 90 days |
+| high security | 90 days | 14 days | 180 days | 30 days |
+
+Guarantees: a key is judged by when vedr first saw it, which is never younger than the truth by more than the time to
+its first backup; a key that was replaced is judged by its grace.  Pure.
+Leaves out: replacing it (RB-DR-005, or the chain's own procedure) and the passphrases' rotation (escrow_rotation).
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from vedr.custody.key_backup_catalogue import Backup, KeyRecord
+from vedr.custody.key_material import KeyKind
+
+DAY: Final = dt.timedelta(days=1)
+
+
+class Status(StrEnum):
+    """From good to bad."""
+
+    OK = "ok"
+    WARN = "warn"
+    DUE = "due"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """In days."""
+
+    rotate_days: int
+    warn_days: int
+    expire_days: int
+    grace_days: int
+
+
+USUAL: Final = Policy(rotate_days=365, warn_days=30, expire_days=730, grace_days=90)
+HIGH_SECURITY: Final = Policy(rotate_days=90, warn_days=14, expire_days=180, grace_days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One key's age, and what that means."""
+
+    origin: str
+    owner: str
+    kind: KeyKind
+    key: KeyRecord
+    age_days: int
+    status: Status
+    reason: str
+    backed_up_at: dt.datetime
+
+
+def judge(backups: Iterable[Backup], now: dt.datetime, *, high_security: Iterable[KeyKind] = ()) -> tuple[Judged, ...]:
+    """Every key that the newest backup of its owner holds; and of replaced keys those still in their grace, or past it
+    and never revoked (the caller leaves out what is revoked).
+
+    Args:
+        backups: Proven entries, any order; the newest of each owner decides what is in use.
+        now: The time.
+        high_security: Kinds under the stricter policy.
+    """
+    strict = frozenset(high_security)
+    newest: dict[tuple[str, KeyKind, str], Backup] = {}
+    last_seen: dict[tuple[str, KeyKind, str, str], tuple[Backup, KeyRecord]] = {}
+    for backup in sorted(backups, key=lambda one: one.id):
+        owner = (backup.origin, backup.kind, backup.owner)
+        newest[owner] = backup
+        for key in backup.keys:
+            last_seen[*owner, key.fingerprint] = (backup, key)
+    judged = []
+    for (origin, kind, name, fingerprint), (backup, key) in last_seen.items():
+        policy = HIGH_SECURITY if kind in strict else USUAL
+        in_use = newest[origin, kind, name]
+        status, reason = (
+            _in_use(key, now, policy)
+            if fingerprint in in_use.fingerprints
+            else _replaced(_replaced_at(in_use, backup), now, policy)
+        )
+        judged.append(Judged(origin, name, kind, key, (now - key.since) // DAY, status, reason, backup.created_at))
+    order = list(Status)
+    return tuple(sorted(judged, key=lambda one: (-order.index(one.status), one.origin, one.owner, one.kind)))
+
+
+def _in_use(key: KeyRecord, now: dt.datetime, policy: Policy) -> tuple[Status, str]:
+    days = (now - key.since) // DAY
+    if days >= policy.expire_days:
+        return Status.EXPIRED, f"{days} days old, the limit is {policy.expire_days}: replace it now"
+    if days >= policy.rotate_days:
+        return Status.DUE, f"{days} days old, due after {policy.rotate_days}"
+    if days >= policy.rotate_days - policy.warn_days:
+        return Status.WARN, f"due in {policy.rotate_days - days} days"
+    return Status.OK, f"due in {policy.rotate_days - days} days"
+
+
+def _replaced(at: dt.datetime, now: dt.datetime, policy: Policy) -> tuple[Status, str]:
+    days = (now - at) // DAY
+    if days >= policy.grace_days:
+        return Status.EXPIRED, f"replaced {days} days ago, its grace of {policy.grace_days} days is over: revoke it"
+    return Status.OK, f"replaced; to be revoked within {policy.grace_days - days} days"
+
+
+def _replaced_at(in_use: Backup, last: Backup) -> dt.datetime:
+    """The first sight of what is in use now, or the first day without the old one, whichever is earlier."""
+    return max(last.created_at, min((key.since for key in in_use.keys), default=in_use.created_at))
+
+
+def worst(judged: Iterable[Judged]) -> Status:
+    """The worst of them; ok when there are none."""
+    order = list(Status)
+    return max((one.status for one in judged), key=order.index, default=Status.OK)
