@@ -18,6 +18,7 @@ GROUPS: Final = {
     "ledger": "The durable record of every run: show, verify, export.",
     "lab": "The embedded three-region network: up, down, status, faults.",
     "site": "Site files: check and show.",
+    "hsm": "Keys in hardware: reference, check of replicas, inventory.",
 }
 
 app = typer.Typer(
