@@ -1,8 +1,9 @@
-// Labs3 is the lab's S3 server, one a region: Versity's S3 gateway over a local folder, with creates made atomic.
+// Labs3 is the lab's S3 server, one a region: Versity's S3 gateway over a local folder, with conditional puts made atomic.
 //
-// The gateway (v1.7.0) checks If-None-Match before it reads the body and then replaces whatever has appeared meanwhile:
-// of 100 rounds of 16 concurrent creates, 21 had several winners.  Ledger and leases rest on exactly one winner, as
-// Amazon S3 gives it, so this program checks the condition again at the moment the object becomes visible.
+// The gateway (v1.7.0) checks If-None-Match and If-Match before it reads the body and then replaces whatever has appeared
+// meanwhile: of 100 rounds of 16 concurrent creates, 21 had several winners.  Ledger, leases and sign-state registers
+// rest on exactly one winner, as Amazon S3 gives it, so this program checks the condition again at the moment the object
+// becomes visible.
 //
 // It serves one folder from one process; two processes on one folder would race again.
 package main
@@ -63,7 +64,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return embedgw.RunVersityGW(ctx, newAtomicCreates(store), &embedgw.Config{
+	return embedgw.RunVersityGW(ctx, newAtomicPuts(store), &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: *region, Ports: []string{*listen},
 		MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: maxParts,
 		KeepAlive: true, Quiet: !*verbose, Version: "labs3", IAMCacheDisable: true,

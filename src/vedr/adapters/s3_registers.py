@@ -64,7 +64,7 @@ class S3Registers:
         return Tagged(data, self._tag(result.meta["e_tag"], key))
 
     def swap(self, key: ObjectKey, data: bytes, *, expected: str | None) -> str:
-        mode: PutMode = "create" if expected is None else {"e_tag": expected, "version": None}
+        mode: PutMode = "create" if expected is None else {"e_tag": expected}
         try:
             result = obstore.put(self._store, key, data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError) as error:  # 412, 409, and 404 of an object that went away

@@ -14,21 +14,22 @@ import (
 
 const etagAttribute = "etag" // set on every object, and not on delete markers
 
-// atomicCreates makes conditional puts of one key exclusive with every other put of it.
+// atomicPuts makes conditional puts of one key, If-None-Match and If-Match alike, exclusive with every other put of it,
+// and lets a reader see content and ETag of the same put.
 //
 // The lock is held only from after the body has been received until the object is visible, so that a client that stalls
 // in mid-body holds nobody up.
-type atomicCreates struct {
+type atomicPuts struct {
 	*posix.Posix
 	keys keyedLocks
 }
 
-func newAtomicCreates(store *posix.Posix) *atomicCreates {
-	return &atomicCreates{Posix: store, keys: keyedLocks{held: make(map[string]*keyLock)}}
+func newAtomicPuts(store *posix.Posix) *atomicPuts {
+	return &atomicPuts{Posix: store, keys: keyedLocks{held: make(map[string]*keyLock)}}
 }
 
 // PutObject writes one object.
-func (a *atomicCreates) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
+func (a *atomicPuts) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
 	if in.Bucket == nil || in.Key == nil {
 		return a.Posix.PutObject(ctx, in)
 	}
@@ -48,8 +49,17 @@ func (a *atomicCreates) PutObject(ctx context.Context, in s3response.PutObjectIn
 	return out, err
 }
 
+// GetObject opens one object; the gateway reads the ETag first and the file afterwards, and a put between the two would
+// give the reader a pair that never was.  The body is sent after the lock is gone: the open file can't change any more.
+func (a *atomicPuts) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
+	if in.Bucket != nil && in.Key != nil {
+		defer a.keys.lock(*in.Bucket + "/" + *in.Key)()
+	}
+	return a.Posix.GetObject(ctx, in)
+}
+
 // CompleteMultipartUpload joins the parts; here the gateway's own check and the write are close, and one lock spans both.
-func (a *atomicCreates) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (
+func (a *atomicPuts) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (
 	s3response.CompleteMultipartUploadResult, string, error,
 ) {
 	if in.Bucket != nil && in.Key != nil {
