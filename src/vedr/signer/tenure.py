@@ -1,0 +1,156 @@
+"""Beginning to sign: the registers taken over under a new epoch, and the mark from which this process goes on.
+
+Each process takes an epoch of its own, also one that only restarts, so that whoever held the key before is refused
+from then on.  Whether to take over is judged here, to keep two healthy signers from chasing each other; safety does
+not rest on that judgement but on the registers.
+
+Guarantees: what is signed from here on is above everything that a majority of the regions, the floor and this host's
+own file know of, or the very same message.  Leaves out: serving (`service`), and founding a register.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, join
+from vedr.chain.register_holding import Holding, SignStateRegister
+from vedr.chain.sign_state import read_sign_state
+from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
+from vedr.signer.rules import Mark, highest
+
+LOOK_EVERY_S: Final = 0.25
+LOOK_DEADLINE_S: Final = 1.0  # for one look at all regions; a dead one is not waited for longer
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a signer means to begin.
+
+    Attributes:
+        name: The signer's, the same after a restart and different from its standby's: `us-east-1a`.
+        take_over: Whether it may take the key from a signer of another name.
+        planned: Whether it may do so from one that is alive: a hand-over.
+        watch_s: How long the other is watched for signs of life, unless planned; some blocks' time.
+    """
+
+    name: str
+    take_over: bool
+    planned: bool
+    watch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """The registers held, the epoch, and the mark to begin from."""
+
+    holding: Holding
+    epoch: int
+    last: Mark
+
+
+def begin(
+    register: SignStateRegister,
+    terms: Terms,
+    *,
+    pid: int,
+    own: Mark | None,
+    floor: Mark | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Tenure:
+    """Take the registers over.
+
+    Args:
+        register: The key's.
+        terms: As the operator says.
+        pid: This process's, which with something random names it in the registers.
+        own: What this host's sign-state file says; None where it has none, as on a standby.
+        floor: From the promotion protocol; never signed at or below.
+        sleep: Waits so many seconds.
+        monotonic: A clock, in seconds.
+
+    Raises:
+        ConflictError: another signer holds the key, and a take-over was not asked for.
+        RefusedError: it is alive, and the hand-over is not planned; or sign states contradict each other.
+        NotFoundError: there is no register: found it.
+        UnavailableError: no majority of the regions answers.
+    """
+    newest = look(register)
+    if not _is_ours(newest, terms.name):
+        _check_may_take_over(newest, terms)
+        if not terms.planned:
+            until = monotonic() + terms.watch_s
+            _check_silent(register, newest, is_over=lambda: monotonic() >= until, sleep=sleep)
+    known = [mark for mark in (own, floor) if mark is not None]
+    at_least = NEVER_SIGNED
+    for mark in known:
+        at_least = join(at_least, mark.position)
+    epoch = newest.epoch + 1
+    holding = register.take_over(epoch, f"{terms.name}/{pid}#{secrets.token_hex(4)}", at_least=at_least)
+    try:
+        return Tenure(holding, epoch, highest([Mark.of_position(holding.position), *known]))
+    except RefusedError:
+        holding.close()
+        raise
+
+
+def look(register: SignStateRegister) -> Content:
+    """The newest that a majority of the regions shows; NotFoundError or UnavailableError when there is none."""
+    seen = register.look(deadline_s=LOOK_DEADLINE_S)
+    if seen.newest is not None and seen.is_majority:
+        return seen.newest
+    shown = "; ".join(f"{region}: {problem}" for region, problem in sorted(seen.problems.items()))
+    address = register.validator.address
+    if not seen.contents and all(problem == "has no register" for problem in seen.problems.values()):
+        raise NotFoundError(
+            f"{address} has no sign-state register", remedy="Found it, once in the key's life: vedr signer found."
+        )
+    raise UnavailableError(
+        f"no majority of the regions shows the register of {address}: {shown}",
+        remedy="Restore the connection to these regions' stores.",
+    )
+
+
+def _is_ours(newest: Content, name: str) -> bool:
+    return newest.holder == NOBODY or newest.holder.startswith(f"{name}/")
+
+
+def _check_may_take_over(newest: Content, terms: Terms) -> None:
+    if not terms.take_over:
+        raise ConflictError(
+            f"the key is held by {newest.holder} (epoch {newest.epoch}, at {newest.position})",
+            remedy="If it is lost, or is to hand over, begin with --take-over.",
+        )
+
+
+def _check_silent(
+    register: SignStateRegister, newest: Content, *, is_over: Callable[[], bool], sleep: Callable[[float], None]
+) -> None:
+    """RefusedError when the holder signs while it is watched."""
+    while not is_over():
+        sleep(LOOK_EVERY_S)
+        now = look(register)
+        if _moved(now, newest):
+            raise RefusedError(
+                f"{now.holder} is alive: it went from {newest.position} to {now.position} while it was watched",
+                remedy="Leave it the key.  To hand over on purpose, add --planned.",
+            )
+
+
+def _moved(now: Content, before: Content) -> bool:
+    return now.epoch > before.epoch or now.position.hrs > before.position.hrs
+
+
+def own_mark(state_file: Path) -> Mark | None:
+    """What this host's sign-state file says; None where there is none.
+
+    Raises:
+        CorruptError: it can't be read.  The registers alone would do, but why it broke has to be known first.
+    """
+    try:
+        return Mark.of_file(read_sign_state(state_file))
+    except NotFoundError:
+        return None
