@@ -20,6 +20,7 @@ from vedr.adapters.inspector import CommandInspector
 from vedr.adapters.isolated_node import IsolatedNode
 from vedr.adapters.lab_fleet import LabFleet, LocalFiles
 from vedr.adapters.rpc import HttpChainRpc
+from vedr.adapters.s3_registers import S3Registers
 from vedr.adapters.s3_store import Credentials, S3Store
 from vedr.adapters.secrets import resolve, symmetric_key
 from vedr.backup.repository import Repository
@@ -57,6 +58,11 @@ class OpenSite:
     def stores(self) -> dict[str, S3Store]:
         """The regions' buckets, by priority."""
         return {name: _open_store(name, self.site.regions[name].store) for name in self.site.regions_by_priority}
+
+    @cached_property
+    def registers(self) -> dict[str, S3Registers]:
+        """The regions' registers, in the same buckets, by priority."""
+        return {name: _open_registers(name, self.site.regions[name].store) for name in self.site.regions_by_priority}
 
     @cached_property
     def signer(self) -> Signer:
@@ -175,6 +181,12 @@ def _open_store(region: str, config: StoreConfig) -> S3Store:
     if config.credentials is None:
         return S3Store(region, config)
     return S3Store(region, config, _credentials(config.credentials, f"store credentials of {region}"))
+
+
+def _open_registers(region: str, config: StoreConfig) -> S3Registers:
+    if config.credentials is None:
+        return S3Registers(region, config)
+    return S3Registers(region, config, _credentials(config.credentials, f"store credentials of {region}"))
 
 
 def _credentials(reference: str, what: str) -> Credentials:
