@@ -38,6 +38,7 @@ class PrefectShow:
         self._api_answers = api_answers
         self._todo: queue.SimpleQueue[tuple[Entry, Timing, Forecast] | None] = queue.SimpleQueue()
         self._progress: UUID | None = None
+        self._table: UUID | None = None
         self._logger: logging.Logger | logging.LoggerAdapter[Any] = log
         context = contextvars.copy_context()  # artifacts find their flow run in it
         self._thread = threading.Thread(target=context.run, args=(self._work,), name="showing", daemon=True)
@@ -84,6 +85,8 @@ class PrefectShow:
             create_progress_artifact,
             update_progress_artifact,
         )
+        from prefect.client.orchestration import get_client  # noqa: PLC0415
+        from prefect.client.schemas.actions import ArtifactUpdate  # noqa: PLC0415
 
         for entry, measured, _ in items:
             _emit(entry, measured)
@@ -94,9 +97,14 @@ class PrefectShow:
             self._progress = cast("UUID", create_progress_artifact(progress=share, key=f"{entry.run_id}-progress"))
         else:
             update_progress_artifact(self._progress, progress=share)
-        create_markdown_artifact(
-            key=entry.run_id, markdown=table(entry, measured, forecast), description=measured.runbook
-        )
+        markdown = table(entry, measured, forecast)
+        if self._table is None:
+            self._table = cast(
+                "UUID",
+                create_markdown_artifact(key=entry.run_id, markdown=markdown, description=measured.runbook),
+            )
+        else:  # in place: the run's page lists every version of an artifact
+            get_client(sync_client=True).update_artifact(self._table, ArtifactUpdate(data=markdown))
 
 
 def _emit(entry: Entry, measured: Timing) -> None:
