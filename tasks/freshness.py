@@ -46,6 +46,7 @@ def crons(site: Site) -> dict[str, str]:
         "provider-state-backup": plan.provider_state,
         "config-backup": plan.configuration,
         "snapshot-verify": plan.snapshot_verify,
+        "key-backup": plan.keys,
     }
 
 

@@ -15,7 +15,10 @@ from vedr.errors import VedrError
 
 GROUPS: Final = {
     "snapshot": "Chain-state snapshots: create, list, verify, restore, prune.",
+    "keys": "Key backups: backup, list, inspect, verify, restore, rotate the passphrase, status.",
+    "shares": "The recovery key among its custodians: ceremony, verify, combine, rotate.",
     "ledger": "The durable record of every run: show, verify, export.",
+    "signer": "The remote signer of a validator: run, status, found.",
     "lab": "The embedded three-region network: up, down, status, faults.",
     "site": "Site files: check and show.",
     "hsm": "Keys in hardware: reference, check of replicas, inventory.",

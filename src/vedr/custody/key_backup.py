@@ -17,7 +17,7 @@ from typing import Final
 from vedr.backup.documents import is_inside
 from vedr.custody.envelope import open_sealed, seal
 from vedr.custody.envelope_slots import Opener, Seal
-from vedr.custody.key_backup_catalogue import Backup, BackupId, KeyRecord
+from vedr.custody.key_backup_catalogue import Backup, BackupId, KeyRecord, Replaced
 from vedr.custody.key_material import KINDS, KeyFile, KeyKind, broken, decode_base64, read_key_file, strict_object
 from vedr.errors import InvalidInputError, VerificationFailedError
 from vedr.signature import Json, canonical_json
@@ -115,6 +115,20 @@ def records(
         )
         for file in files
     )
+
+
+def history(
+    files: Sequence[KeyFile], previous: Backup | None, since: Mapping[str, dt.datetime], now: dt.datetime
+) -> tuple[tuple[KeyRecord, ...], tuple[Replaced, ...]]:
+    """Keys in use and keys replaced, carried on from the owner's previous entry; `since` is for keys new to it."""
+    before = () if previous is None else previous.keys
+    gone = () if previous is None else previous.replaced
+    known = {key.fingerprint: key.since for key in (*(one.key for one in gone), *before)}
+    keys = records(files, {**since, **known}, now)
+    present = {key.fingerprint for key in keys}
+    replaced = [one for one in gone if one.key.fingerprint not in present]
+    replaced += [Replaced(key, now) for key in before if key.fingerprint not in present]
+    return keys, tuple(replaced)
 
 
 def compare_live(files: Sequence[KeyFile], bundle: Bundle) -> None:

@@ -51,9 +51,18 @@ class KeyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """A key that its owner had before, and when it was first seen to be gone."""
+
+    key: KeyRecord
+    until: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Backup:
     """A catalogue entry.
 
+    `replaced` holds the keys that the owner had before, carried on from entry to entry.
     `reference` and `recovery_public_key` are the slots that can open it; `sign_state` is text evidence of what a
     validator had signed by then, as height/round/step, and no file that could be put back.
     """
@@ -66,6 +75,7 @@ class Backup:
     chain_id: str
     created_at: dt.datetime
     keys: tuple[KeyRecord, ...]
+    replaced: tuple[Replaced, ...]
     sha256: str
     size_bytes: int
     reference: str
@@ -145,9 +155,8 @@ def parse_entry_key(key: ObjectKey) -> tuple[BackupId, int] | None:
 
 def seal_entry(backup: Backup, signer: Signer) -> bytes:
     """The signed document."""
-    keys: list[Json] = [
-        [key.path, key.algorithm, key.public_key, key.address, rfc3339(key.since)] for key in backup.keys
-    ]
+    keys: list[Json] = [[*_row(key)] for key in backup.keys]
+    replaced: list[Json] = [[*_row(one.key), rfc3339(one.until)] for one in backup.replaced]
     return signer.seal_document(
         {
             "format": FORMAT,
@@ -159,6 +168,7 @@ def seal_entry(backup: Backup, signer: Signer) -> bytes:
             "chain_id": backup.chain_id,
             "created_at": rfc3339(backup.created_at),
             "keys": keys,
+            "replaced": replaced,
             "sha256": backup.sha256,
             "size_bytes": backup.size_bytes,
             "reference": backup.reference,
@@ -196,6 +206,7 @@ def open_entry(stored: bytes, trusted: Iterable[str], *, origin: str, backup: Ba
         chain_id=reader.text("chain_id"),
         created_at=parsed.created_at,
         keys=tuple(_record(row.row(5), what) for row in reader.rows("keys")),
+        replaced=tuple(Replaced(_record(row.row(6), what), _moment(row, 5, what)) for row in reader.rows("replaced")),
         sha256=reader.hex256("sha256"),
         size_bytes=reader.count("size_bytes"),
         reference=reader.text("reference"),
@@ -242,12 +253,16 @@ def _record(row: Reader, what: str) -> KeyRecord:
     algorithm = next((known for known in ALGORITHMS if known == row.text(1)), None)
     if algorithm is None:
         raise broken(what, "one of its keys is of an unknown algorithm")
-    return KeyRecord(path, algorithm, public_key, row.text(3), _moment(row, what))
+    return KeyRecord(path, algorithm, public_key, row.text(3), _moment(row, 4, what))
 
 
-def _moment(row: Reader, what: str) -> dt.datetime:
+def _row(key: KeyRecord) -> tuple[Json, ...]:
+    return (key.path, key.algorithm, key.public_key, key.address, rfc3339(key.since))
+
+
+def _moment(row: Reader, column: int, what: str) -> dt.datetime:
     try:
-        return dt.datetime.strptime(row.text(4), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+        return dt.datetime.strptime(row.text(column), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
     except ValueError:
         raise broken(what, "one of its keys has no time") from None
 

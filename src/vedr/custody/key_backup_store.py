@@ -102,9 +102,23 @@ class Found:
 
 
 def store_bundle(
-    repository: KeyRepository, origin: str, bundle: Bundle, *, since: Mapping[str, dt.datetime], sign_state: str = ""
+    repository: KeyRepository,
+    origin: str,
+    bundle: Bundle,
+    *,
+    previous: Backup | None,
+    since: Mapping[str, dt.datetime],
+    sign_state: str = "",
 ) -> Kept:
     """Seal, store, open again, compare, commit; the numbers are those of the module's text.
+
+    Args:
+        repository: Where to.
+        origin: The owner's region.
+        bundle: What to keep.
+        previous: The owner's newest backup before this one, whose history goes on.
+        since: Age of keys that are new to the catalogue, by fingerprint.
+        sign_state: Text evidence of what a validator had signed.
 
     Raises:
         NotFoundError, UnavailableError: escrow has no passphrase, or fewer than a majority of regions took it.
@@ -113,7 +127,7 @@ def store_bundle(
     created = repository.clock().astimezone(dt.UTC).replace(microsecond=0)
     backup = backup_id(bundle.kind, bundle.owner, created)
     epoch = repository.escrow.current(bundle.kind).epoch  # (1)
-    tool = decrypter()
+    keys, replaced = key_backup.history(bundle.files, previous, since, created)
     sealed = _sealed(repository, bundle, backup, origin=origin, epoch=epoch, created=created)  # (2)
     entry = Backup(
         id=backup,
@@ -123,12 +137,13 @@ def store_bundle(
         owner=bundle.owner,
         chain_id=bundle.chain_id,
         created_at=created,
-        keys=key_backup.records(bundle.files, since, created),
+        keys=keys,
+        replaced=replaced,
         sha256=hashlib.sha256(sealed).hexdigest(),
         size_bytes=len(sealed),
         reference=repository.escrow.reference(bundle.kind, epoch),
         recovery_public_key=repository.recovery().hex(),
-        decrypter=decrypter_key(origin, hashlib.sha256(tool).hexdigest()),
+        decrypter=decrypter_key(origin, hashlib.sha256(decrypter()).hexdigest()),
         sign_state=sign_state,
     )
     return commit(repository, entry, sealed, live=bundle.files)
@@ -213,10 +228,18 @@ def newest(repository: KeyRepository, origin: str, kind: KeyKind, owner: str) ->
     return load(repository, found[0]) if found else None
 
 
-def first_seen(repository: KeyRepository, origin: str, kind: KeyKind, owner: str) -> dict[str, dt.datetime]:
-    """Since when each key of an owner is known, by fingerprint: every entry carries on what the one before said."""
-    previous = newest(repository, origin, kind, owner)
-    return {} if previous is None else {key.fingerprint: key.since for key in previous.keys}
+def newest_of_each(repository: KeyRepository, origin: str) -> tuple[Backup, ...]:
+    """The newest backup of every owner and kind: all that is known of the keys of a region.
+
+    Raises:
+        UnavailableError: no region answers.
+    """
+    found, _ = list_backups(repository, (origin,))
+    newest_ids: dict[tuple[KeyKind, str], Found] = {}
+    for one in found:
+        parsed = parse_id(one.id)
+        newest_ids.setdefault((parsed.kind, parsed.owner), one)
+    return tuple(load(repository, one) for one in newest_ids.values())
 
 
 def open_from(
@@ -292,6 +315,26 @@ def expired(backups: Sequence[Backup], now: dt.datetime, retention: Retention) -
         owners.add(owner)
         kept_keys |= keys
     return tuple(gone)
+
+
+def apply_retention(repository: KeyRepository, origin: str) -> tuple[tuple[BackupId, ...], tuple[BackupId, ...]]:
+    """Remove what retention lets go; what went, and what an object lock still holds.
+
+    Raises:
+        UnavailableError: a region does not answer: nothing was removed.
+    """
+    found, silent = list_backups(repository, (origin,))
+    if silent:
+        raise no_region(f"nothing was removed from {origin}/keys", silent)
+    now = repository.clock()
+    limit = repository.retention.provider_keys_days * DAY
+    aged = {parse_id(one.id).owner for one in found if now - parse_id(one.id).created_at > limit}
+    backups = [load(repository, one) for one in found if parse_id(one.id).owner in aged]
+    gone: list[BackupId] = []
+    locked: list[BackupId] = []
+    for backup in expired(backups, now, repository.retention):
+        (gone if remove(repository, backup) else locked).append(backup.id)
+    return tuple(gone), tuple(locked)
 
 
 def remove(repository: KeyRepository, backup: Backup) -> bool:

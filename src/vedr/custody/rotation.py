@@ -11,7 +11,7 @@ Leaves out: replacing it (RB-DR-005, or the chain's own procedure) and the passp
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -59,35 +59,38 @@ class Judged:
     backed_up_at: dt.datetime
 
 
-def judge(backups: Iterable[Backup], now: dt.datetime, *, high_security: Iterable[KeyKind] = ()) -> tuple[Judged, ...]:
-    """Every key that the newest backup of its owner holds; and of replaced keys those still in their grace, or past it
-    and never revoked (the caller leaves out what is revoked).
+def judge(
+    newest: Iterable[Backup], now: dt.datetime, *, high_security: Iterable[KeyKind] = (), revoked: Container[str] = ()
+) -> tuple[Judged, ...]:
+    """Every key in use, and every replaced key that was not revoked; the worst first.
 
     Args:
-        backups: Proven entries, any order; the newest of each owner decides what is in use.
+        newest: The newest backup of each owner and kind, proven.
         now: The time.
         high_security: Kinds under the stricter policy.
+        revoked: Fingerprints of keys that were revoked: of those nothing more is to be done, unless they are in use.
     """
     strict = frozenset(high_security)
-    newest: dict[tuple[str, KeyKind, str], Backup] = {}
-    last_seen: dict[tuple[str, KeyKind, str, str], tuple[Backup, KeyRecord]] = {}
-    for backup in sorted(backups, key=lambda one: one.id):
-        owner = (backup.origin, backup.kind, backup.owner)
-        newest[owner] = backup
-        for key in backup.keys:
-            last_seen[*owner, key.fingerprint] = (backup, key)
     judged = []
-    for (origin, kind, name, fingerprint), (backup, key) in last_seen.items():
-        policy = HIGH_SECURITY if kind in strict else USUAL
-        in_use = newest[origin, kind, name]
-        status, reason = (
-            _in_use(key, now, policy)
-            if fingerprint in in_use.fingerprints
-            else _replaced(_replaced_at(in_use, backup), now, policy)
-        )
-        judged.append(Judged(origin, name, kind, key, (now - key.since) // DAY, status, reason, backup.created_at))
+    for backup in newest:
+        policy = HIGH_SECURITY if backup.kind in strict else USUAL
+        for key in backup.keys:
+            status, reason = _in_use(key, now, policy)
+            if key.fingerprint in revoked:
+                status, reason = Status.EXPIRED, "revoked, and still in use"
+            judged.append(_judged(backup, key, now, status, reason))
+        judged += [
+            _judged(backup, one.key, now, *_replaced(one.until, now, policy))
+            for one in backup.replaced
+            if one.key.fingerprint not in revoked
+        ]
     order = list(Status)
     return tuple(sorted(judged, key=lambda one: (-order.index(one.status), one.origin, one.owner, one.kind)))
+
+
+def _judged(backup: Backup, key: KeyRecord, now: dt.datetime, status: Status, reason: str) -> Judged:
+    age_days = (now - key.since) // DAY
+    return Judged(backup.origin, backup.owner, backup.kind, key, age_days, status, reason, backup.created_at)
 
 
 def _in_use(key: KeyRecord, now: dt.datetime, policy: Policy) -> tuple[Status, str]:
@@ -106,11 +109,6 @@ def _replaced(at: dt.datetime, now: dt.datetime, policy: Policy) -> tuple[Status
     if days >= policy.grace_days:
         return Status.EXPIRED, f"replaced {days} days ago, its grace of {policy.grace_days} days is over: revoke it"
     return Status.OK, f"replaced; to be revoked within {policy.grace_days - days} days"
-
-
-def _replaced_at(in_use: Backup, last: Backup) -> dt.datetime:
-    """The first sight of what is in use now, or the first day without the old one, whichever is earlier."""
-    return max(last.created_at, min((key.since for key in in_use.keys), default=in_use.created_at))
 
 
 def worst(judged: Iterable[Judged]) -> Status:

@@ -1,0 +1,38 @@
+"""Makes the world of key backups importable, and one for each test."""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from vedr.custody import envelope_slots
+from vedr.custody.envelope_format import PassphraseSlot
+
+# importlib mode leaves sys.path alone; the world is a module beside the tests.
+_spec = importlib.util.spec_from_file_location("keysworld", Path(__file__).parent / "keysworld.py")
+assert _spec is not None
+assert _spec.loader is not None
+_module = importlib.util.module_from_spec(_spec)
+sys.modules["keysworld"] = _module
+_spec.loader.exec_module(_module)
+
+
+@pytest.fixture(autouse=True)
+def cheap_derivation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2id's cost is the envelope's promise (tests/unit/custody); here it would only be waited for.
+
+    Tests marked `server` keep the real one.
+    """
+
+    def derived(passphrase: bytes, slot: PassphraseSlot) -> bytes:
+        return hashlib.blake2b(passphrase, digest_size=32, salt=slot.salt).digest()
+
+    if request.node.get_closest_marker("server") is None:
+        monkeypatch.setattr(envelope_slots, "_derived", derived)
+
+
+@pytest.fixture
+def keys() -> object:
+    return _module.make_world()
