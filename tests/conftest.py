@@ -274,6 +274,12 @@ class SoftHsm:
         return PIN.encode()
 
 
+@pytest.fixture(scope="session")
+def make_soft_hsm() -> Callable[[Path], SoftHsm]:
+    """Tokens in a folder of choice."""
+    return SoftHsm
+
+
 @pytest.fixture
 def soft_hsm(tmp_path: Path) -> SoftHsm:
     return SoftHsm(tmp_path / "hsm")

@@ -83,17 +83,19 @@ def parse_key_file(data: bytes, *, what: str) -> Ed25519PrivateKey:
 
 def _read(path: Path) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hang
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror}", remedy=_RESTORE) from error
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (the descriptor is what was checked)
+    try:
         mode = os.fstat(descriptor).st_mode
         if mode & _OTHERS or not stat.S_ISREG(mode):
             raise RefusedError(
                 f"{path}: mode {stat.S_IMODE(mode):04o}, a validator's key has to be a file of mode 0600",
                 remedy=f"chmod 600 {path}; if others could read it, treat it as compromised: RB-DR-005.",
             )
-        return file.read(MAX_BYTES + 1)
+        return os.read(descriptor, MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _members(value: object, *names: str) -> list[object]:

@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeAlias
 
 import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
-from pkcs11.exceptions import AttributeSensitive, AttributeTypeInvalid, PKCS11Error
+from pkcs11.exceptions import AttributeSensitive, AttributeTypeInvalid, PKCS11Error, SessionClosed
 
 from vedr.adapters.pkcs11_token_errors import translated, translating
 from vedr.custody import hsm
@@ -51,6 +51,7 @@ class Pkcs11Token:
         self._label: Final[str] = session.token.label
         self._lock = threading.Lock()
         self._listed: dict[int, Found] = {}
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -84,11 +85,7 @@ class Pkcs11Token:
                     f"token {self._label!r}: no private key with handle {key.handle} in this session",
                     remedy="List the keys in this session first.",
                 )
-            if key.key_type not in _MECHANISMS:
-                raise RefusedError(
-                    f"token {self._label!r}: {key.label!r} is a {key.key_type} key, which is not signed with here",
-                    remedy=f"Known are: {', '.join(_MECHANISMS)}.",
-                )
+            _require_signing(found, key)
             # ECDSA_SHA256 is missing in some modules (SoftHSM): hash first
             data = hashlib.sha256(message).digest() if key.key_type == "EC" else message
             signature: bytes = found.sign(data, mechanism=_MECHANISMS[key.key_type])
@@ -97,7 +94,9 @@ class Pkcs11Token:
     def close(self) -> None:
         """As the port says."""
         with self._lock, contextlib.suppress(PKCS11Error):  # a session that is lost needs no logout
-            self._session.close()
+            if not self._closed:
+                self._closed = True
+                self._session.close()
 
     @contextlib.contextmanager
     def session(self, what: str) -> Iterator[Any]:
@@ -107,6 +106,8 @@ class Pkcs11Token:
             what: What is asked of the token, for errors: "sign with 'val-0'".
         """
         with self._lock, translating(f"token {self._label!r}: cannot {what}"):
+            if self._closed:  # python-pkcs11 would leave its own lock taken
+                raise SessionClosed
             yield self._session
 
     def _facts(self) -> TokenFacts:
@@ -167,6 +168,16 @@ def _unloadable(error: PKCS11Error, module: Path) -> VedrError:
             remedy="It must be a shared library for this machine that exports C_GetFunctionList.",
         )
     return translated(error, f"PKCS#11 module {module}: cannot initialise it (is its configuration there?)")
+
+
+def _require_signing(found: Found, key: KeyObject) -> None:
+    if key.key_type not in _MECHANISMS:
+        raise RefusedError(
+            f"{key.label!r} is a {key.key_type} key, which is not signed with here",
+            remedy=f"Known are: {', '.join(_MECHANISMS)}.",
+        )
+    if not hasattr(found, "sign"):  # python-pkcs11 gives the method to keys with CKA_SIGN only
+        raise RefusedError(f"{key.label!r} may not sign: CKA_SIGN is false", remedy="Put the key on the token anew.")
 
 
 def _described(name: hsm.ObjectClass, found: Found) -> KeyObject:

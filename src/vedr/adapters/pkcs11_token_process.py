@@ -24,7 +24,7 @@ from vedr.adapters.pkcs11_token_wire import (
     ClosedChannelError,
     facts_of,
     key_message,
-    key_of,
+    keys_of,
     raise_failure,
     receive,
     send,
@@ -92,7 +92,7 @@ class TokenProcess:
     def objects(self) -> tuple[KeyObject, ...]:
         """As the port says."""
         with self._understanding():
-            return tuple(key_of(each) for each in self._ask({"do": "objects"}))
+            return keys_of(self._ask({"do": "objects"}))
 
     def sign(self, key: KeyObject, message: bytes) -> bytes:
         """As the port says."""

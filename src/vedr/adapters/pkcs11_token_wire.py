@@ -97,6 +97,12 @@ def key_message(key: KeyObject) -> Message:
     return asdict(key)
 
 
+def keys_of(listed: object) -> tuple[KeyObject, ...]:
+    if not isinstance(listed, list):
+        raise TypeError
+    return tuple(key_of(each) for each in listed)
+
+
 def key_of(message: Message) -> KeyObject:
     return KeyObject(
         object_class=message["object_class"],
