@@ -175,6 +175,16 @@ def test_it_asks_at_a_terminal_without_echo(
     assert (folder / "out").read_bytes() == PAYLOAD
 
 
+def test_what_is_no_recovery_key_is_refused_before_it_is_tried(
+    arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Typed("needle\n"))
+    assert arguments[-1] == "--recovery"
+    assert break_glass.main() == 1
+    assert "needle" not in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
 def test_a_machine_without_the_memory_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> bytes:
         raise HashingError("Memory allocation error")
