@@ -22,8 +22,9 @@ from vedr.signer.secret_connection import SecretConnection
 from vedr.signer.stream import Stream
 
 CONNECT_TIMEOUT_S: Final = 2.0
-HANDSHAKE_TIMEOUT_S: Final = 2.0  # the node accepts for 3 s
-SILENCE_TIMEOUT_S: Final = 10.0  # the node pings every 3.3 s: three pings missed
+# The node pings every 3.3 s: three pings missed.  While it is busy with another signer it accepts nobody; the
+# connection of one who takes over waits in its queue until it gives the other up, which takes 5 s.
+SILENCE_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
 _TCP: Final = re.compile(r"tcp://(?:([0-9a-f]{40})@)?(\[[0-9a-fA-F:.]+\]|[^/@:\[\]]+):(\d{1,5})")
 _UNIX_PREFIX: Final = "unix://"
@@ -70,11 +71,10 @@ def dial(address: UnixAddress | TcpAddress, key: Ed25519PrivateKey) -> Iterator[
         VerificationFailedError, CorruptError: somebody does who is not that node.
     """
     with _connect(address) as connected:
-        plain = SocketStream(connected, timeout_s=HANDSHAKE_TIMEOUT_S)
+        plain = SocketStream(connected, timeout_s=SILENCE_TIMEOUT_S)
         stream: Stream = plain
         if isinstance(address, TcpAddress):
             stream = SecretConnection.handshake(plain, key, expected_node_id=address.node_id)
-        plain.timeout_s = SILENCE_TIMEOUT_S
         yield stream
 
 

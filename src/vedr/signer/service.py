@@ -15,6 +15,7 @@ Guarantees: no signature leaves without steps 1 to 4; once a later epoch exists 
 Leaves out: connections (`link`), and how registers agree (`vedr.chain.register`).
 """
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -108,7 +109,8 @@ class Signer:
             return messages.signing_error(message, _ERROR_CODE, error.message)
         took_s = time.monotonic() - began
         self._metrics.signed(message.kind, message.hrs, took_s)
-        self._log("signed", {**facts, "took_us": int(took_s * 1e6)})
+        digest = hashlib.sha256(sign_bytes(signed, chain_id)).hexdigest()
+        self._log("signed", {**facts, "digest": digest, "took_us": int(took_s * 1e6)})
         return messages.signed_response(signed)
 
     def _sign(self, chain_id: str, message: Signable) -> Signable:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from signer_world import CHAIN_ID, NIL, NOON_NS, OTHER_BLOCK, precommit, prevote, proposal
 
@@ -149,6 +149,7 @@ messages = st.builds(
 )
 
 
+@settings(derandomize=True, max_examples=200, deadline=None)
 @given(st.lists(messages, max_size=30), st.booleans())
 def test_no_history_gets_two_signatures_for_one_place(asked: list[Vote | Proposal], forgets: bool) -> None:
     last, given_out = Mark(0, 0, 0), {}

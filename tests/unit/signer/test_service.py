@@ -196,6 +196,7 @@ def test_log_lines_name_what_was_signed_and_hold_no_signature(world: World) -> N
     signature = world.signature(prevote())
     (event, facts), *_ = world.logged
     assert (event, facts["kind"], facts["hrs"]) == ("signed", "prevote", "5/0/2")
+    assert facts["digest"] == Mark.of((5, 0, 2), sign_bytes(prevote(), CHAIN_ID)).digest.hex()
     assert signature.hex() not in str(world.logged)
 
 

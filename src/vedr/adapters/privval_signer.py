@@ -1,0 +1,250 @@
+"""A remote signer, put together: key, registers, connections, metrics.
+
+Guarantees: the key is the validator's and has signed a check before anything is taken over; one process at a time uses
+a sign-state file on this host; what was opened is closed.
+Leaves out: every rule (vedr.signer).
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from vedr.adapters.file_key import FileKey
+from vedr.adapters.metrics_http import serve_metrics
+from vedr.adapters.pkcs11_token_key import open_token_key
+from vedr.adapters.privval_socket import TcpAddress, UnixAddress, dial, parse_address
+from vedr.adapters.secrets import resolve
+from vedr.adapters.site import OpenSite
+from vedr.chain.block import ADDRESS_BYTES
+from vedr.chain.register import Validator
+from vedr.chain.register_holding import SignStateRegister
+from vedr.errors import ConflictError, InvalidInputError, NotFoundError, VerificationFailedError
+from vedr.inventory import Node
+from vedr.ports import ObjectKey, Registers, SigningKey, Tagged
+from vedr.signer.link import Link
+from vedr.signer.metrics import Metrics
+from vedr.signer.rules import Mark
+from vedr.signer.service import Log, Signer
+from vedr.signer.tenure import Terms, begin, own_mark
+
+KEY_CALL_DEADLINE_S: Final = 2.0  # the node waits 5 s, of which the registers may take 2.5
+_CHECK: Final = b"vedr-signer/key-check\0"  # as sign-bytes it would announce 118 bytes: it can't be a vote
+_CHECK_RANDOM_BYTES: Final = 16
+_STOP_GRACE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one signer process is told.
+
+    Attributes:
+        validator: Whose key it is.
+        region: Whose HSM holds it, for keys on tokens.
+        key: `token:<label>`, or `file:/…/priv_validator_key.json`.
+        connect: Addresses of the validator's nodes, usually one.
+        connection_key: Secret reference of a PKCS#8 PEM, who this signer is over TCP; None: a new one each time.
+        state_file: This host's sign state.
+        metrics: Where to serve them, `host:port`; None: nowhere.
+        floor: From the promotion protocol.
+    """
+
+    validator: Node
+    region: str
+    key: str
+    connect: tuple[str, ...]
+    connection_key: str | None
+    state_file: Path
+    terms: Terms
+    metrics: str | None = None
+    floor: Mark | None = None
+
+
+def register_of(opened: OpenSite, validator: Node, metrics: Metrics | None = None) -> SignStateRegister:
+    """The validator's register in the site's regions, its round trips counted."""
+    registers: dict[str, Registers] = dict(opened.registers)
+    if metrics is not None:
+        registers = {region: CountedRegisters(one, metrics) for region, one in opened.registers.items()}
+    return SignStateRegister(registers, Validator(opened.site.chain.chain_id, validator.address))
+
+
+def run(opened: OpenSite, settings: Settings, *, log: Log, stopping: threading.Event) -> None:
+    """Sign until told to stop.
+
+    Raises:
+        ConflictError: another signer has taken over: this one must not come back by itself.
+        VedrError: it could not begin; nothing was taken over unless a majority of the regions answered.
+    """
+    addresses = [parse_address(text) for text in settings.connect]
+    connection_key = _connection_key(settings.connection_key)
+    metrics = Metrics()
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(_only_process(settings.state_file))
+        key = closing.enter_context(open_key(opened, settings))
+        check_key(key, settings.validator)
+        if settings.metrics:
+            closing.enter_context(serve_metrics(settings.metrics, metrics.text))
+        register = register_of(opened, settings.validator, metrics)
+        tenure = begin(
+            register, settings.terms, pid=os.getpid(), own=own_mark(settings.state_file), floor=settings.floor
+        )
+        closing.callback(tenure.holding.close)
+        metrics.begins(tenure.epoch, tenure.last.hrs)
+        log("holds", {"epoch": tenure.epoch, "hrs": str(tenure.last), "validator": settings.validator.name})
+        signer = Signer(
+            chain_id=opened.site.chain.chain_id,
+            key=key,
+            register=tenure.holding,
+            state_file=settings.state_file,
+            last=tenure.last,
+            metrics=metrics,
+            log=log,
+        )
+        _serve(signer, addresses, connection_key, metrics=metrics, log=log, stopping=stopping)
+    if signer.superseded.is_set():
+        raise ConflictError(
+            f"another signer has taken over {settings.validator.name}; epoch {tenure.epoch} signs no more",
+            remedy="Leave it stopped.  To take the key back on purpose: --take-over --planned.",
+        )
+
+
+def _serve(
+    signer: Signer,
+    addresses: list[UnixAddress | TcpAddress],
+    connection_key: Ed25519PrivateKey,
+    *,
+    metrics: Metrics,
+    log: Log,
+    stopping: threading.Event,
+) -> None:
+    """A thread for each node, until stopped or superseded."""
+
+    def link(address: UnixAddress | TcpAddress) -> Link:
+        return Link(str(address), lambda: dial(address, connection_key), signer, metrics=metrics, log=log)
+
+    links = [link(address) for address in addresses]
+    threads = [threading.Thread(target=one.run, name="link", daemon=True) for one in links]
+    for thread in threads:
+        thread.start()
+    while not stopping.wait(0.1) and not signer.superseded.is_set():
+        pass
+    for one in links:
+        one.stop()
+    deadline = time.monotonic() + _STOP_GRACE_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+@contextlib.contextmanager
+def open_key(opened: OpenSite, settings: Settings) -> Iterator[SigningKey]:
+    """The validator's key, closed with the block."""
+    kind, _, where = settings.key.partition(":")
+    if kind == "file" and where.startswith("/"):
+        yield FileKey(Path(where))
+    elif kind == "token" and where:
+        hsm = opened.site.region(settings.region).hsm
+        if hsm is None:
+            raise NotFoundError(
+                f"region {settings.region} has no HSM", remedy="Name the region of the token: --region."
+            )
+        with open_token_key(hsm, lambda: resolve(hsm.pin), label=where, call_deadline_s=KEY_CALL_DEADLINE_S) as key:
+            yield key
+    else:
+        raise InvalidInputError(
+            f"--key of kind {kind[:20]!r} is not known",
+            remedy="Write token:<label> or file:/path/priv_validator_key.json.",
+        )
+
+
+def check_key(key: SigningKey, validator: Node) -> None:
+    """VerificationFailedError unless it is this validator's and signs."""
+    address = hashlib.sha256(key.public_key).digest()[:ADDRESS_BYTES].hex().upper()
+    if address != validator.address:
+        raise VerificationFailedError(
+            f"the key is of address {address}, {validator.name} is {validator.address}",
+            remedy="Name this validator's key: vedr hsm inventory shows what is on the tokens.",
+        )
+    challenge = _CHECK + secrets.token_bytes(_CHECK_RANDOM_BYTES)
+    try:
+        Ed25519PublicKey.from_public_bytes(key.public_key).verify(key.sign(challenge), challenge)
+    except InvalidSignature:
+        raise VerificationFailedError(
+            f"the key of {validator.name} gives signatures that do not verify", remedy="vedr hsm check."
+        ) from None
+
+
+@contextlib.contextmanager
+def _only_process(state_file: Path) -> Iterator[None]:
+    """ConflictError when another process uses this sign-state file."""
+    path = state_file.with_name(f"{state_file.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidInputError(f"{path}: {error.strerror}", remedy="Name a folder that this user owns.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConflictError(
+            f"another signer process on this host uses {state_file}", remedy="Stop that one first."
+        ) from None
+    finally:
+        os.close(lock)
+
+
+def _connection_key(reference: str | None) -> Ed25519PrivateKey:
+    if reference is None:
+        return Ed25519PrivateKey.generate()
+    try:
+        key = serialization.load_pem_private_key(resolve(reference), password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidInputError(
+            f"{reference} is not an unencrypted Ed25519 key in PEM",
+            remedy="Make one: openssl genpkey -algorithm ed25519.",
+        )
+    return key
+
+
+class CountedRegisters:
+    """A region's registers, each call timed."""
+
+    def __init__(self, registers: Registers, metrics: Metrics) -> None:
+        self._registers, self._metrics = registers, metrics
+
+    @property
+    def region(self) -> str:
+        return self._registers.region
+
+    def read(self, key: ObjectKey) -> Tagged | None:
+        with self._counted():
+            return self._registers.read(key)
+
+    def swap(self, key: ObjectKey, data: bytes, *, expected: str | None) -> str:
+        with self._counted():
+            return self._registers.swap(key, data, expected=expected)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        began, failed = time.monotonic(), True
+        try:
+            yield
+            failed = False
+        except ConflictError:
+            failed = False  # it answered
+            raise
+        finally:
+            self._metrics.register(self.region, time.monotonic() - began, failed=failed)

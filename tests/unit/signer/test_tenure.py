@@ -1,0 +1,248 @@
+"""Beginning, handing over and being superseded, over the real register in three regions in memory."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from signer_world import CHAIN_ID, NIL, OTHER_BLOCK, MemoryKey, World, precommit, prevote, proposal
+
+from vedr.adapters.memory_registers import MemoryRegisters
+from vedr.chain.register import NEVER_SIGNED, Position, Validator
+from vedr.chain.register_holding import SignStateRegister
+from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError
+from vedr.inventory import Height
+from vedr.signer.canonical import sign_bytes
+from vedr.signer.rules import Mark
+from vedr.signer.tenure import Tenure, Terms, begin, look, own_mark
+
+REGIONS = ("us-east", "eu-west", "ap-south")
+VALIDATOR = Validator(CHAIN_ID, "AB" * 20)
+OURS = Terms("us-east-1a", take_over=False, planned=False, watch_s=1)
+THEIRS = Terms("eu-west-1a", take_over=True, planned=False, watch_s=1)
+
+
+class Regions:
+    """Three regions, and signers that begin on them, each with a disk of its own."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.stores = {region: MemoryRegisters(region) for region in REGIONS}
+        self.register = SignStateRegister(self.stores, VALIDATOR)
+        self._folder = folder
+        self._stack = stack
+        self._pids = count(1)
+        self._now_s = 0.0
+        self.while_watched: list[Any] = []
+
+    def found(self, position: Position = NEVER_SIGNED) -> None:
+        self.register.found(position)
+
+    def down(self, *regions: str) -> None:
+        for region, store in self.stores.items():
+            store.faults.down = region in regions
+
+    def sleep(self, seconds: float) -> None:
+        self._now_s += seconds
+        for act in self.while_watched:
+            act()
+
+    def begin(self, terms: Terms, *, own: Mark | None = None, floor: Mark | None = None) -> Tenure:
+        tenure = begin(
+            self.register,
+            terms,
+            pid=next(self._pids),
+            own=own,
+            floor=floor,
+            sleep=self.sleep,
+            monotonic=lambda: self._now_s,
+        )
+        self._stack.callback(tenure.holding.close)
+        return tenure
+
+    def signer(self, terms: Terms, **marks: Mark) -> World:
+        tenure = self.begin(terms, **marks)
+        state_file = self._folder / f"{terms.name}-{tenure.epoch}.json"
+        return World(state_file, last=tenure.last, register=tenure.holding, key=MemoryKey())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def regions(tmp_path: Path) -> Iterator[Regions]:
+    with ExitStack() as stack:
+        yield Regions(tmp_path, stack)
+
+
+def test_a_key_without_a_register_is_not_signed_with(regions: Regions) -> None:
+    with pytest.raises(NotFoundError, match="no sign-state register") as caught:
+        regions.begin(OURS)
+    assert "vedr signer found" in caught.value.remedy
+
+
+def test_each_process_takes_an_epoch_of_its_own_and_goes_on_where_the_last_one_stood(regions: Regions) -> None:
+    regions.found()
+    first = regions.signer(OURS)
+    signature = first.signature(precommit(5))
+    again = regions.begin(OURS, own=own_mark(first.state_file))
+    assert (again.epoch, again.last.hrs, again.last.signature) == (2, (5, 0, 3), signature)
+    assert look(regions.register).holder.startswith("us-east-1a/2#")
+
+
+def test_a_signer_that_lost_its_disk_goes_on_from_the_registers(regions: Regions) -> None:
+    regions.found()
+    signature = regions.signer(OURS).signature(precommit(5))
+    again = regions.signer(OURS)
+    assert "conflicting data" in again.refusal(precommit(5, block=NIL))
+    assert "height regression" in again.refusal(precommit(4))
+    assert again.signature(precommit(5)) == signature
+
+
+def test_a_key_that_another_one_holds_is_left_to_it(regions: Regions) -> None:
+    regions.found()
+    regions.begin(OURS)
+    with pytest.raises(ConflictError, match="us-east-1a") as caught:
+        regions.begin(replace(THEIRS, take_over=False))
+    assert "--take-over" in caught.value.remedy
+    assert look(regions.register).epoch == 1
+
+
+def test_a_silent_signer_is_taken_over_from_and_refused_when_it_wakes_up(regions: Regions) -> None:
+    regions.found()
+    old = regions.signer(OURS)
+    old.signature(prevote(5))
+    new = regions.signer(THEIRS)
+    assert "conflicting data" in new.refusal(prevote(5, block=OTHER_BLOCK))
+    new.signature(precommit(5))
+    assert "taken over" in old.refusal(precommit(5, block=NIL))
+    assert old.signer.superseded.is_set()
+    new.signature(prevote(6))
+
+
+def test_a_signer_that_is_alive_keeps_the_key(regions: Regions) -> None:
+    regions.found()
+    old = regions.signer(OURS)
+    heights = count(5)
+    regions.while_watched.append(lambda: old.signature(prevote(next(heights))))
+    with pytest.raises(RefusedError, match="is alive: it went from 0/0/0 to 5/0/2") as caught:
+        regions.begin(THEIRS)
+    assert "--planned" in caught.value.remedy
+    assert look(regions.register).epoch == 1
+
+
+def test_a_restart_of_the_other_one_is_a_sign_of_life_too(regions: Regions) -> None:
+    regions.found()
+    regions.begin(OURS)
+    regions.while_watched.append(lambda: regions.begin(OURS))
+    with pytest.raises(RefusedError, match="is alive"):
+        regions.begin(THEIRS)
+
+
+def test_a_planned_hand_over_needs_no_silence(regions: Regions) -> None:
+    regions.found()
+    old = regions.signer(OURS)
+    regions.while_watched.append(lambda: pytest.fail("it watched"))
+    new = regions.signer(replace(THEIRS, planned=True))
+    new.signature(prevote(1))
+    assert "taken over" in old.refusal(prevote(2))
+
+
+def test_a_region_that_is_down_holds_up_nobody(regions: Regions) -> None:
+    regions.found()
+    regions.signer(OURS).signature(prevote(5))
+    regions.down("us-east")
+    new = regions.signer(replace(THEIRS, watch_s=0.2))
+    assert "height regression" in new.refusal(prevote(4))
+    assert new.signature(prevote(6))
+
+
+def test_without_a_majority_nobody_begins(regions: Regions) -> None:
+    regions.found()
+    regions.down("us-east", "eu-west")
+    with pytest.raises(UnavailableError, match=r"no majority.*eu-west.*us-east"):
+        regions.begin(OURS)
+
+
+def test_without_a_majority_nothing_is_signed_and_afterwards_it_goes_on(regions: Regions) -> None:
+    regions.found()
+    signer = regions.signer(OURS)
+    regions.down("us-east", "eu-west")
+    assert "not durable in a majority" in signer.refusal(prevote(5))
+    regions.down()
+    assert "conflicting data" in signer.refusal(prevote(5, block=NIL))
+    assert signer.signature(prevote(5))
+
+
+def test_a_floor_is_signed_above_and_never_at(regions: Regions) -> None:
+    regions.found(Position(Height(3), 0, 3))
+    signer = regions.signer(OURS, floor=Mark(9, 0, 0))
+    assert "height regression" in signer.refusal(prevote(8))
+    assert signer.signature(proposal(9))
+    assert regions.signer(OURS, floor=Mark(2, 0, 0)).refusal(prevote(8))
+
+
+def test_a_register_that_is_founded_at_a_floor_forbids_it(regions: Regions) -> None:
+    regions.found(Position(Height(5), 0, 2))
+    signer = regions.signer(OURS)
+    assert "floor" in signer.refusal(prevote(5))
+    assert signer.signature(precommit(5))
+
+
+def test_an_own_file_above_the_registers_is_believed(regions: Regions) -> None:
+    regions.found()
+    signed = Mark.of((5, 0, 2), sign_bytes(prevote(5), CHAIN_ID), b"s" * 64)
+    assert regions.begin(OURS, own=signed).last == signed
+
+
+def test_an_own_file_that_contradicts_the_registers_signs_nothing_there(regions: Regions) -> None:
+    regions.found()
+    regions.signer(OURS).signature(prevote(5))
+    other = Mark.of((5, 0, 2), sign_bytes(prevote(5, block=NIL), CHAIN_ID), b"s" * 64)
+    signer = regions.signer(OURS, own=other)
+    assert signer.refusal(prevote(5))
+    assert signer.refusal(prevote(5, block=NIL))
+    assert signer.signature(precommit(5))
+
+
+def test_an_own_file_and_a_floor_that_contradict_each_other_stop_the_beginning(regions: Regions) -> None:
+    regions.found()
+    one = Mark.of((5, 0, 2), b"one")
+    with pytest.raises(RefusedError, match="may have signed twice"):
+        regions.begin(OURS, own=one, floor=Mark.of((5, 0, 2), b"other"))
+
+
+def test_an_own_file_that_cannot_be_read_stops_the_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    assert own_mark(path) is None
+    path.write_text("{")
+    with pytest.raises(CorruptError):
+        own_mark(path)
+
+
+@pytest.mark.parametrize("fault", ["e", "l", "d"])
+@pytest.mark.parametrize("call", range(6))
+def test_an_answer_lost_anywhere_never_gives_two_contents(regions: Regions, fault: str, call: int) -> None:
+    """Two signers, each asked for another block at every place, with one region's calls going wrong."""
+    regions.found()
+    old = regions.signer(OURS)
+    for region in REGIONS[:2]:
+        regions.stores[region].faults.maps["swap"] = "." * (regions.stores[region].faults.seen["swap"] + call) + fault
+    given: dict[tuple[int, int], set[bytes]] = {}
+
+    def ask(signer: World, block: Any, heights: range) -> None:
+        for height in heights:
+            for step, vote in ((2, prevote(height, block=block)), (3, precommit(height, block=block))):
+                body = signer.ask(vote)
+                if not body.has(2):
+                    given.setdefault((height, step), set()).add(body.message(1).octets(8))
+
+    ask(old, NIL, range(1, 4))
+    new = regions.signer(THEIRS)
+    ask(new, OTHER_BLOCK, range(2, 5))
+    for store in regions.stores.values():
+        store.deliver()
+    ask(old, NIL, range(3, 6))
+    ask(new, OTHER_BLOCK, range(4, 6))
+    assert given
+    assert all(len(signatures) == 1 for signatures in given.values())
+    assert old.signer.superseded.is_set()
