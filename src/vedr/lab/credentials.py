@@ -15,6 +15,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from vedr.errors import UnavailableError
 from vedr.lab.plan import Plan
@@ -37,6 +38,9 @@ class LabSecrets:
         self.signing_key = self.folder / "signing.pem"
         self.site_key = self.folder / "site.key"
         self.tsig = self.folder / "dns.key"
+        self.recovery_key = self.folder / "recovery.key"
+        self.vault_credentials = self.folder / "vault.json"
+        self.vault_record = self.folder / "vault-requests.jsonl"
         self.hsm_folder = folder / "hsm"
 
     def store_credentials(self, region: str) -> Path:
@@ -61,6 +65,11 @@ class LabSecrets:
         """The public half of the signing key."""
         return Signer.from_pem(self.signing_key.read_bytes()).public_hex
 
+    def recovery_public_hex(self) -> str:
+        """The public half of the key that opens key backups when no passphrase is left."""
+        private = bytes.fromhex(self.recovery_key.read_text(encoding="ascii"))
+        return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw().hex()
+
     def create_missing(self, plan: Plan) -> None:
         """Make every secret that is not there yet."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,6 +77,8 @@ class LabSecrets:
         _once(self.signing_key, _new_signing_key)
         _once(self.site_key, lambda: secrets.token_hex(SITE_KEY_BYTES))
         _once(self.tsig, _new_tsig)
+        _once(self.recovery_key, lambda: X25519PrivateKey.generate().private_bytes_raw().hex())
+        _once(self.vault_credentials, _new_store_credentials)
         for region in plan.regions:
             _once(self.store_credentials(region), _new_store_credentials)
             _once(self.hsm_pin(region), lambda: str(secrets.randbelow(90_000_000) + 10_000_000))

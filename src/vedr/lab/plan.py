@@ -22,6 +22,7 @@ OPS: Final = "ops"
 _Placed = TypeVar("_Placed", NodePolicy, Placement)
 
 DNS_PORT_OFFSET: Final = 53
+VAULT_PORT_OFFSET: Final = 54
 AGENT_PORT_OFFSET: Final = 1
 
 
@@ -129,6 +130,14 @@ class Plan:
     @property
     def dns_port(self) -> int:
         return self.settings.port_base + DNS_PORT_OFFSET
+
+    @property
+    def vault_port(self) -> int:
+        return self.settings.port_base + VAULT_PORT_OFFSET
+
+    @property
+    def vault_url(self) -> str:
+        return f"http://{self.addresses.ops}:{self.vault_port}"
 
     @property
     def orchestrator_url(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vedr.errors import InvalidInputError
+from vedr.lab import vault
 from vedr.lab.plan import Plan
 from vedr.lab.site_file import HSM_MODULES
 
@@ -52,5 +53,6 @@ def _wanted(plan: Plan) -> Iterable[Tool]:
     yield from _SYSTEM
     if plan.settings.mode == "namespaces":
         yield from _ROOT
+    yield Tool(vault.command(plan)[0], "the secrets manager", "pip install 'moto[server]'")
     for name, purpose in _OURS.items():
         yield Tool(str(plan.settings.programs / name), purpose, _BUILD)

@@ -57,6 +57,14 @@ def _document(plan: Plan, validators: dict[str, str]) -> dict[str, Any]:
             "ttl_s": plan.template.dns.ttl_s,
             "key": f"file:{secrets.tsig}",
         },
+        "custody": {
+            "recovery_public_key": secrets.recovery_public_hex(),
+            "escrow": {
+                "endpoints": dict.fromkeys(plan.regions, plan.vault_url),
+                "credentials": f"file:{secrets.vault_credentials}",
+            },
+            "unit_log": str(plan.folder / "logs" / "{unit}.log"),
+        },
         "orchestrator": {"api_url": f"{plan.orchestrator_url}/api", "ui_url": plan.orchestrator_url},
         "config_repository": {"path": str(plan.folder / "config-backups")},
         "targets": plan.template.targets.model_dump(),
@@ -84,7 +92,6 @@ def _chain(plan: Plan) -> dict[str, Any]:
 
 def _region(plan: Plan, secrets: LabSecrets, region: str) -> dict[str, Any]:
     policy = plan.template.regions[region]
-    module = next((module for module in HSM_MODULES if module.exists()), HSM_MODULES[0])
     return {
         **policy.model_dump(exclude={"zones"}),
         "work_pool": region,
@@ -97,12 +104,17 @@ def _region(plan: Plan, secrets: LabSecrets, region: str) -> dict[str, Any]:
             "object_lock_days": plan.template.store.object_lock_days,
         },
         "hsm": {
-            "module": str(module),
+            "module": str(pkcs11_module()),
             "token_label": f"{TOKEN_LABEL_PREFIX}{region}",
             "pin": f"file:{secrets.hsm_pin(region)}",
             "config": str(secrets.hsm_config(region)),
         },
     }
+
+
+def pkcs11_module() -> Path:
+    """SoftHSM's, where this machine has it."""
+    return next((module for module in HSM_MODULES if module.exists()), HSM_MODULES[0])
 
 
 def _node(plan: Plan, name: str, validators: dict[str, str]) -> dict[str, Any]:

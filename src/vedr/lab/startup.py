@@ -16,7 +16,7 @@ from vedr.adapters.s3_control import open_control as open_store_control
 from vedr.adapters.s3_store import Credentials
 from vedr.errors import DeadlineError, UnavailableError, VedrError
 from vedr.inventory import Node, Site
-from vedr.lab import agents, gateway, names, network, orchestrator, readiness, testnet, units
+from vedr.lab import agents, gateway, keys, names, network, orchestrator, readiness, testnet, units, vault
 from vedr.lab.addresses import STORE_PORT
 from vedr.lab.credentials import LabSecrets, write_whole
 from vedr.lab.plan import Plan, Zone
@@ -54,11 +54,16 @@ class Startup:
                     network.heal(plan, zone)
                 note(f"{plan.addresses.cidr}, {len(plan.zones)} zones, of which {made} made now")
         with timed(self.report, "chain") as note:
-            site = write_site_file(plan, testnet.make_missing(plan))
+            validators = testnet.make_missing(plan)
+            site = write_site_file(plan, validators)
             note(f"{plan.chain_id}, {len(plan.nodes)} nodes")
+        with timed(self.report, "tokens") as note:
+            note(f"validators' keys put on {keys.put_on_tokens(plan, validators)} tokens")
         self._write_configurations()
         self._start_supervisors()
+        vault_ran = agents.unit_state(plan, None, units.VAULT_UNIT) == "running"
         self._start_wave(0, "services")
+        self._wait_for_vault(started=not vault_ran)
         self._start_wave(1, "nodes")
         self._make_buckets(site)
         problems = self._wait_for_blocks(site)
@@ -93,6 +98,7 @@ class Startup:
             config = plan.provider_home(provider) / "config"
             config.mkdir(exist_ok=True)
             write_whole(config / "provider.toml", units.provider_config(plan, provider), mode=0o644)
+        keys.make_provider_keys(plan)
 
     def _start_supervisors(self) -> None:
         with timed(self.report, "supervisors") as note:
@@ -127,6 +133,13 @@ class Startup:
         control.create_bucket(Bucket=config.bucket, ObjectLockEnabledForBucket=True)
         control.put_bucket_versioning(Bucket=config.bucket, VersioningConfiguration={"Status": "Enabled"})
         return True
+
+    def _wait_for_vault(self, *, started: bool) -> None:
+        with timed(self.report, "secrets manager") as note:
+            log = self.plan.folder / "logs" / f"{units.VAULT_UNIT}.log"
+            ready = partial(readiness.responds, f"{self.plan.vault_url}/")
+            readiness.until("the secrets manager", ready, limit_s=SERVICE_LIMIT_S, log=log)
+            note("with what it held before" if started and vault.remember(self.plan) else self.plan.vault_url)
 
     def _wait_for_blocks(self, site: Site) -> list[str]:
         """Every node makes or fetches blocks; returns what is wrong with those that don't."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from vedr.lab import orchestrator
+from vedr.lab import orchestrator, vault
 from vedr.lab.addresses import PROVIDER_PORT, RPC_PORT, STORE_PORT
 from vedr.lab.credentials import LabSecrets
 from vedr.lab.plan import OPS, Member, Plan, PlannedNode, Zone
@@ -18,6 +18,7 @@ WORKER_GRACE_S: Final = 10
 
 DNS_UNIT: Final = "dns"
 SERVER_UNIT: Final = "prefect-server"
+VAULT_UNIT: Final = "vault"
 LOAD_UNIT: Final = "load"
 
 
@@ -77,7 +78,10 @@ def _ops_units(plan: Plan) -> tuple[Unit, ...]:
         SERVER_UNIT, orchestrator.server_command(plan), plan.settings.project, _log(plan, SERVER_UNIT), wave=0,
         env=orchestrator.environment(plan), restart="on-failure",
     )  # fmt: skip
-    return (dns, server, _worker(plan, None), load_unit(plan))
+    secrets = Unit(
+        VAULT_UNIT, vault.command(plan), plan.folder, _log(plan, VAULT_UNIT), wave=0, env=vault.environment(plan)
+    )
+    return (dns, server, secrets, _worker(plan, None), load_unit(plan))
 
 
 def load_unit(plan: Plan, *, transactions_per_s: float | None = None, value_bytes: int | None = None) -> Unit:
