@@ -55,7 +55,7 @@ class Survey:
         self._validator = validator
         self._founding = founding
         self._unread = set(regions)
-        self._busy: set[str] = set()
+        self._busy: dict[str, Content | None] = {}  # what is being created there; None: it is being read
         self._contents: dict[str, Content] = {}
         self._problems = dict.fromkeys(regions, _NO_ANSWER)
 
@@ -70,20 +70,19 @@ class Survey:
 
     def next_call(self, region: str) -> Read | Swap | None:
         """See Conversation."""
-        call: Read | Swap | None = None
         if region in self._busy:
             return None
         if region in self._unread:
-            call = Read()
-        elif self._founding and self._may_found() and region in self._problems:
-            call = Swap(encode(self._validator, self._founding), None)
-        if call is not None:
-            self._busy.add(region)
-        return call
+            self._busy[region] = None
+            return Read()
+        if self._founding and self._may_found() and region in self._problems:
+            self._busy[region] = self._founding
+            return Swap(encode(self._validator, self._founding), None)
+        return None
 
     def on_read(self, region: str, found: Tagged | None) -> None:
         """See Conversation."""
-        self._busy.discard(region)
+        self._busy.pop(region, None)
         self._unread.discard(region)
         try:
             if found is None:
@@ -95,13 +94,12 @@ class Survey:
 
     def on_swapped(self, region: str, _tag: str) -> None:
         """See Conversation."""
-        self._busy.discard(region)
-        if self._founding:
-            self._show(region, self._founding)
+        if created := self._busy.pop(region, None):
+            self._show(region, created)
 
     def on_refused(self, region: str) -> None:
         """See Conversation."""
-        self._busy.discard(region)
+        self._busy.pop(region, None)
         self._unread.add(region)
 
     def on_lost(self, region: str, why: str) -> None:
