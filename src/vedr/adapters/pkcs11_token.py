@@ -40,16 +40,19 @@ _MECHANISMS: Final = {
     "RSA": Mechanism.SHA256_RSA_PKCS,
 }
 
+_CALLING: Final = threading.Lock()
+"""Held for every call, whatever the token: python-pkcs11 initialises a module without asking it for locks, and SoftHSM
+was seen to crash when two threads used two of its tokens."""
+
 
 class Pkcs11Token:
-    """One session.  Thread-safe: calls take turns.  Open it with `open_here`; use it with `with`, or close it."""
+    """One session.  Thread-safe: all calls of this process take turns.  Made by `open_here`; use it with `with`."""
 
     def __init__(self, library: Any, session: Any, module: Path) -> None:
         self._library = library
         self._session = session
         self._module = module
         self._label: Final[str] = session.token.label
-        self._lock = threading.Lock()
         self._listed: dict[int, Found] = {}
         self._closed = False
 
@@ -93,7 +96,7 @@ class Pkcs11Token:
 
     def close(self) -> None:
         """As the port says."""
-        with self._lock, contextlib.suppress(PKCS11Error):  # a session that is lost needs no logout
+        with _CALLING, contextlib.suppress(PKCS11Error):  # a session that is lost needs no logout
             if not self._closed:
                 self._closed = True
                 self._session.close()
@@ -105,7 +108,7 @@ class Pkcs11Token:
         Args:
             what: What is asked of the token, for errors: "sign with 'val-0'".
         """
-        with self._lock, translating(f"token {self._label!r}: cannot {what}"):
+        with _CALLING, translating(f"token {self._label!r}: cannot {what}"):
             if self._closed:  # python-pkcs11 would leave its own lock taken
                 raise SessionClosed
             yield self._session
@@ -136,7 +139,7 @@ def open_here(module: Path, label: str, pin: bytes, *, writable: bool = False) -
         UnavailableError: the module or the device fails.
     """
     library = _load(module)
-    with translating(f"token {label!r} of {module}"):
+    with _CALLING, translating(f"token {label!r} of {module}"):
         token = library.get_token(token_label=label)
     try:
         text = pin.decode()
@@ -144,7 +147,7 @@ def open_here(module: Path, label: str, pin: bytes, *, writable: bool = False) -
         raise RefusedError(
             f"token {label!r}: the PIN is not UTF-8 text", remedy="Check what the PIN's secret reference holds."
         ) from None
-    with translating(f"token {label!r}: cannot log in"):
+    with _CALLING, translating(f"token {label!r}: cannot log in"):
         session = token.open(user_pin=text, rw=writable)
     return Pkcs11Token(library, session, module)
 

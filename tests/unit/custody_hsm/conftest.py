@@ -1,8 +1,10 @@
 """Real SoftHSM tokens in this process; SOFTHSM2_CONF is read once, so all stand in one configuration."""
 
+import datetime as dt
 import itertools
 import os
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,12 @@ from pkcs11 import Attribute, KeyType, ObjectClass
 from pkcs11.util import biginteger
 
 from vedr.adapters.pkcs11_token import Pkcs11Token, open_here
+from vedr.adapters.pkcs11_token_provisioning import import_ed25519
+from vedr.custody.hsm_check import Replication, check_replication
 from vedr.custody.hsm_keys import ED25519_OID, PublicKey, from_ed25519
+from vedr.custody.hsm_reference import Holder, Reference, make_reference, seal
 from vedr.inventory import Hsm
+from vedr.signature import Signer
 
 
 @dataclass
@@ -136,7 +142,81 @@ def seed_and_key(number: int) -> tuple[bytes, PublicKey]:
     return seed, from_ed25519(Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_key() -> Callable[[int], tuple[bytes, PublicKey]]:
     """A seed and its public key, by number."""
     return seed_and_key
+
+
+REFERENCE_SIGNER = Signer(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+NOW = dt.datetime(2026, 11, 23, 2, 0, 0, 123456, tzinfo=dt.UTC)
+PINS = {"us-east": "file:/secrets/us-east.pin", "eu-west": "aws-secret:dr/eu-west-pin"}
+
+
+@dataclass
+class Pair:
+    """Two tokens with the same key `val-0`, as they ought to be."""
+
+    bench: Bench
+    tokens: Mapping[str, Pkcs11Token]
+    public: PublicKey
+
+    def reference(self, *, label: str = "val-0", role: Any = "validator", **changed: Any) -> Reference:
+        holders = {region: Holder(token, PINS[region]) for region, token in self.tokens.items()}
+        given = {"holders": holders, "primary": "us-east", "site": "lab", "chain_id": "lab-1", "at": NOW} | changed
+        holders = given.pop("holders")
+        return make_reference(holders, label=label, role=role, random=secrets.token_bytes, **given)
+
+    def check(self, reference: Reference, **changed: Any) -> Replication:
+        openers: dict[str, Any] = {region: lambda token=token: Borrowed(token) for region, token in self.tokens.items()}
+        openers |= changed.pop("openers", {})
+        given = {"chain_id": "lab-1", "addresses": [self.public.consensus_address]} | changed
+        openers = {region: opener for region, opener in openers.items() if opener is not None}
+        return check_replication(reference, openers, clock=lambda: NOW, random=secrets.token_bytes, **given)
+
+    def borrowed(self, region: str) -> "Borrowed":
+        return Borrowed(self.tokens[region])
+
+    def spoil(self, region: str, *writes: Callable[[Pkcs11Token], object]) -> None:
+        """Replace what is on a token."""
+        self.bench.empty(self.tokens[region])
+        for write in writes:
+            write(self.tokens[region])
+
+
+class Borrowed:
+    """A token of a fixture: closing is the fixture's affair."""
+
+    def __init__(self, token: Pkcs11Token) -> None:
+        self.facts, self.objects, self.sign = token.facts, token.objects, token.sign
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pair(bench: Bench, token: Pkcs11Token, replica: Pkcs11Token) -> Pair:
+    seed, public = seed_and_key(1)
+    for each in (token, replica):
+        import_ed25519(each, seed, label="val-0", key_id=b"\x01")
+    return Pair(bench, {"us-east": token, "eu-west": replica}, public)
+
+
+@pytest.fixture(scope="session")
+def sealed(bench: Bench) -> bytes:
+    """A signed record of `val-0` on both tokens."""
+    seed, public = seed_and_key(1)
+    with bench.open("us-east") as token, bench.open("eu-west") as replica:
+        for each in (token, replica):
+            import_ed25519(each, seed, label="val-0", key_id=b"\x01")
+        pair = Pair(bench, {"us-east": token, "eu-west": replica}, public)
+        data = seal(pair.reference(), REFERENCE_SIGNER)
+        for each in (token, replica):
+            bench.empty(each)
+    return data
+
+
+@pytest.fixture(scope="session")
+def signer() -> Signer:
+    """Who signs records, and the only one who is trusted."""
+    return REFERENCE_SIGNER
