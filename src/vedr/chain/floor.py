@@ -8,7 +8,8 @@ Leaves out: where copies of the state come from.
 Step 5 of the promotion protocol:
     - The signer's own final state is known (its disk survived the fence): that state is the floor, moving or halted.
       What survivors saw must not be above it, or it was not final.
-    - It is not known, the chain moves: W = max(tip after the fence + 1, surviving state); the floor is (W + 1, 0, 0).
+    - It is not known, the chain moves: W = max(tip after the fence + 1, last quiet height, surviving state); the floor
+      is (W + 1, 0, 0).  The quiet height is there for nodes that were all behind when they told the tip.
     - It is not known, the chain is halted: refused.  A floor above the next height would halt the chain for ever, a
       lower one may sign twice.  Two people may take that risk: the floor is then the highest thing known.
 """
@@ -76,7 +77,8 @@ def floor_while_moving(tip: FencedTip, quiet: Quiet, seen: SeenVotes, surviving:
     """
     _same_fence(tip.proof, quiet.proof)
     _same_fence(tip.proof, seen.proof)
-    below = max(tip.height + 1, surviving.height if surviving else 0, seen.highest[0] if seen.highest else 0)
+    surviving_height = surviving.height if surviving else 0
+    below = max(tip.height + 1, quiet.last, surviving_height, seen.highest[0] if seen.highest else 0)
     state = SignState(Height(below + 1), 0, 0)
     reason = f"tip after the fence {tip.height}, quiet to {quiet.last}"
     return Floor(tip.proof, state, reason, replaces_corrupt=True, seal=_SEAL)

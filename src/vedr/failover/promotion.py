@@ -232,7 +232,7 @@ def _floor_while_halted(means: Means, calm: HaltedEvidence, copies: tuple[SignSt
     halted, proof = calm.halted, calm.observed.fenced.proof
     try:
         found = floors.floor_from_final_state(fences.final_state_of(proof), halted.seen)
-        if all(floors.holds(found, copy) for copy in copies):
+        if all(copy.hrs <= found.state.hrs for copy in copies):
             return found
     except (NotFoundError, RefusedError):
         pass  # the last signature is not proven: two people, or nobody
@@ -332,7 +332,7 @@ def _check_calm(means: Means, calm: Calm) -> Height:
     tip = fences.observe_tip(proof, means.observers, chain_id=chain_id)
     seen = fences.observe_votes(proof, tip, means.observers)
     if isinstance(calm, Quieted):
-        fences.observe_quiet_again(calm.quiet, _witnesses(means, observed)[-1])
+        fences.observe_quiet_again(calm.quiet, max(_witnesses(means, observed), key=_height_of))
         limit = (observed.tip.height + 1, MAX_ROUND, 3)
     else:
         if tip.height != calm.halted.tip.height:
@@ -431,6 +431,10 @@ def watch(means: Means, armed: Armed) -> Watched:
 def _every(means: Means, locked: Locked) -> tuple[Fence, ...]:
     hosts = means.hosts(locked.ticket)
     return (*hosts.others, hosts.standby)
+
+
+def _height_of(observer: ChainRpc) -> Height:
+    return observer.status().latest_height
 
 
 def _witnesses(means: Means, observed: Observed) -> list[ChainRpc]:

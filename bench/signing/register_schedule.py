@@ -1,0 +1,213 @@
+"""One schedule with remote signers: processes that take the register over from one another, over regions that fail.
+
+The claim's decisions are the program's own (`vedr.chain.register_claim`); calls to regions are answered at once, late,
+or never, and take effect before, after, or long after their answer is given up.  Nothing fences a process here but the
+register: old ones are frozen, cut off and wake up at will.
+"""
+
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+from bench.signing.oracle import Oracle
+from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, StaleEpochError, Validator, decode, encode
+from vedr.chain.register_claim import Claim, Read, Swap
+from vedr.errors import CorruptError, RefusedError
+from vedr.inventory import Height
+from vedr.ports import Tagged
+
+REGIONS: Final = ("us-east", "eu-west", "ap-south")
+STEPS: Final = 260
+_VALIDATOR: Final = Validator("simulated-1", "AB" * 20)
+_FOUNDING: Final = encode(_VALIDATOR, Content(Epoch(0), "", NEVER_SIGNED))
+_DIGESTS: Final = tuple(f"{block:064x}" for block in range(1, 4))
+
+
+@dataclass(slots=True)
+class Region:
+    """A register's object in one region."""
+
+    held: Tagged | None = field(default_factory=lambda: Tagged(_FOUNDING, "0"))
+    writes: int = 0
+    is_down: bool = False
+
+    def swap(self, call: Swap, *, compares: bool) -> str | None:
+        """The new tag; None when something else is there."""
+        if compares and (self.held.tag if self.held else None) != call.expected:
+            return None
+        self.writes += 1
+        self.held = Tagged(call.data, str(self.writes))
+        return self.held.tag
+
+
+@dataclass(slots=True)
+class SignerProcess:
+    """A remote signer: what it wants to sign, and what it has not let out yet."""
+
+    host: str
+    claim: Claim
+    wanted: tuple[tuple[int, int, int], int] | None = None
+    ready: tuple[tuple[int, int, int], int] | None = None  # durable, on its way out
+    answers: list[tuple[str, object, object]] = field(default_factory=list)  # calls whose answers did not arrive yet
+    is_frozen: bool = False
+
+
+class RegisterSchedule:
+    """A seed's life."""
+
+    def __init__(self, seed: int, off: frozenset[str] = frozenset(), log: list[str] | None = None) -> None:
+        self.chance = random.Random(seed)
+        self.off, self.log = off, log
+        self.regions = {name: Region() for name in REGIONS}
+        self.processes: list[SignerProcess] = []
+        self.late: list[tuple[str, Swap]] = []
+        self.oracle = Oracle()
+        self.now = 0
+        self.tip = 1
+        self.promoted = 0
+        self.refused: dict[str, int] = {}
+
+    def run(self) -> Oracle:
+        """Play it; the oracle says whether something was signed twice."""
+        chance = self.chance
+        faults = chance.choice((0.0, 0.1, 0.3))
+        taking_over = chance.choice((0.01, 0.03))
+        self._take_over("a")
+        for self.now in range(STEPS):
+            draw = chance.random()
+            if draw < taking_over:
+                self._take_over(chance.choice("abc"))
+            elif draw < 0.05:
+                self._break()
+            elif draw < 0.08 and self.late:
+                region, call = self.late.pop(chance.randrange(len(self.late)))
+                self._effect(region, call)
+            elif draw < 0.30:
+                self._ask(chance.choice(self.processes))
+            else:
+                self._work(chance.choice(self.processes), chance.choice(REGIONS), faults)
+            if self.oracle.broken:
+                break
+        return self.oracle
+
+    def _take_over(self, host: str) -> None:
+        """A process begins, with an epoch above those it happens to see; two may choose the same."""
+        seen = 0
+        for region in self.regions.values():
+            if region.held and not region.is_down and self.chance.random() < 0.7:
+                try:
+                    seen = max(seen, decode(_VALIDATOR, region.held.data, where=host).epoch)
+                except CorruptError:
+                    continue
+        claim = Claim(
+            _VALIDATOR, REGIONS, epoch=seen + 1, holder=f"{host}/{len(self.processes)}", at_least=NEVER_SIGNED
+        )
+        self.processes.append(SignerProcess(host, claim))
+        self._say(f"{host} claims epoch {seen + 1} as process {len(self.processes) - 1}")
+
+    def _break(self) -> None:
+        chance = self.chance
+        kind = chance.randrange(4)
+        if kind == 0:
+            region = self.regions[chance.choice(REGIONS)]
+            region.is_down = not region.is_down
+        elif kind == 1:
+            process = chance.choice(self.processes)
+            process.is_frozen = not process.is_frozen
+        elif kind == 2:
+            self.tip += 1
+        elif len(self.processes) > 1:  # kill -9: what it had sent is on its way still
+            process = self.processes.pop(chance.randrange(len(self.processes)))
+            self.late += [
+                (region, call) for region, call, done in process.answers if isinstance(call, Swap) and not done
+            ]
+
+    # --- a signer
+
+    def _ask(self, process: SignerProcess) -> None:
+        """The node wants a signature."""
+        if process.is_frozen:
+            return
+        if process.ready is not None:
+            self._release(process)
+            return
+        chance, claim = self.chance, process.claim
+        if not claim.is_held or claim.is_lost:
+            return
+        hrs = (self.tip + chance.randrange(2), chance.randrange(2), chance.randrange(1, 4))
+        if chance.random() < 0.6:  # what comes next there, which is what a second signer is about to sign too
+            height, round_, step = claim.position.hrs
+            hrs = (height, round_, step + 1) if height and step < 3 else (max(height + 1, self.tip), 0, 1)  # noqa: PLR2004
+        block = chance.randrange(len(_DIGESTS))
+        try:
+            claim.advance(Position(Height(hrs[0]), hrs[1], hrs[2], _DIGESTS[block]))
+        except (RefusedError, StaleEpochError) as error:
+            self.refused[type(error).__name__] = self.refused.get(type(error).__name__, 0) + 1
+            return
+        process.wanted = (hrs, block)
+        self._check_durable(process)
+
+    def _check_durable(self, process: SignerProcess) -> None:
+        if process.wanted is not None and process.claim.is_durable:
+            process.ready, process.wanted = process.wanted, None
+            if self.chance.random() < 0.7:
+                self._release(process)
+
+    def _release(self, process: SignerProcess) -> None:
+        assert process.ready is not None
+        (hrs, block), process.ready = process.ready, None
+        self.promoted += 1
+        self._say(f"{process.host} releases {hrs} for block {block}")
+        self.oracle.release(process.host, hrs, block, self.now)
+
+    # --- its calls
+
+    def _work(self, process: SignerProcess, region: str, faults: float) -> None:
+        if process.is_frozen:
+            return
+        for index, (where, call, result) in enumerate(process.answers):
+            if where == region:
+                del process.answers[index]
+                self._answer(process, region, call, result if result is not None else self._effect(region, call))
+                return
+        call = process.claim.next_call(region)
+        if call is None:
+            return
+        fate = self.chance.random()
+        if self.regions[region].is_down or fate < faults * 0.3:  # no effect
+            process.claim.on_lost(region, "down")
+        elif fate < faults * 0.6:  # effect, and its answer is lost
+            self._effect(region, call)
+            process.claim.on_lost(region, "answer lost")
+        elif fate < faults * 0.8 and isinstance(call, Swap):  # given up, and has its effect later
+            self.late.append((region, call))
+            process.claim.on_lost(region, "late")
+        elif fate < faults:  # its effect is made, the answer comes later
+            process.answers.append((region, call, self._effect(region, call)))
+        elif fate < faults * 1.2:  # on its way
+            process.answers.append((region, call, None))
+        else:
+            self._answer(process, region, call, self._effect(region, call))
+
+    def _effect(self, region: str, call: object) -> object:
+        """What the region answers, a tuple of one."""
+        if isinstance(call, Swap):
+            return (self.regions[region].swap(call, compares="register-cas" not in self.off),)
+        return (self.regions[region].held,)
+
+    def _answer(self, process: SignerProcess, region: str, call: object, result: object) -> None:
+        assert isinstance(result, tuple)
+        if isinstance(call, Read):
+            process.claim.on_read(region, result[0])
+        elif result[0] is None:
+            process.claim.on_refused(region)
+        else:
+            process.claim.on_swapped(region, result[0])
+        self._check_durable(process)
+
+    def _say(self, text: str) -> None:
+        if self.log is not None:
+            shown = {
+                name: region.held.data[-140:-2].decode() if region.held else "" for name, region in self.regions.items()
+            }
+            self.log.append(f"{self.now:4}  {text}  {shown if 'claims' in text else ''}")
