@@ -31,6 +31,7 @@ def choices(site: Site) -> Mapping[str, list[str]]:
         "nodes": [node.name for node in site.nodes],
         "regions": list(site.regions_by_priority),
         "providers": [provider.name for provider in site.providers],
+        "key_owners": [*(node.name for node in site.nodes), *(provider.name for provider in site.providers)],
     }
 
 
