@@ -96,6 +96,15 @@ def unit_state(plan: Plan, zone: Zone | None, unit: str) -> str:
         agent.close()
 
 
+def unit_pid(plan: Plan, zone: Zone | None, unit: str) -> int | None:
+    """The unit's process, if it runs."""
+    agent = connect(plan, zone)
+    try:
+        return agent.unit(unit).pid
+    finally:
+        agent.close()
+
+
 def pid(plan: Plan, zone: Zone | None) -> int | None:
     """The supervisor's process, if it runs."""
     try:

@@ -61,9 +61,8 @@ class Startup:
             note(f"validators' keys put on {keys.put_on_tokens(plan, validators)} tokens")
         self._write_configurations()
         self._start_supervisors()
-        vault_ran = agents.unit_state(plan, None, units.VAULT_UNIT) == "running"
         self._start_wave(0, "services")
-        self._wait_for_vault(started=not vault_ran)
+        self._wait_for_vault()
         self._start_wave(1, "nodes")
         self._make_buckets(site)
         problems = self._wait_for_blocks(site)
@@ -134,12 +133,13 @@ class Startup:
         control.put_bucket_versioning(Bucket=config.bucket, VersioningConfiguration={"Status": "Enabled"})
         return True
 
-    def _wait_for_vault(self, *, started: bool) -> None:
+    def _wait_for_vault(self) -> None:
         with timed(self.report, "secrets manager") as note:
             log = self.plan.folder / "logs" / f"{units.VAULT_UNIT}.log"
             ready = partial(readiness.responds, f"{self.plan.vault_url}/")
             readiness.until("the secrets manager", ready, limit_s=SERVICE_LIMIT_S, log=log)
-            note("with what it held before" if started and vault.remember(self.plan) else self.plan.vault_url)
+            process = agents.unit_pid(self.plan, None, units.VAULT_UNIT)
+            note(self.plan.vault_url + (", with what it held before" if vault.remember(self.plan, process) else ""))
 
     def _wait_for_blocks(self, site: Site) -> list[str]:
         """Every node makes or fetches blocks; returns what is wrong with those that don't."""

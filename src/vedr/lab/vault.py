@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from vedr.errors import UnavailableError
-from vedr.lab.credentials import LabSecrets
+from vedr.lab.credentials import LabSecrets, write_whole
 from vedr.lab.plan import Plan
 
 _REPLAY_LIMIT_S: Final = 60.0
@@ -31,11 +31,20 @@ def environment(plan: Plan) -> dict[str, str]:
     return {"MOTO_ENABLE_RECORDING": "true", "MOTO_RECORDER_FILEPATH": str(record), "PYTHONUNBUFFERED": "1"}
 
 
-def remember(plan: Plan) -> bool:
-    """Repeat what was recorded, when the server has just started; whether there was anything."""
+def remember(plan: Plan, process: int | None) -> bool:
+    """Repeat what was recorded, once in a server's life; whether there was anything.
+
+    Args:
+        plan: The lab.
+        process: The server's process id, by which a restarted one is known.
+    """
     record = LabSecrets(plan.folder).vault_record
+    mark = record.with_suffix(".taken-up-by")
+    if mark.exists() and mark.read_text(encoding="ascii") == str(process):
+        return False
     if not record.exists() or not record.stat().st_size:
         record.touch(mode=0o600)
+        write_whole(mark, str(process))
         return False
     request = urllib.request.Request(f"{plan.vault_url}/moto-api/recorder/replay-recording", method="POST")  # noqa: S310
     try:
@@ -44,4 +53,5 @@ def remember(plan: Plan) -> bool:
         raise UnavailableError(
             f"the secrets manager did not take up its record: {error}", remedy="See `vedr lab logs vault`."
         ) from error
+    write_whole(mark, str(process))
     return True
