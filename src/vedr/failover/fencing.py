@@ -6,12 +6,13 @@ Leaves out: order and leases (`promotion`); cloud, HSM and firewall calls, which
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from vedr.chain.attestation import Statement, two_people
 from vedr.chain.fence import Closed, FenceMethod, UnitStopped
+from vedr.chain.register_survey import Seen
 from vedr.chain.sign_state import SignState
 from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError
 from vedr.failover.signer_disk import SignerDisk, Ticket
@@ -181,6 +182,39 @@ class HsmKeyDisabled:
                 f"{self.host} is not fenced: its token signs with {self.label}", remedy="Disable the key in that token."
             )
         return Closed({"key": f"key {self.label} refused by its token"})
+
+
+@dataclass(frozen=True, slots=True)
+class SignerEpochPassed:
+    """A remote signer whose epoch is over: whatever it still holds, no majority of registers takes its next signature.
+
+    `epoch`: the newest that the host's signer may have had; `take_over`: claims a higher one, for the standby.
+    """
+
+    look: Callable[[], Seen]
+    take_over: Callable[[], None]
+    host: str
+    epoch: int
+    method: FenceMethod = "signer epoch passed"
+
+    def close(self) -> None:
+        self.take_over()
+
+    def prove(self) -> Closed:
+        """A majority of the regions shows a newer epoch; what they hold covers all that was ever released."""
+        seen = self.look()
+        passed = sorted(region for region, content in seen.contents.items() if content.epoch > self.epoch)
+        regions = seen.contents.keys() | seen.problems.keys()
+        if seen.newest is None or 2 * len(passed) <= len(regions):
+            raise RefusedError(
+                f"{self.host} is not fenced: {len(passed)} of {len(regions)} regions show an epoch above {self.epoch}",
+                remedy="Take the register over with a higher epoch, in a majority of the regions.",
+            )
+        position = seen.newest.position
+        return Closed(
+            {"epoch": f"epoch {seen.newest.epoch} above {self.epoch} in {', '.join(passed)}"},
+            SignState(position.height, position.round, position.step),
+        )
 
 
 class NetworkDeny(Protocol):
