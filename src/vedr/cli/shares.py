@@ -6,6 +6,7 @@ memory only, unless `--write-key` asks for a file.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
@@ -16,6 +17,7 @@ from vedr.adapters import secrets
 from vedr.chain.durable import replace_file
 from vedr.cli.desk import TerminalDesk, terminal_desk
 from vedr.cli.output import stdout
+from vedr.custody import break_glass
 from vedr.custody.ceremony import COPIES, gather, hold, identify
 from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, verify_file
 from vedr.custody.envelope_format import RecoverySlot
@@ -120,6 +122,11 @@ def combine(
         if target is not None:
             _absent(target)
     with terminal_desk() as desk:
+        if successor is not None:  # a forged record would hand every backup to its forger
+            desk.say(
+                f"The backups are going to open with the recovery key\n\n    {successor.hex()}\n\n"
+                "Go on only if that is the one on the custodians' new sheets and in the site file."
+            )
         private_key = gather(desk, known)
     stdout.print(
         f"{known.threshold} shares combine to the recorded key {known.public_key.hex()}",
@@ -199,6 +206,8 @@ def _report(path: Path, record: ShareRecord) -> None:
     for custodian in record.custodians:
         stdout.print(f"  {custodian.name}: {custodian.fingerprint[:16]}", markup=False, highlight=False, soft_wrap=True)
     stdout.print(f"recovery public key, for the site file: {record.public_key.hex()}", highlight=False, soft_wrap=True)
+    decrypter = sha256(Path(break_glass.__file__).read_bytes()).hexdigest()
+    stdout.print(f"SHA-256 of break_glass.py, for the sheet: {decrypter}", highlight=False, soft_wrap=True)
     stdout.print(
         "Destroy every copy that was made on the way: photographs, spools, files.", highlight=False, soft_wrap=True
     )

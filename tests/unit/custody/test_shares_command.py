@@ -15,6 +15,7 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from vedr.custody import break_glass
 from vedr.custody.envelope_files import inspect_file, open_file, seal_file
 from vedr.custody.envelope_slots import (
     PassphraseOpener,
@@ -178,6 +180,7 @@ def test_a_ceremony_leaves_a_record_five_pages_and_nothing_else(tmp_path: Path) 
     assert recovery_public_key(combine(shares[1:4], expected=record.public_key)) == record.public_key
     assert list(tmp_path.iterdir()) == [path]
     assert record.public_key.hex() in terminal.shown
+    assert sha256(Path(break_glass.__file__).read_bytes()).hexdigest() in terminal.shown
     shown_last = terminal.shown.rindex("Written down")
     assert CLEAR in terminal.shown[shown_last:]
     after = terminal.shown[terminal.shown.index(LEAVE) :]
@@ -386,6 +389,8 @@ def test_a_backup_that_was_forgotten_is_moved_later(
     )
     arguments = ["--record", str(record), "--rewrap", str(envelope), "--out", str(moved), "--to", str(successor)]
     with Terminal("shares", "combine", *arguments) as terminal:
+        assert public_key.hex() in terminal.until("Press Enter.")
+        terminal.enter()
         for share in shares[:3]:
             terminal.bring_share(" ".join(share.words))
         terminal.until("re-wrapped")
