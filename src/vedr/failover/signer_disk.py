@@ -1,9 +1,9 @@
 """A host's signer disk: the `data` folder under its own name lets a signer run, under any other name it does not.
 
-`data` is renamed to `data.fenced-<epoch>-<attempt>` to fence the host, and back to open it.  FilePV keeps its state in it
-and writes it, by path, before it lets a signature out.  So a rename does three things at once: a start fails for want
-of the state file, a process that still runs ends at its next signature, and whoever came before and wakes up late finds
-no folder of its own to write into or to open.
+`data` is renamed to `data.fenced-<epoch>-<attempt>` to fence the host, and back to open it.  FilePV keeps its state in
+it and writes it, by path, before it lets a signature out.  So a rename does three things at once: a start fails for
+want of the state file, a process that still runs ends at its next signature, and whoever came before and wakes up late
+finds no folder of its own to write into or to open.
 
 Guarantees: every change is one rename, or a write inside a folder that carries the writer's own ticket; a ticket older
 than the one on the disk is refused; the state that is written is never lower than the one that is there.

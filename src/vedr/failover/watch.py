@@ -93,12 +93,12 @@ def watch_blocks(
                 while observer.status().latest_height > last + 1:
                     signed += _check_block(watching, observer, Height(last + 1))
                     last = Height(last + 1)
+        if signed < blocks and monotonic() >= until:
+            raise DeadlineError(
+                f"{watching.who} signed {signed} of {blocks} blocks in {deadline_s:g} s; watched to block {last}",
+                remedy="See whether it is in sync and in the set, then resume: the watch goes on.",
+            )
         if last == seen:
-            if monotonic() >= until:
-                raise DeadlineError(
-                    f"{watching.who} signed {signed} of {blocks} blocks in {deadline_s:g} s; watched to block {last}",
-                    remedy="See whether it is in sync and in the set, then resume: the watch goes on.",
-                )
             sleep(_POLL_S)
     return Span(Height(after + 1), last, signed)
 
