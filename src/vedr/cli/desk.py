@@ -29,6 +29,7 @@ class TerminalDesk:
 
     def __init__(self, pages: Path | None = None) -> None:
         self._pages = pages
+        self._written: dict[str, str] = {}
 
     def summon(self, name: str, seat: int, seats: int) -> None:
         self.say(f"Seat {seat} of {seats}: {name}.\n\nOnly {name} may see this screen. Everybody else turns away.")
@@ -38,7 +39,8 @@ class TerminalDesk:
             _show(f"{page.text()}\n")
             _pause("Written down, every word? Then press Enter; the screen is cleared.")
         else:
-            where = write_page(self._pages, page)
+            where = self._written.get(page.name) or write_page(self._pages, page)
+            self._written[page.name] = where
             self.say(f"The share of {page.name} is in {where}: a copy that somebody has to destroy or lock up.")
 
     def ask(self, name: str) -> str:
@@ -88,10 +90,13 @@ def terminal_desk(pages: Path | None = None) -> Iterator[TerminalDesk]:
 
 
 def write_page(pages: Path, page: Page) -> str:
-    """Into a new file of mode 0600 in that folder, or into that device, with a form feed; gives where."""
+    """Into a new file of mode 0600 in that folder, or into that device, with a form feed; gives where.
+
+    Raises:
+        InvalidInputError: there is such a file already, or the folder or device cannot be written to.
+    """
     if pages.is_dir():
         path = pages / f"share-{page.seat}-of-{page.seats}.txt"
-        path.unlink(missing_ok=True)  # this ceremony's own, when a custodian has to read it again
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     else:
         path, flags = pages, os.O_WRONLY
@@ -100,7 +105,9 @@ def write_page(pages: Path, page: Page) -> str:
         with os.fdopen(descriptor, "w", encoding="ascii", errors="replace") as file:
             file.write(page.text() + "\n\f")
     except OSError as error:
-        raise InvalidInputError(f"{path}: {error.strerror}", remedy="Name a folder or a printer's device.") from None
+        raise InvalidInputError(
+            f"{path}: {error.strerror}", remedy="Name an empty folder or a printer's device."
+        ) from None
     return str(path)
 
 
@@ -124,7 +131,7 @@ def _pause(prompt: str) -> None:
 
 def _line(prompt: str) -> str:
     _tell(prompt)
-    line = sys.stdin.readline()
+    line = sys.stdin.buffer.readline().decode(errors="replace")  # an error of decoding would show what was typed
     if not line:
         raise InvalidInputError("the input ended before the last answer", remedy="Start again; nothing was kept.")
     return line.rstrip("\n")

@@ -65,7 +65,7 @@ def ceremony(
     """Make a recovery key, hand it out in shares, have each read back, prove every choice of them."""
     signer = _signer(sign_with)
     _absent(record)
-    check_shape(threshold, shares)
+    _check_people(custodian, threshold, shares)
     with terminal_desk(pages) as desk:
         names = _names(desk, custodian, shares)
         private_key = X25519PrivateKey.generate().private_bytes_raw()
@@ -85,8 +85,11 @@ def verify(
     data = _read(record)
     known = open_record(data, trusted=trusted or ())
     signer = _signer(sign_with)
-    if note and is_signed(data) and signer is None:
-        raise InvalidInputError("the record is signed", remedy="Sign it again: --sign-with.")
+    if note and is_signed(data) and (signer is None or not trusted):
+        raise InvalidInputError(
+            "the record is signed: a new one is signed only from one that was verified",
+            remedy="Give --trusted and --sign-with.",
+        )
     with terminal_desk() as desk:
         _, custodian = identify(desk, known)
     if note:
@@ -166,7 +169,7 @@ def rotate(
     known = open_record(_read(record), trusted=trusted or ())
     signer = _signer(sign_with)
     _absent(new_record)
-    check_shape(threshold, shares)
+    _check_people(custodian, threshold, shares)
     moves = _moves(rewrap or [], out)
     _require_slots([path for path, _ in moves], known.public_key)
     with terminal_desk(pages) as desk:
@@ -193,6 +196,12 @@ def _hold(
 ) -> ShareRecord:
     desk.say("\n".join(COPIES))
     return hold(desk, names, threshold=threshold, private_key=private_key, now=_now, replaces=replaces)
+
+
+def _check_people(names: list[str] | None, threshold: int, count: int) -> None:
+    check_shape(threshold, count)
+    if names:
+        check_names(names, count)
 
 
 def _names(desk: TerminalDesk, given: list[str] | None, count: int) -> list[str]:

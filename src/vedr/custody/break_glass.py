@@ -285,9 +285,15 @@ def decrypt_file(source: Path, target: Path, secret: bytes, kind: str) -> None:
 
 def ask(kind: str) -> bytes:
     prompt = "Passphrase: " if kind == "passphrase" else "Recovery private key (64 hexadecimal digits): "
-    typed = getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    try:
+        typed = getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+        secret = typed.encode()
+    except UnicodeError:
+        raise Refused("what was typed is not UTF-8") from None
+    except (EOFError, KeyboardInterrupt):
+        raise Refused("broken off") from None
     if kind == "passphrase":
-        return typed.encode()
+        return secret
     if not re.fullmatch("[0-9a-fA-F]{64}", typed.strip()):
         refuse("a recovery private key is 64 hexadecimal digits")
     return bytes.fromhex(typed)

@@ -185,6 +185,31 @@ def test_what_is_no_recovery_key_is_refused_before_it_is_tried(
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (EOFError(), "broken off"),
+        (KeyboardInterrupt(), "broken off"),
+        (UnicodeDecodeError("utf-8", b"needle", 0, 1, "bad"), "not UTF-8"),
+    ],
+)
+def test_a_prompt_that_is_left_or_answered_in_other_bytes_ends_in_one_line(
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    says: str,
+) -> None:
+    def interrupted(_prompt: str) -> str:
+        raise raised
+
+    monkeypatch.setattr(sys, "stdin", Typed("", terminal=True))
+    monkeypatch.setattr("getpass.getpass", interrupted)
+    assert arguments[-1] == "--recovery"
+    assert break_glass.main() == 1
+    assert capsys.readouterr().err == f"refused: {'what was typed is ' if 'UTF' in says else ''}{says}\n"
+
+
 def test_a_machine_without_the_memory_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> bytes:
         raise HashingError("Memory allocation error")

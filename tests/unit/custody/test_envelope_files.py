@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, seal_file
+from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, seal_file, verify_file
 from vedr.custody.envelope_format import EnvelopeError
 from vedr.custody.envelope_slots import RecoveryOpener, RecoverySeal, WrongSecretError, recovery_public_key
 from vedr.errors import ConflictError
@@ -65,6 +65,18 @@ def test_no_plaintext_is_left_when_the_last_chunk_is_altered(source: Path, tmp_p
         open_file(target, tmp_path / "back", OPENER)
     with pytest.raises(WrongSecretError):
         open_file(target, tmp_path / "back", RecoveryOpener(bytes(32)))
+    assert names(tmp_path) == {"payload", "sealed"}
+
+
+def test_a_backup_is_verified_whole_and_nothing_of_it_kept(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sealed"
+    header = seal_file(source, target, slots=SLOTS, meta={}, created=WHEN, chunk_bytes=1024)
+    assert verify_file(target, OPENER) == header
+    data = bytearray(target.read_bytes())
+    data[-1] ^= 1
+    target.write_bytes(data)
+    with pytest.raises(EnvelopeError):
+        verify_file(target, OPENER)
     assert names(tmp_path) == {"payload", "sealed"}
 
 

@@ -1,9 +1,13 @@
 """Shares: exactly k of them give the key, and everything else says why it does not."""
 
 import itertools
+import json
 import traceback
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shamir_mnemonic import generate_mnemonics
 
 from vedr.custody.envelope_slots import recovery_public_key
@@ -20,6 +24,7 @@ from vedr.custody.shares import (
 )
 from vedr.errors import InvalidInputError
 
+VECTORS = Path(__file__).parents[2] / "vectors" / "slip39.json"
 PRIVATE = bytes(range(1, 33))
 PUBLIC = recovery_public_key(PRIVATE)
 SHARES = split(PRIVATE)
@@ -157,6 +162,26 @@ def test_no_words_of_a_share_are_in_a_repr_or_an_error() -> None:
         assert f"{one} {next_one}" not in "".join(shown)
         assert f"'{one}', '{next_one}'" not in "".join(shown)
     assert "needle" not in "".join(shown)
+
+
+@pytest.mark.parametrize(
+    "mnemonics",
+    [vector["mnemonics"] for vector in json.loads(VECTORS.read_text())["vectors"] if not vector["secret"]],
+    ids=itertools.count(),
+)
+def test_what_the_standards_vectors_call_invalid_is_refused_with_our_error(mnemonics: list[str]) -> None:
+    with pytest.raises(ShareError):
+        combine([parse_share(text) for text in mnemonics], expected=PUBLIC)
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(
+    text=st.text(max_size=40)
+    | st.lists(st.sampled_from([*SHARES[0].words, "ACAD", "\u0130"]), max_size=40).map(" ".join)
+)
+def test_any_text_is_refused_with_our_error_only(text: str) -> None:
+    with pytest.raises(ShareError):
+        parse_share(text)
 
 
 def test_a_fingerprint_tells_shares_apart_and_is_stable() -> None:

@@ -76,7 +76,7 @@ class Terminal:
         return part
 
     def enter(self, text: str = "") -> None:
-        os.write(self._terminal, f"{text}\n".encode())
+        os.write(self._terminal, f"{text}\n".encode(errors="surrogateescape"))
 
     def end(self) -> int:
         """The exit status, when it has ended."""
@@ -93,7 +93,7 @@ class Terminal:
         chunk = b""
         with contextlib.suppress(OSError):  # how a terminal ends when its program does
             chunk = os.read(self._terminal, 65536)
-        self.shown += chunk.decode().replace("\r\n", "\n")
+        self.shown += chunk.decode(errors="replace").replace("\r\n", "\n")
         return bool(chunk)
 
     # What custodians do.
@@ -261,6 +261,13 @@ def test_pages_are_written_where_asked_and_the_copies_are_named(tmp_path: Path) 
             assert page.stat().st_mode & 0o777 == 0o600
             texts.append(words_on(page.read_text()))
             terminal.enter()
+            if name == "Ann":  # once wrongly: the page stays as it is
+                terminal.type_share("zzzz " + texts[-1].split(" ", 1)[1])
+                terminal.until("word 1.")
+                terminal.enter()
+                terminal.until("destroy")
+                terminal.until("Press Enter.")
+                terminal.enter()
             terminal.type_share(texts[-1])
         terminal.until("give the key.")
         terminal.enter()
@@ -268,6 +275,34 @@ def test_pages_are_written_where_asked_and_the_copies_are_named(tmp_path: Path) 
     record = open_record(path.read_bytes())
     combine([parse_share(text) for text in texts], expected=record.public_key)
     assert not any(text.split()[20] + " " + text.split()[21] in terminal.shown for text in texts)
+
+
+def test_an_earlier_ceremonys_page_is_never_replaced(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "share-1-of-5.txt").write_text("somebody's only copy")
+    arguments = ["--record", str(tmp_path / "record.json"), "--pages", str(pages), *custodians()]
+    with Terminal("shares", "ceremony", *arguments) as terminal:
+        for _ in range(2):
+            terminal.until("Press Enter.")
+            terminal.enter()
+        terminal.until("File exists")
+        assert terminal.end() == 2
+    assert (pages / "share-1-of-5.txt").read_text() == "somebody's only copy"
+
+
+def test_bytes_that_are_no_text_are_a_misread_share(record: Path, shares: tuple[Share, ...]) -> None:
+    with Terminal("shares", "verify", "--record", str(record)) as terminal:
+        terminal.until("Press Enter.")
+        terminal.enter()
+        terminal.until("  1> ")
+        terminal.enter("\udcff\udcfe")
+        terminal.until("  2> ")
+        terminal.enter()
+        assert "word 1" in terminal.until("Press Enter.")
+        terminal.enter()
+        terminal.type_share(" ".join(shares[3].words))
+        assert terminal.end() == 0
 
 
 def test_a_printer_that_is_not_there_ends_it(tmp_path: Path) -> None:

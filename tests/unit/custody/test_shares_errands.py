@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
@@ -25,6 +26,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("record").write_bytes(seal_record(RECORD))
     Path("signed").write_bytes(seal_record(RECORD, Signer(Ed25519PrivateKey.generate())))
+    key = Ed25519PrivateKey.generate()
+    Path("key.pem").touch(0o600)
+    Path("key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
     Path("payload").write_bytes(b"payload")
     for name, public_key in (("backup", PUBLIC), ("other", recovery_public_key(bytes(range(2, 34))))):
         slots = [RecoverySeal(public_key)]
@@ -44,9 +50,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("ceremony --record new -k 6", InvalidInputError, "6 of 5"),
         ("ceremony --record new -k 3 -n 17", InvalidInputError, "3 of 17"),
         ("ceremony --record new --sign-with file:/no/such/key", NotFoundError, "key"),
+        ("ceremony --record new --custodian a", InvalidInputError, "5 shares need as many"),
         ("ceremony --record new", RefusedError, "terminal only"),
         ("verify --record missing", NotFoundError, "missing"),
         ("verify --record signed --note", InvalidInputError, "signed"),
+        ("verify --record signed --note --sign-with file:KEY", InvalidInputError, "verified"),
         ("verify --record payload", VedrError, "not JSON"),
         ("combine --record record --open backup", InvalidInputError, "--open needs"),
         ("combine --record record --open missing --out new", NotFoundError, "missing"),
@@ -70,7 +78,7 @@ def test_nobody_is_asked_for_a_share_when_the_errand_cannot_be_done(
     folder: Path, line: str, expected: type[VedrError], says: str
 ) -> None:
     before = sorted(folder.rglob("*"))
-    result = CliRunner().invoke(app, line.split())
+    result = CliRunner().invoke(app, line.replace("KEY", str(folder / "key.pem")).split())
     assert isinstance(result.exception, expected)
     assert says in str(result.exception)
     assert sorted(folder.rglob("*")) == before
