@@ -1,0 +1,382 @@
+"""`vedr signer` put together in this process: a key file, registers in memory, a node's socket, metrics over HTTP."""
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from signer_world import CHAIN_ID, MemoryKey
+from typer.testing import CliRunner
+
+from vedr.adapters import privval_signer
+from vedr.adapters.memory_registers import MemoryRegisters
+from vedr.adapters.metrics_http import serve_metrics
+from vedr.adapters.privval_signer import CountedRegisters, Settings, check_key, register_of, run
+from vedr.adapters.site import OpenSite
+from vedr.chain.register import NEVER_SIGNED
+from vedr.cli import signer as command
+from vedr.cli.output import stdout
+from vedr.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+    VedrError,
+    VerificationFailedError,
+)
+from vedr.inventory import Node
+from vedr.ports import ObjectKey
+from vedr.signer.metrics import Metrics
+from vedr.signer.tenure import Terms
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = KEY.public_key().public_bytes_raw()
+ADDRESS = hashlib.sha256(PUBLIC).hexdigest()[:40].upper()
+REGIONS = ("us-east", "eu-west", "ap-south")
+OURS = Terms("us-east-1a", take_over=False, planned=False, watch_s=0)
+
+
+def node(name: str = "val0", address: str = ADDRESS) -> Node:
+    return Node(
+        name=name,
+        region="us-east",
+        zone="us-east-1a",
+        role="validator",
+        rpc="http://127.0.0.1:1",
+        p2p="127.0.0.1:1",
+        home=Path("/nowhere"),
+        unit=name,
+        power=1,
+        address=address,
+    )
+
+
+FULL = node().model_copy(update={"name": "full0", "role": "full", "power": 0, "address": ""})
+
+
+@pytest.fixture
+def opened() -> OpenSite:
+    """What the signer needs of an open site."""
+    nodes = {"val0": node(), "full0": FULL}
+    site = SimpleNamespace(
+        chain=SimpleNamespace(chain_id=CHAIN_ID, block_time_s=0.1),
+        node=nodes.__getitem__,
+        region=lambda _: SimpleNamespace(hsm=None),
+        regions_by_priority=REGIONS,
+    )
+    return cast(
+        "OpenSite", SimpleNamespace(site=site, registers={region: MemoryRegisters(region) for region in REGIONS})
+    )
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "key.json"
+    path.touch(mode=0o600)
+    secret = KEY.private_bytes_raw() + PUBLIC
+    document = {
+        "address": ADDRESS,
+        "pub_key": {"type": "tendermint/PubKeyEd25519", "value": b64encode(PUBLIC).decode()},
+        "priv_key": {"type": "tendermint/PrivKeyEd25519", "value": b64encode(secret).decode()},
+    }
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, key_file: Path) -> Settings:
+    return Settings(
+        validator=node(),
+        region="us-east",
+        key=f"file:{key_file}",
+        connect=(f"unix://{tmp_path}/node.sock",),
+        connection_key=None,
+        state_file=tmp_path / "state" / "priv_validator_state.json",
+        terms=OURS,
+    )
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    return Settings(**({name: getattr(settings, name) for name in Settings.__slots__} | changes))
+
+
+class Run:
+    """`run` in a thread; what it raised, and what it logged."""
+
+    def __init__(self, opened: OpenSite, settings: Settings) -> None:
+        self.logged: list[tuple[str, Mapping[str, Any]]] = []
+        self.error: VedrError | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(opened, settings))
+        self._thread.start()
+
+    def _run(self, opened: OpenSite, settings: Settings) -> None:
+        try:
+            run(opened, settings, log=lambda event, facts: self.logged.append((event, facts)), stopping=self._stopping)
+        except VedrError as error:
+            self.error = error
+
+    def until(self, happened: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 20
+        while not happened():
+            assert time.monotonic() < deadline, (self.logged, self.error)
+            time.sleep(0.01)
+
+    def holds(self) -> None:
+        self.until(lambda: self.error or "holds" in [event for event, _ in self.logged])
+        assert self.error is None, self.error
+
+    def stop(self) -> VedrError | None:
+        self._stopping.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.error
+
+
+@contextlib.contextmanager
+def running(opened: OpenSite, settings: Settings) -> Iterator[Run]:
+    made = Run(opened, settings)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def found(opened: OpenSite) -> None:
+    register_of(opened, node()).found(NEVER_SIGNED)
+
+
+def test_it_holds_the_register_and_ends_when_told(opened: OpenSite, settings: Settings) -> None:
+    found(opened)
+    with running(opened, settings) as one:
+        one.holds()
+        assert one.stop() is None
+    assert one.logged[0][1] == {"epoch": 1, "hrs": "0/0/0", "validator": "val0"}
+
+
+def test_two_processes_of_one_host_do_not_share_a_sign_state(opened: OpenSite, settings: Settings) -> None:
+    found(opened)
+    with running(opened, settings) as one:
+        one.holds()
+        with pytest.raises(ConflictError, match="another signer process"):
+            run(opened, settings, log=lambda *_: None, stopping=threading.Event())
+    with running(opened, settings) as again:
+        again.holds()
+
+
+def test_a_signer_that_was_passed_says_so_and_what_not_to_do(
+    opened: OpenSite, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(opened)
+    made: list[Any] = []
+
+    class Watched(privval_signer.Signer):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            made.append(self)
+
+    monkeypatch.setattr(privval_signer, "Signer", Watched)
+    with running(opened, settings) as old:
+        old.holds()
+        standby = changed(
+            settings,
+            state_file=tmp_path / "standby" / "priv_validator_state.json",
+            terms=Terms("eu-west-1a", take_over=True, planned=True, watch_s=0),
+        )
+        with running(opened, standby) as new:
+            new.holds()
+            made[0].superseded.set()  # as its next request would find out
+            old.until(lambda: old.error)
+    assert isinstance(old.error, ConflictError)
+    assert "epoch 1 signs no more" in old.error.message
+    assert "--planned" in old.error.remedy
+
+
+def test_without_a_register_nothing_begins(opened: OpenSite, settings: Settings) -> None:
+    with running(opened, settings) as one:
+        one.until(lambda: one.error)
+    assert isinstance(one.error, NotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"key": "file:relative"}, InvalidInputError, "not known"),
+        ({"key": "vault:x"}, InvalidInputError, "kind 'vault'"),
+        ({"key": "token:validator"}, NotFoundError, "us-east has no HSM"),
+        ({"connect": ("nowhere",)}, InvalidInputError, "no address"),
+        ({"connection_key": "env:NO_SUCH_KEY"}, NotFoundError, "NO_SUCH_KEY"),
+        ({"metrics": "nowhere"}, InvalidInputError, "cannot be served"),
+        ({"state_file": Path("/proc/none/state.json")}, InvalidInputError, "/proc/none"),
+        ({"validator": node(address="AB" * 20)}, VerificationFailedError, "val0 is ABAB"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_register_is_touched(
+    opened: OpenSite, settings: Settings, changes: dict[str, Any], error: type[VedrError], said: str
+) -> None:
+    found(opened)
+    with pytest.raises(error, match=said):
+        run(opened, changed(settings, **changes), log=lambda *_: None, stopping=threading.Event())
+    newest = register_of(opened, node()).look().newest
+    assert newest is not None
+    assert newest.epoch == 0
+
+
+def test_a_key_that_signs_wrongly_is_refused_before_it_is_used() -> None:
+    check_key(MemoryKey(KEY), node())
+    with pytest.raises(VerificationFailedError, match="do not verify"):
+        check_key(MemoryKey(KEY, answer=bytes(64)), node())
+
+
+def test_the_connection_key_is_an_ed25519_pem(
+    opened: OpenSite, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(opened)
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    monkeypatch.setenv("CONNECTION_KEY", KEY.private_bytes(*plain).decode())
+    with running(opened, changed(settings, connection_key="env:CONNECTION_KEY")) as one:
+        one.holds()
+    for wrong in (generate_private_key(SECP256R1()).private_bytes(*plain).decode(), "no key"):
+        monkeypatch.setenv("CONNECTION_KEY", wrong)
+        with pytest.raises(InvalidInputError, match="Ed25519") as caught:
+            run(
+                opened,
+                changed(settings, connection_key="env:CONNECTION_KEY"),
+                log=lambda *_: None,
+                stopping=threading.Event(),
+            )
+        assert wrong not in str(caught.value)
+
+
+def test_round_trips_are_counted_where_they_succeed_lose_and_fail() -> None:
+    metrics, key = Metrics(), ObjectKey("a")
+    store = MemoryRegisters("us-east")
+    counted = CountedRegisters(store, metrics)
+    assert counted.region == "us-east"
+    assert counted.read(key) is None
+    counted.swap(key, b"1", expected=None)
+    with pytest.raises(ConflictError):
+        counted.swap(key, b"2", expected=None)
+    store.faults.down = True
+    with pytest.raises(UnavailableError):
+        counted.read(key)
+    text = metrics.text()
+    assert 'vedr_signer_register_seconds_count{region="us-east"} 4' in text
+    assert 'vedr_signer_register_failures_total{region="us-east"} 1' in text
+
+
+def test_metrics_are_served_and_nothing_else() -> None:
+    with serve_metrics("127.0.0.1:0", lambda: "vedr_signer_epoch 7\n") as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            assert answer.read() == b"vedr_signer_epoch 7\n"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+        caught.value.close()
+        assert caught.value.code == 404
+        with pytest.raises(InvalidInputError, match="cannot be served"), serve_metrics(f"127.0.0.1:{port}", str):
+            pass
+
+
+class Terminal:
+    """The command line over the site in memory; stopped as soon as it holds."""
+
+    def __init__(self, opened: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
+        @contextlib.contextmanager
+        def open_site(_: str | None = None) -> Iterator[OpenSite]:
+            yield opened
+
+        monkeypatch.setattr(command, "open_site", open_site)
+        monkeypatch.setattr(stdout, "width", 200)
+
+    def __call__(self, *arguments: str) -> str:
+        result = CliRunner().invoke(command.app, list(arguments))
+        if isinstance(result.exception, VedrError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+
+@pytest.fixture
+def vedr(opened: OpenSite, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    return Terminal(opened, monkeypatch)
+
+
+def test_status_shows_every_region_and_fails_without_a_majority(vedr: Terminal, opened: OpenSite) -> None:
+    with pytest.raises(UnavailableError, match="3 of 3 regions"):
+        vedr("status", "--validator", "val0")
+    assert "founded at 9/0/0" in vedr("found", "--validator", "val0", "--floor", "9/0/0")
+    shown = vedr("status", "--validator", "val0")
+    assert "val0: 9/0/0 under epoch 0 of nobody" in shown
+    assert all(region in shown for region in REGIONS)
+    document = json.loads(vedr("status", "--validator", "val0", "--json"))
+    assert (document["epoch"], document["holder"], document["position"]) == (0, "", "9/0/0")
+    for region in REGIONS[:2]:
+        opened.registers[region].wipe(ObjectKey(f"sign-state/{CHAIN_ID}/{ADDRESS}.json"))  # type: ignore[attr-defined]
+    with pytest.raises(UnavailableError, match="2 of 3 regions"):
+        vedr("status", "--validator", "val0", "--json")
+
+
+def test_a_register_is_founded_by_exactly_one_statement_of_how_far_the_key_signed(
+    vedr: Terminal, tmp_path: Path
+) -> None:
+    state = tmp_path / "state.json"
+    for arguments in ([], ["--new-key", "--floor", "1/0/0"]):
+        with pytest.raises(InvalidInputError, match="how far"):
+            vedr("found", "--validator", "val0", *arguments)
+    with pytest.raises(InvalidInputError, match="does not exist"):
+        vedr("found", "--validator", "val0", "--state", str(state))
+    with pytest.raises(InvalidInputError, match="no height/round/step"):
+        vedr("found", "--validator", "val0", "--floor", "12")
+    with pytest.raises(InvalidInputError, match="full0 is no validator"):
+        vedr("found", "--validator", "full0", "--new-key")
+    state.write_text('{"height": "7", "round": 1, "step": 2}')
+    assert "founded at 7/1/2" in vedr("found", "--validator", "val0", "--state", str(state))
+    with pytest.raises(ConflictError):
+        vedr("found", "--validator", "val0", "--new-key")
+
+
+def test_run_takes_its_terms_from_the_command_line(
+    vedr: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Settings] = []
+
+    def run_once(_: OpenSite, settings: Settings, *, log: Any, stopping: threading.Event) -> None:
+        seen.append(settings)
+        log("holds", {"epoch": 1})
+        assert not stopping.is_set()
+        signal_handlers[15](15, None)
+        assert stopping.is_set()
+
+    signal_handlers: dict[int, Callable[[int, None], None]] = {}
+    monkeypatch.setattr(command, "run", run_once)
+    monkeypatch.setattr(command.signal, "signal", lambda number, handler: signal_handlers.update({number: handler}))
+    fixed = ["run", "--validator", "val0", "--connect", "unix:///a", "--connect", "tcp://b:1", "--key", "token:x"]
+    fixed += ["--name", "eu-west-1a", "--state", str(tmp_path / "s.json")]
+    vedr(*fixed)
+    vedr(*fixed, "--take-over", "--planned", "--watch-s", "7", "--floor", "5/1/0", "--region", "eu-west")
+    assert seen[0].terms == Terms("eu-west-1a", take_over=False, planned=False, watch_s=0.2)
+    assert (seen[0].connect, seen[0].region, seen[0].floor) == (("unix:///a", "tcp://b:1"), "us-east", None)
+    assert seen[1].terms == Terms("eu-west-1a", take_over=True, planned=True, watch_s=7)
+    assert (seen[1].region, str(seen[1].floor)) == ("eu-west", "5/1/0")
+    with pytest.raises(InvalidInputError, match="--planned without"):
+        vedr(*fixed, "--planned")
+
+
+def test_a_log_line_is_one_json_object_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    command.log_line("signed", {"hrs": "5/0/2"})
+    document = json.loads(capsys.readouterr().err)
+    assert (document["event"], document["hrs"]) == ("signed", "5/0/2")
+    assert document["at"].endswith("+00:00")
