@@ -19,10 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NewType, Protocol
 
-from vedr.custody.key_material import KINDS, KeyKind
+from vedr.custody.key_material import KeyKind
 from vedr.errors import (
     ConflictError,
-    InvalidInputError,
     NotFoundError,
     UnavailableError,
     VedrError,
@@ -119,7 +118,7 @@ class Escrow:
             raise _no_region(f"the passphrases of {kind} keys", refusals)
         return tuple(sorted(found))
 
-    def current(self, kind: KeyKind, *, min_regions: int = MIN_REGIONS) -> Copies:
+    def current(self, kind: KeyKind) -> Copies:
         """The newest epoch that enough regions hold.
 
         Raises:
@@ -132,11 +131,14 @@ class Escrow:
                 f"no passphrase was ever put into escrow for {kind} keys",
                 remedy=f"Make the first: vedr keys rotate-passphrase --kind {kind}.",
             )
-        tried = [self.copies(kind, epoch) for epoch in reversed(epochs)]
-        for copies in tried:
-            if len(copies.regions) >= min_regions:
+        for epoch in reversed(epochs):
+            copies = self.copies(kind, epoch)
+            if len(copies.regions) >= MIN_REGIONS:
                 return copies
-        raise _no_region(f"passphrase epoch {tried[0].epoch} of {kind} keys", tried[0].refusals)
+        raise UnavailableError(
+            f"no passphrase epoch of {kind} keys is held by {MIN_REGIONS} regions that answer",
+            remedy="Bring a region's secrets manager back, or finish the rotation: vedr keys rotate-passphrase.",
+        )
 
     def copies(self, kind: KeyKind, epoch: Epoch) -> Copies:
         """Read it in every region and compare.
@@ -207,8 +209,6 @@ class Escrow:
         self._vault.retire(self._name(kind, epoch))
 
     def _stem(self, kind: KeyKind) -> str:
-        if kind not in KINDS:
-            raise InvalidInputError(f"no such kind of key: {kind!r}", remedy=f"Use one of: {', '.join(KINDS)}.")
         return f"{self._prefix}-{kind}"
 
     def _name(self, kind: KeyKind, epoch: Epoch) -> str:

@@ -4,7 +4,8 @@
 2. It is read, with one value, in **all** regions.
 3. Every backup under an older epoch is wrapped anew: a new generation, checked and opened before it counts.
 4. Every backup is opened under the new epoch, with the passphrase read in another region than before.
-5. Generations under older epochs are removed; an older epoch that no stored envelope refers to any more is retired.
+5. Every region is given what it lacks, then generations under older epochs are removed; an older epoch that no
+   committed envelope refers to any more is retired.
 
 Guarantees: every step looks at what is there, so that a rotation killed anywhere goes on where it stood; an old epoch
 stays in use for as long as any region holds, or might hold, an envelope that needs it.
@@ -12,17 +13,26 @@ Leaves out: revocation.  Whoever copied an old envelope and its passphrase can s
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vedr.custody.envelope import inspect, rewrap
-from vedr.custody.envelope_format import PassphraseSlot, RecoverySlot
+from vedr.custody.envelope_format import RecoverySlot
 from vedr.custody.envelope_slots import PassphraseOpener, PassphraseSeal
 from vedr.custody.escrow import Epoch
 from vedr.custody.key_backup_catalogue import Backup, entry_key, envelope_key, parse_entry_key
-from vedr.custody.key_backup_store import KeyRepository, commit, good_copy, list_backups, load, open_from, rewrapped
+from vedr.custody.key_backup_store import (
+    Found,
+    KeyRepository,
+    commit,
+    good_copy,
+    heal,
+    list_backups,
+    load,
+    open_from,
+    rewrapped,
+)
 from vedr.custody.key_material import KeyKind
 from vedr.errors import RefusedError, UnavailableError
-from vedr.ports import ObjectStore
 
 Say = Callable[[str], None]
 
@@ -43,12 +53,16 @@ class Rotated:
 def rotate(repository: KeyRepository, kind: KeyKind, origins: Iterable[str], say: Say = lambda _: None) -> Rotated:
     """Go through the five steps; safe to repeat.
 
+    A rotation that was killed in its last step is only ended: `created` is False then; run it again for a new epoch.
+
     Raises:
         UnavailableError: a region's secrets manager or bucket does not answer; what was done stays, run it again.
         VerificationFailedError: a backup does not open; nothing of the old epoch was removed.
     """
     origins = tuple(origins)
     backups = _all(repository, kind, origins)
+    if finished := _finished(repository, kind, origins, backups):
+        return finished
     epoch, created = _epoch(repository, kind, backups)  # (1)
     say(f"epoch {epoch} of {kind} keys " + ("is new" if created else "goes on"))
     copies = repository.escrow.spread(kind, epoch)  # (2)
@@ -62,12 +76,26 @@ def rotate(repository: KeyRepository, kind: KeyKind, origins: Iterable[str], say
     for backup in old:  # (3)
         commit(repository, *_wrap_anew(repository, backup, epoch))
         say(f"{backup.id} is under epoch {epoch}")
+    _heal(repository, kind, origins)
     present = _all(repository, kind, origins)
     last = copies.regions[-1]
     for backup in present:  # (4)
         open_from(repository, backup, prefer=last)
     retired, kept = _retire(repository, kind, present, epoch)  # (5)
     return Rotated(kind, epoch, created, len(old), len(present), retired, kept)
+
+
+def _finished(
+    repository: KeyRepository, kind: KeyKind, origins: tuple[str, ...], backups: list[Backup]
+) -> Rotated | None:
+    """The end of a rotation that was killed in step 5; None when there is nothing of that kind to do."""
+    epochs = repository.escrow.epochs(kind)
+    newest = epochs[-1] if epochs else None
+    if epochs[:-1] == () or any(repository.escrow.epoch_of(kind, one.reference) != newest for one in backups):
+        return None
+    _heal(repository, kind, origins)
+    retired, kept = _retire(repository, kind, backups, epochs[-1])
+    return Rotated(kind, epochs[-1], False, 0, 0, retired, kept) if retired else None
 
 
 def _epoch(repository: KeyRepository, kind: KeyKind, backups: list[Backup]) -> tuple[Epoch, bool]:
@@ -109,17 +137,26 @@ def _all(repository: KeyRepository, kind: KeyKind, origins: tuple[str, ...]) -> 
     return [load(repository, one) for one in found]
 
 
+def _heal(repository: KeyRepository, kind: KeyKind, origins: tuple[str, ...]) -> None:
+    """Every region has the newest generation before an older one goes; UnavailableError when one cannot get it."""
+    found, _ = list_backups(repository, origins, kind=kind)
+    for one in found:
+        if wrong := heal(repository, one):
+            reasons = "; ".join(f"{region}: {error.message}" for region, error in wrong.items())
+            raise UnavailableError(f"{one.id} is not in every region ({reasons})", remedy="Run it again.")
+
+
 def _retire(
     repository: KeyRepository, kind: KeyKind, present: list[Backup], epoch: Epoch
 ) -> tuple[tuple[Epoch, ...], tuple[tuple[Epoch, str], ...]]:
     """Retire every older epoch but those that an envelope still needs, because an object lock holds it."""
     needed: dict[Epoch, str] = {}
     for backup in present:
-        for store in repository.stores.values():
-            for entry in list(store.list(f"{backup.origin}/keys/c/{backup.id}/")):
-                parsed = parse_entry_key(entry.key)
-                if parsed is not None and parsed[1] < backup.generation:
-                    needed |= _held(repository, kind, store, replace(backup, generation=parsed[1]))
+        for old in _older(repository, backup):
+            reason = _removed(repository, old)
+            before = repository.escrow.epoch_of(kind, old.reference)
+            if reason and before is not None:
+                needed[before] = reason
     older = [one for one in repository.escrow.epochs(kind) if one < epoch]
     retired = tuple(one for one in older if one not in needed)
     for one in retired:
@@ -127,15 +164,23 @@ def _retire(
     return retired, tuple(sorted(needed.items()))
 
 
-def _held(repository: KeyRepository, kind: KeyKind, store: ObjectStore, old: Backup) -> dict[Epoch, str]:
-    """Remove an old generation from a region; the epochs that it needs, and why, where a lock holds it."""
-    envelope = envelope_key(old.origin, old.id, old.generation)
-    try:
-        store.delete(envelope)
-        store.delete(entry_key(old.origin, old.id, old.generation))
-    except RefusedError as error:
-        slots = inspect(store.get(envelope)).slots
-        references = [slot.reference for slot in slots if isinstance(slot, PassphraseSlot) and slot.reference]
-        epochs = (repository.escrow.epoch_of(kind, reference) for reference in references)
-        return {epoch: error.message for epoch in epochs if epoch is not None}
-    return {}
+def _older(repository: KeyRepository, backup: Backup) -> list[Backup]:
+    """The generations before the present one that any region still lists."""
+    where: dict[int, list[str]] = {}
+    for region, store in repository.stores.items():
+        for entry in store.list(f"{backup.origin}/keys/c/{backup.id}/"):
+            parsed = parse_entry_key(entry.key)
+            if parsed is not None and parsed[1] < backup.generation:
+                where.setdefault(parsed[1], []).append(region)
+    return [load(repository, Found(backup.origin, backup.id, old, tuple(where[old]))) for old in sorted(where)]
+
+
+def _removed(repository: KeyRepository, old: Backup) -> str:
+    """Remove a generation everywhere, its envelope first: what is listed is looked for.  Why not, if not."""
+    for store in repository.stores.values():
+        try:
+            store.delete(envelope_key(old))
+            store.delete(entry_key(old.origin, old.id, old.generation))
+        except RefusedError as error:
+            return error.message
+    return ""

@@ -1,11 +1,12 @@
 """The signed catalogue of key backups: what there is, told without any passphrase (docs/formats/key-backup.md).
 
-    <origin>/keys/b/<id>/<generation>.vedrkey      envelope, create-only
-    <origin>/keys/b/break_glass-<hash>.py          decrypter of one file, create-only
-    <origin>/keys/c/<id>/<generation>.json         signed entry, written last: the commit point
-    <origin>/keys/x/<fingerprint>.json             signed revocation of a key
+    <origin>/keys/b/<id>/<generation>-<hash>.vedrkey    envelope, create-only
+    <origin>/keys/b/break_glass-<hash>.py               decrypter of one file, create-only
+    <origin>/keys/c/<id>/<generation>.json              signed entry, written last: the commit point
+    <origin>/keys/x/<fingerprint>.json                  signed revocation of a key
 
-A backup wrapped under another passphrase is a new generation of the same backup.
+A backup wrapped under another passphrase is a new generation of the same backup.  An envelope that no entry names was
+never committed; its hash is in its key, so that it stands in nobody's way.
 
 Guarantees: bytes in, checked values out; an entry is believed only when a trusted key signed it under the very key that
 it was found at; nothing secret can be in one.
@@ -125,8 +126,9 @@ def parse_id(text: str) -> ParsedId:
     )
 
 
-def envelope_key(origin: str, backup: BackupId, generation: int) -> ObjectKey:
-    return ObjectKey(f"{origin}/keys/b/{backup}/{generation:04d}.vedrkey")
+def envelope_key(backup: Backup) -> ObjectKey:
+    name = f"{backup.generation:04d}-{backup.sha256[:16]}.vedrkey"
+    return ObjectKey(f"{backup.origin}/keys/b/{backup.id}/{name}")
 
 
 def entry_key(origin: str, backup: BackupId, generation: int) -> ObjectKey:

@@ -154,7 +154,7 @@ def commit(repository: KeyRepository, entry: Backup, sealed: bytes, *, live: Seq
     tool = decrypter()
 
     def put(store: ObjectStore) -> None:
-        put_once(store, envelope_key(entry.origin, entry.id, entry.generation), sealed)
+        put_once(store, envelope_key(entry), sealed)
         put_once(store, decrypter_key(entry.origin, hashlib.sha256(tool).hexdigest()), tool)
         _checked_copy(store, entry)  # (3)
 
@@ -257,7 +257,7 @@ def open_from(
     refusals: dict[str, VedrError] = {}
     for region in ordered(repository.stores, [prefer] if prefer else []):
         try:
-            stored = repository.stores[region].get(envelope_key(backup.origin, backup.id, backup.generation))
+            stored = repository.stores[region].get(envelope_key(backup))
             return key_backup.open_bundle(stored, using, backup)
         except VedrError as error:
             refusals[region] = error
@@ -288,7 +288,7 @@ def heal(repository: KeyRepository, found: Found) -> dict[str, VedrError]:
     tool = decrypter()
 
     def put(store: ObjectStore) -> None:
-        put_once(store, envelope_key(backup.origin, backup.id, backup.generation), sealed)
+        put_once(store, envelope_key(backup), sealed)
         put_once(store, decrypter_key(backup.origin, hashlib.sha256(tool).hexdigest()), tool)
         _checked_copy(store, backup)
         put_once(store, entry_key(backup.origin, backup.id, backup.generation), document)
@@ -444,7 +444,7 @@ def _escrowed(repository: KeyRepository, backup: Backup, prefer: str | None) -> 
 
 
 def _checked_copy(store: ObjectStore, backup: Backup) -> bytes:
-    stored = store.get(envelope_key(backup.origin, backup.id, backup.generation))
+    stored = store.get(envelope_key(backup))
     if hashlib.sha256(stored).hexdigest() != backup.sha256:
         raise VerificationFailedError(
             f"key backup {backup.id} in {store.region} is not what was stored", remedy="Use another region's copy."

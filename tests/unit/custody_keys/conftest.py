@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from vedr.custody import envelope_slots
+from vedr.custody import envelope_slots, key_manager_import
 from vedr.custody.envelope_format import PassphraseSlot
 
 # importlib mode leaves sys.path alone; the world is a module beside the tests.
-_spec = importlib.util.spec_from_file_location("keysworld", Path(__file__).parent / "keysworld.py")
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-sys.modules["keysworld"] = _module
-_spec.loader.exec_module(_module)
+for _name in ("keysworld", "sitemaker"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / f"{_name}.py")
+    assert _spec is not None
+    assert _spec.loader is not None
+    _module = importlib.util.module_from_spec(_spec)
+    sys.modules[_name] = _module
+    _spec.loader.exec_module(_module)
+
+
+REMEMBERED: dict[object, bytes] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +33,20 @@ def cheap_derivation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     def derived(passphrase: bytes, slot: PassphraseSlot) -> bytes:
         return hashlib.blake2b(passphrase, digest_size=32, salt=slot.salt).digest()
 
+    real = key_manager_import._derive
+
+    def once(passphrase: bytes, salt: bytes, cost: key_manager_import.Derivation) -> bytes:
+        asked = (passphrase, salt, cost)
+        if asked not in REMEMBERED:
+            REMEMBERED[asked] = real(passphrase, salt, cost)
+        return REMEMBERED[asked]
+
+    if request.node.name != "test_a_machine_without_the_memory_says_so":
+        monkeypatch.setattr(key_manager_import, "_derive", once)
     if request.node.get_closest_marker("server") is None:
         monkeypatch.setattr(envelope_slots, "_derived", derived)
 
 
 @pytest.fixture
 def keys() -> object:
-    return _module.make_world()
+    return sys.modules["keysworld"].make_world()

@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -128,5 +129,6 @@ def daemon_share(content: bytes, index: int = 1, **changes: Any) -> bytes:
     return json.dumps({**share, **changes}, separators=(",", ":")).encode()
 
 
+@functools.cache
 def argon2(salt: bytes) -> bytes:
     return hash_secret_raw(DAEMON_PASSPHRASE, salt, 3, 65536, 4, 32, Type.ID)

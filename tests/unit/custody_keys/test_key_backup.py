@@ -117,7 +117,7 @@ def test_a_backup_killed_anywhere_is_never_listed_before_it_opened(keys: KeysWor
 
 def test_a_damaged_copy_is_passed_over_and_reported(keys: KeysWorld) -> None:
     kept = stored(keys)
-    where = key_backup_catalogue.envelope_key("us-east", kept.backup.id, 1)
+    where = key_backup_catalogue.envelope_key(kept.backup)
     keys.stores["us-east"].damage(where, b"vedrenv" + b"\0" * 300)
     assert open_from(keys.repository, kept.backup, prefer="us-east").fingerprints == kept.backup.fingerprints
     wrong = verify(keys.repository, kept.backup)
@@ -148,7 +148,7 @@ def test_an_envelope_of_another_backup_is_refused_though_it_opens(keys: KeysWorl
     first = stored(keys)
     keys.clock.advance(seconds=1)
     other = stored(keys)
-    envelope = keys.stores["us-east"].get(key_backup_catalogue.envelope_key("us-east", other.backup.id, 1))
+    envelope = keys.stores["us-east"].get(key_backup_catalogue.envelope_key(other.backup))
     mixed = key_backup_catalogue.Backup(
         **{name: getattr(first.backup, name) for name in first.backup.__slots__} | {"sha256": other.backup.sha256}
     )
