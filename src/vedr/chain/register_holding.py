@@ -101,7 +101,7 @@ class SignStateRegister:
         claim = Claim(self.validator, tuple(self._registers), epoch=epoch, holder=holder, at_least=at_least)
         regions = Regions(claim, self.validator.key, self._registers)
         regions.wait_for(lambda: claim.is_held or claim.is_lost or claim.is_unfounded, deadline_s=deadline_s)
-        with regions.changing():
+        with regions.looking():
             if claim.is_held:
                 return Holding(claim, regions)
             failure = claim.stale() if claim.is_lost else self._not_taken(claim, deadline_s)
@@ -112,7 +112,7 @@ class SignStateRegister:
         survey = Survey(self.validator, tuple(self._registers), founding)
         with Regions(survey, self.validator.key, self._registers) as regions:
             regions.wait_for(lambda: survey.is_done, deadline_s=deadline_s)
-            with regions.changing():
+            with regions.looking():
                 return survey.seen
 
     def _not_taken(self, claim: Claim, deadline_s: float) -> VedrError:
@@ -150,13 +150,13 @@ class Holding:
     @property
     def position(self) -> Position:
         """What was taken over, or the newest that was asked for since: nothing below it can be signed any more."""
-        with self._regions.changing():
+        with self._regions.looking():
             return self._claim.position
 
     @property
     def is_lost(self) -> bool:
         """Whether another holder is known to have passed this one."""
-        with self._regions.changing():
+        with self._regions.looking():
             return self._claim.is_lost
 
     def advance(self, position: Position, *, deadline_s: float = ADVANCE_DEADLINE_S) -> None:
@@ -175,7 +175,7 @@ class Holding:
                 self._claim.advance(position)
             claim = self._claim
             self._regions.wait_for(lambda: claim.is_durable or claim.is_lost, deadline_s=deadline_s)
-            with self._regions.changing():
+            with self._regions.looking():
                 if claim.is_durable:
                     return
                 if claim.is_lost:
@@ -192,7 +192,7 @@ class Holding:
 
     def regions(self) -> tuple[RegionState, ...]:
         """What each region showed last."""
-        with self._regions.changing():
+        with self._regions.looking():
             return self._claim.regions()
 
     def wait_until_everywhere(self, *, deadline_s: float) -> bool:

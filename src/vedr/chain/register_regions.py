@@ -66,6 +66,12 @@ class Regions:
             thread.join(max(0.0, deadline - self._monotonic()))
 
     @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Hold the conversation still."""
+        with self._changed:
+            yield
+
+    @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """Hold the conversation still, and let the threads look at it again afterwards."""
         with self._changed:

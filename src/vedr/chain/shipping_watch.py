@@ -82,7 +82,7 @@ class Shipper:
 
     def alarms(self) -> tuple[str, ...]:
         """What people have to look at now."""
-        with self._regions.changing():
+        with self._regions.looking():
             found = self._shipment.alarms()
         since = self._unreadable_since_us
         if since is not None and self._clock_us() - since > UNREADABLE_AFTER_S * US_PER_S:
@@ -102,7 +102,7 @@ class Shipper:
         """This validator's samples, in Prometheus' text format."""
         who = f'validator="{self.source}"'
         alarms = len(self.alarms())
-        with self._regions.changing():
+        with self._regions.looking():
             shipment = self._shipment
             lines = [
                 f"vedr_sign_state_alarms{{{who}}} {alarms}",
@@ -199,7 +199,7 @@ def look_at_copies(
     shipment = Shipment(validator, tuple(registers), now_us=now_us)
     with Regions(shipment, key_of(validator), registers) as regions:
         regions.wait_for(lambda: shipment.is_looked_at, deadline_s=deadline_s)
-        with regions.changing():
+        with regions.looking():
             shipped = {region: copy for region, copy in shipment.copies().items() if copy}
             problems = shipment.problems()
     if len(shipped) + list(problems.values()).count(ABSENT) == 0:
