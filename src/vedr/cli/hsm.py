@@ -105,6 +105,8 @@ def _replication_table(results: list[Replication]) -> Table:
             verdict = "[green]signed[/]" if token.passed else f"[red]{escape(token.problem)}[/]"
             changed = ", ".join(token.changes) or "-"
             table.add_row(result.reference.name.label, token.region, verdict, f"{token.took_s * 1000:.0f} ms", changed)
+        for region in result.unnamed:
+            table.add_row(result.reference.name.label, region, "no replica by the reference", "", "")
         if result.problem:
             table.add_row(result.reference.name.label, "", f"[red]{escape(result.problem)}[/]", "", "")
     return table

@@ -1,9 +1,9 @@
 """Whether the tokens that a reference names still hold its key, all of them, right now.
 
-Guarantees: every region gets a result; a token that could not be asked has failed; tokens that the site has and the
-reference lacks, and the other way round, have failed.  `whole` holds only when every token passed and there are two or
-more.
-Leaves out: repair.  A key that failed is somebody's decision: RB-DR-005.
+Guarantees: every region that the reference names gets a result; a token that could not be asked, or that the site does
+not have, has failed.  `whole` holds only when every token passed and there are two or more.
+Leaves out: repair: a key that failed is somebody's decision, RB-DR-005.  Regions that the reference does not name are
+shown, not asked; a copy of the key that nobody recorded is found by the inventory.
 """
 
 import datetime as dt
@@ -60,11 +60,12 @@ class TokenResult:
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """All tokens' of one key; `problem` is of the whole, not of a token."""
+    """All tokens' of one key; `problem` is of the whole, not of a token; `unnamed` have a token and no replica."""
 
     reference: Reference
     at: dt.datetime
     tokens: tuple[TokenResult, ...]
+    unnamed: tuple[str, ...] = ()
     problem: str = ""
 
     @property
@@ -90,6 +91,7 @@ class Replication:
             "whole": self.whole,
             "problem": self.problem,
             "tokens": [token.as_json() for token in self.tokens],
+            "without_replica": list(self.unnamed),
         }
 
 
@@ -113,10 +115,11 @@ def check_replication(
         random: Gives each challenge its nonce.
     """
     at = clock()
-    regions = sorted({*reference.tokens, *tokens})
+    regions = sorted(reference.tokens)
     with ThreadPoolExecutor(len(regions), "hsm-check") as pool:
         results = pool.map(lambda region: _result(region, reference, tokens.get(region), clock, random), regions)
-    return Replication(reference, at, tuple(results), "; ".join(_misfits(reference, chain_id, sorted(addresses))))
+    problem = "; ".join(_misfits(reference, chain_id, sorted(addresses)))
+    return Replication(reference, at, tuple(results), tuple(sorted(set(tokens) - set(regions))), problem)
 
 
 def _misfits(reference: Reference, chain_id: str, addresses: Sequence[str]) -> Iterator[str]:
@@ -148,10 +151,6 @@ def _asked(
 ) -> Examined:
     if open_token is None:
         raise UnavailableError("the site has no token here", remedy="Describe it in the site, or make a new reference.")
-    if region not in reference.tokens:
-        raise VerificationFailedError(
-            "the reference does not name this region's token", remedy="Replicate the key, then make a new reference."
-        )
     token = open_token()
     try:
         seen = examine(token, reference.name, reference.public, at=at, random=random)

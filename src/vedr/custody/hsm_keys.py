@@ -77,13 +77,12 @@ class PublicKey:
         """
         key = _loaded(self.spki)
         try:
-            match key:
-                case Ed25519PublicKey():
-                    key.verify(signature, message)
-                case ec.EllipticCurvePublicKey():
-                    key.verify(_der_signature(signature), message, ec.ECDSA(hashes.SHA256()))
-                case rsa.RSAPublicKey():
-                    key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+            if isinstance(key, Ed25519PublicKey):
+                key.verify(signature, message)
+            elif isinstance(key, ec.EllipticCurvePublicKey):
+                key.verify(_der_signature(signature), message, ec.ECDSA(hashes.SHA256()))
+            else:
+                key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
         except InvalidSignature:
             raise VerificationFailedError(
                 f"{what}: the signature does not verify under the public key {self.fingerprint}",

@@ -132,8 +132,9 @@ def test_a_key_that_is_no_validators_has_no_address(station: Station) -> None:
         token.generate("p-256", label="provider-0", key_id=b"\x05")
     shown = station.command("reference", "provider-0", "--role", "provider", "--region", "us-east")
     assert "consensus" not in shown
-    with pytest.raises(VerificationFailedError, match="so there is no replica"):
+    with pytest.raises(VerificationFailedError, match="so there is no replica") as caught:
         station.command("check", "provider-0")
+    assert "no replica by the reference" in caught.value.output  # type: ignore[attr-defined]
 
 
 def test_a_failed_check_is_shown_whole_and_ends_with_its_status(station: Station, make_key: MakeKey) -> None:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import datetime as dt
+import importlib.util
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,3 +246,15 @@ def test_any_other_signed_content_is_refused_or_means_the_same(sealed: bytes, pa
         assert isinstance(error, VerificationFailedError | RefusedError)  # noqa: PT017
     else:
         assert seal(reference, SIGNER) == data
+
+
+def test_a_second_reader_finds_the_same(sealed: bytes) -> None:
+    place = importlib.util.spec_from_file_location("hsm_second_reader", Path(__file__).with_name("second_reader.py"))
+    assert place is not None
+    assert place.loader is not None
+    second_reader = importlib.util.module_from_spec(place)
+    place.loader.exec_module(second_reader)
+    signed = second_reader.read(sealed, TRUSTED[0])
+    reference = open_reference(sealed, TRUSTED, what="record")
+    assert signed["key"]["public_key"] == reference.public.spki.hex()
+    assert signed["tokens"]["eu-west"]["facts"]["serial"] == reference.tokens["eu-west"].facts.serial
