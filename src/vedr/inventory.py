@@ -101,6 +101,12 @@ class StoreConfig(_Frozen):
     kind: Literal["s3"] = "s3"
     endpoint: str | None = Field(default=None, description="None: the cloud's own endpoint")
     bucket: str = Field(min_length=3, max_length=63)
+    register_bucket: str | None = Field(
+        default=None,
+        min_length=3,
+        max_length=63,
+        description="sign-state registers, written several times a block: unversioned, without locks; None: `bucket`",
+    )
     cloud_region: str
     credentials: SecretRef | None = Field(
         default=None, description="JSON {access_key, secret_key}; None: the cloud's own chain"

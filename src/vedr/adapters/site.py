@@ -61,7 +61,7 @@ class OpenSite:
 
     @cached_property
     def registers(self) -> dict[str, S3Registers]:
-        """The regions' registers, in the same buckets, by priority."""
+        """The regions' registers, by priority."""
         return {name: _open_registers(name, self.site.regions[name].store) for name in self.site.regions_by_priority}
 
     @cached_property
@@ -184,6 +184,7 @@ def _open_store(region: str, config: StoreConfig) -> S3Store:
 
 
 def _open_registers(region: str, config: StoreConfig) -> S3Registers:
+    config = config.model_copy(update={"bucket": config.register_bucket or config.bucket})
     if config.credentials is None:
         return S3Registers(region, config)
     return S3Registers(region, config, _credentials(config.credentials, f"store credentials of {region}"))

@@ -23,6 +23,7 @@ Mode = Literal["namespaces", "relays"]
 P2P_PORT: Final = 26656
 RPC_PORT: Final = 26657
 METRICS_PORT: Final = 26660
+SHIPPER_METRICS_PORT: Final = 26661
 AGENT_PORT: Final = 7000
 STORE_PORT: Final = 9000
 PROVIDER_PORT: Final = 8443

@@ -146,6 +146,9 @@ class Plan:
     def bucket(self, region: str) -> str:
         return self.template.store.bucket.replace("{region}", region).replace("{lab}", self.settings.name)
 
+    def register_bucket(self, region: str) -> str:
+        return f"{self.bucket(region)}-registers"
+
     def zone(self, name: str) -> Zone:
         return next(zone for zone in self.zones if zone.name == name)
 

@@ -99,6 +99,7 @@ def _region(plan: Plan, secrets: LabSecrets, region: str) -> dict[str, Any]:
         "store": {
             "endpoint": f"http://{plan.published(plan.stores[region], STORE_PORT)}",
             "bucket": plan.bucket(region),
+            "register_bucket": plan.register_bucket(region),
             "cloud_region": policy.cloud_region,
             "credentials": f"file:{secrets.store_credentials(region)}",
             "object_lock_days": plan.template.store.object_lock_days,

@@ -127,7 +127,10 @@ class Startup:
         until = partial(readiness.until, limit_s=SERVICE_LIMIT_S, log=log)
         listening = partial(readiness.responds, f"http://{self.plan.published(self.plan.stores[region], STORE_PORT)}/")
         until(f"the store of {region}", listening)
-        if config.bucket in [bucket["Name"] for bucket in control.list_buckets()["Buckets"]]:
+        there = {bucket["Name"] for bucket in control.list_buckets()["Buckets"]}
+        if config.register_bucket and config.register_bucket not in there:
+            control.create_bucket(Bucket=config.register_bucket)
+        if config.bucket in there:
             return False
         control.create_bucket(Bucket=config.bucket, ObjectLockEnabledForBucket=True)
         control.put_bucket_versioning(Bucket=config.bucket, VersioningConfiguration={"Status": "Enabled"})

@@ -155,7 +155,14 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
     dns = partial(readiness.listens, f"{plan.addresses.ops}:{plan.dns_port}")
     rows.append(partial(_part, "Prefect", units.SERVER_UNIT, None, states, server))
     rows.append(partial(_part, "name server", units.DNS_UNIT, None, states, dns))
+    vault = partial(readiness.responds, f"{plan.vault_url}/")
+    rows.append(partial(_part, "secrets", units.VAULT_UNIT, None, states, vault))
     rows.append(partial(_part, "load", units.LOAD_UNIT, None, states, None))
+    rows += [
+        partial(_part, "sign-state", units.shipper_name(node.name), node.zone, states, None)
+        for node in plan.nodes
+        if node.role == "validator"
+    ]
     for pool in (*plan.regions, None):
         zone = plan.first_zone(pool) if pool else None
         rows.append(partial(_part, "worker", units.worker_name(pool), zone, states, None))

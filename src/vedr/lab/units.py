@@ -3,12 +3,14 @@
 Guarantees: pure; the same plan gives the same definitions.  No secret stands on a command line.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from vedr.inventory import SITE_ENV
 from vedr.lab import orchestrator, vault
-from vedr.lab.addresses import PROVIDER_PORT, RPC_PORT, STORE_PORT
+from vedr.lab.addresses import PROVIDER_PORT, RPC_PORT, SHIPPER_METRICS_PORT, STORE_PORT
 from vedr.lab.credentials import LabSecrets
 from vedr.lab.plan import OPS, Member, Plan, PlannedNode, Zone
 
@@ -61,7 +63,9 @@ def worker_name(region: str | None) -> str:
 
 def _zone_units(plan: Plan, zone: Zone) -> tuple[Unit, ...]:
     """A region's store and worker are in its first zone."""
-    units = [_node(plan, node) for node in plan.nodes if node.zone == zone]
+    nodes = [node for node in plan.nodes if node.zone == zone]
+    units = [_node(plan, node) for node in nodes]
+    units += [_shipper(plan, node) for node in nodes if node.role == "validator"]
     units += [_gateway(plan, gateway) for gateway in plan.gateways if gateway.zone == zone]
     units += [_provider(plan, provider) for provider in plan.providers if provider.zone == zone]
     if zone == plan.first_zone(zone.region):
@@ -106,6 +110,22 @@ def _node(plan: Plan, node: PlannedNode) -> Unit:
     argv = (_program(plan, "labnode"), "start", "--home", str(node.home))
     # No restart: a node that is down stays down until somebody, or a runbook, brings it back.
     return Unit(node.name, argv, node.home, _log(plan, node.name), wave=1, env=ONE_THREAD, grace_s=NODE_GRACE_S)
+
+
+def shipper_name(validator: str) -> str:
+    """The unit that ships a validator's sign-state."""
+    return f"{validator}-sign-state"
+
+
+def _shipper(plan: Plan, node: PlannedNode) -> Unit:
+    name = shipper_name(node.name)
+    argv = (
+        str(Path(sys.executable).with_name("vedr")), "sign-state", "ship",
+        "--validator", node.name,
+        "--metrics", plan.listen(node, SHIPPER_METRICS_PORT),
+    )  # fmt: skip
+    env = {SITE_ENV: plan.settings.name, orchestrator.LABS_ENV: str(plan.folder.parent)}
+    return Unit(name, argv, plan.folder, _log(plan, name), wave=2, env=env, restart="on-failure")
 
 
 def _provider(plan: Plan, provider: Member) -> Unit:
