@@ -5,6 +5,8 @@ sleeps, or for ever (kill -9), before the call takes effect or after.  Leases ar
 come and go.
 """
 
+# ruff: noqa: ARG002, S101 - fakes take what the ports take
+
 import datetime as dt
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -372,7 +374,7 @@ class Observer:
     def status(self) -> Status:
         self.process.point()
         tip = Height(self._tip)
-        return Status(self.name, CHAIN_ID, self.name, "", tip, b"", b"", 0, Height(1), False, b"", 0)  # noqa: FBT003
+        return Status(self.name, CHAIN_ID, self.name, "", tip, b"", b"", 0, Height(1), False, b"", 0)
 
     def commit(self, height: Height | None = None) -> SignedHeader:
         chosen = self._tip if height is None else height

@@ -3,8 +3,10 @@
 The promotion, fence, floor, quiet and lease code is the program's own; the world is simulated.
 """
 
+# ruff: noqa: S101 - the state is this file's own
+
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from greenlet import greenlet
@@ -29,13 +31,14 @@ from vedr.errors import VedrError
 from vedr.failover.promotion import Hosts, Means, Patience, promote
 from vedr.failover.promotion_key import KeySeen
 from vedr.failover.promotion_stages import Order
-from vedr.failover.signer_disk import NO_TICKET, OPEN, Ticket
+from vedr.failover.signer_disk import OPEN, Ticket
 from vedr.inventory import Height
 from vedr.ledger import RunId
 from vedr.runbook.lease import Leases
 
 NAMES: Final = ("a", "b", "c")
 FIRST_TIP: Final = 100
+SHIPPING: Final = 0.2  # of the ticks; copies are that old
 REGIONS: Final = ("us-east", "eu-west", "ap-south")
 _KEY: Final = KeySeen("hsm", PUBLIC_KEY, "token")
 _MOVING: Final = Patience(quiet_s=40 * TICK_S, still_s=2 * TICK_S, watch_s=12 * TICK_S, watch_blocks=2)
@@ -52,32 +55,41 @@ class FileSchedule:
 
     def run(self) -> Oracle:
         """Play it; the oracle says whether something was signed twice."""
-        self._set_up()
-        world, chance = self.world, self.chance
+        self.set_up()
         try:
-            for tick in range(self.ticks):
-                for event in self.plan.get(tick, ()):
-                    event()
-                world.tick()
-                if world.oracle.broken:
-                    break
-                for process in self.processes:
-                    if process.is_alive and process.ready_s <= world.now_s:
-                        self._switch(process)
-                if chance.random() < 0.2:
-                    self._ship()
-                if chance.random() < self.resuming:
-                    self._resume()
-                if tick > self.last_event and self._settled():
-                    break
+            self.play(self.ticks)
         finally:
+            self.end()
+        return self.world.oracle
+
+    def play(self, ticks: int) -> None:
+        """Let that much time pass, unless something was signed twice or nothing is left to happen."""
+        world, chance = self.world, self.chance
+        for _ in range(ticks):
+            for event in self.plan.get(self.tick, ()):
+                event()
+            self.tick += 1
+            world.tick()
+            if world.oracle.broken:
+                return
             for process in self.processes:
-                self._kill(process)
-        return world.oracle
+                if process.is_alive and process.ready_s <= world.now_s:
+                    self._switch(process)
+            if chance.random() < SHIPPING:
+                self._ship()
+            if chance.random() < self.resuming:
+                self.resume()
+            if self.last_event < self.tick and self._settled():
+                return
+
+    def end(self) -> None:
+        """Let go of the processes."""
+        for process in self.processes:
+            self.kill(process)
 
     # --- the beginning
 
-    def _set_up(self) -> None:
+    def set_up(self) -> None:
         self.chance = chance = random.Random(self.seed)
         chain = Chain(moves=chance.random() < 0.6, tip=FIRST_TIP)
         self.hosts = {name: self._host(name) for name in NAMES}
@@ -91,18 +103,19 @@ class FileSchedule:
         self.runs: dict[RunId, Run] = {}
         self.processes: list[Process] = []
         self.ticks = 85 if chain.moves else 60
-        self.plan: dict[int, list[object]] = {}
+        self.plan: dict[int, list[Callable[[], None]]] = {}
+        self.tick = 0
         begin = chance.randrange(3, 8)
-        self._at(begin, self._disaster)
-        self._at(begin + chance.randrange(0, 3), lambda: self._order("b"))
+        self._at(begin, self.disaster)
+        self._at(begin + chance.randrange(0, 3), lambda: self.order("b"))
         if chance.random() < 0.7:  # sooner or later somebody gets at the hosts
             self._at(begin + chance.randrange(1, 25), lambda: _appear(self))
         if chance.random() < 0.6:
             later = chance.randrange(0, self.ticks // 2)
             target = chance.choice(("c", "c", "b", "a"))
-            self._at(begin + later, lambda: self._order(target))
+            self._at(begin + later, lambda: self.order(target))
         for _ in range(chance.randrange(1, 7)):
-            fault = chance.choice(_FAULTS)
+            fault = chance.choice(FAULTS)
             self._at(chance.randrange(1, self.ticks), lambda fault=fault: fault(self))
         self.last_event = max(self.plan) + 5
 
@@ -124,12 +137,12 @@ class FileSchedule:
         done = all(run.records and run.records[-1][0] == "watched" for run in self.runs.values())
         return done and not any(process.is_alive for process in self.processes)
 
-    def _at(self, tick: int, event: object) -> None:
+    def _at(self, tick: int, event: Callable[[], None]) -> None:
         self.plan.setdefault(tick, []).append(event)
 
     # --- what happens
 
-    def _disaster(self) -> None:
+    def disaster(self) -> None:
         """What made people promote."""
         host, chance = self.hosts["a"], self.chance
         kind = chance.randrange(7)
@@ -148,7 +161,7 @@ class FileSchedule:
         elif kind == 5:  # unreachable, and signs on
             host.is_reachable = False
 
-    def _order(self, target: str) -> None:
+    def order(self, target: str) -> None:
         """Somebody begins a run that moves the key to this host."""
         run_id = RunId(f"inc-20270101-000000-{len(self.runs):04d}")
         self.runs[run_id] = run = Run(run_id, target)
@@ -167,7 +180,7 @@ class FileSchedule:
         process.body = greenlet(lambda: self._promote(process))
         process.ready_s = self.world.now_s
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         """A run whose process ended, or seems to hang, is taken up by another process."""
         for run in self.runs.values():
             last = run.processes[-1]
@@ -180,7 +193,7 @@ class FileSchedule:
         assert process.body is not None
         process.body.switch()
 
-    def _kill(self, process: Process) -> None:
+    def kill(self, process: Process) -> None:
         if process.is_alive and process.body:
             process.body.throw(Killed)
         process.is_alive = False
@@ -329,7 +342,7 @@ def _jump_clock(schedule: FileSchedule) -> None:
 def _kill_a_process(schedule: FileSchedule) -> None:
     alive = [process for process in schedule.processes if process.is_alive and process.body]
     if alive:
-        schedule._kill(schedule.chance.choice(alive))  # noqa: SLF001
+        schedule.kill(schedule.chance.choice(alive))
 
 
 def _stop_a_process(schedule: FileSchedule) -> None:
@@ -347,7 +360,7 @@ def _lag(schedule: FileSchedule) -> None:
     _any_host(schedule).lag = schedule.chance.choice((0, 1, 5, 25))
 
 
-_FAULTS: Final = (
+FAULTS: Final = (
     _crash_signer,
     _freeze_signer,
     _freeze_signer,
@@ -367,4 +380,3 @@ _FAULTS: Final = (
     _halt_or_move,
     _lag,
 )
-assert NO_TICKET.epoch == 0

@@ -36,8 +36,8 @@ class Oracle:
         name = "/".join(map(str, hrs))
         if before.block != block:
             self.broken = (
-                f"{name} signed twice: block {before.block} by {before.host} at {before.at_s} s, block {block} by {host} "
-                f"at {at_s} s"
+                f"{name} signed twice: block {before.block} by {before.host} at {before.at_s} s, "
+                f"block {block} by {host} at {at_s} s"
             )
         elif hrs < promised:
             self.broken = f"{name} signed by {host} at {at_s} s, which had promised to sign nothing below {promised}"

@@ -5,6 +5,8 @@ or never, and take effect before, after, or long after their answer is given up.
 register: old ones are frozen, cut off and wake up at will.
 """
 
+# ruff: noqa: S101 - the state is this file's own
+
 import random
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +20,7 @@ from vedr.ports import Tagged
 
 REGIONS: Final = ("us-east", "eu-west", "ap-south")
 STEPS: Final = 260
+LATE: Final = 0.05
 _VALIDATOR: Final = Validator("simulated-1", "AB" * 20)
 _FOUNDING: Final = encode(_VALIDATOR, Content(Epoch(0), "", NEVER_SIGNED))
 _DIGESTS: Final = tuple(f"{block:064x}" for block in range(1, 4))
@@ -72,25 +75,36 @@ class RegisterSchedule:
         chance = self.chance
         faults = chance.choice((0.0, 0.1, 0.3))
         taking_over = chance.choice((0.01, 0.03))
-        self._take_over("a")
+        self.take_over("a")
         for self.now in range(STEPS):
             draw = chance.random()
             if draw < taking_over:
-                self._take_over(chance.choice("abc"))
+                self.take_over(chance.choice("abc"))
             elif draw < 0.05:
-                self._break()
-            elif draw < 0.08 and self.late:
-                region, call = self.late.pop(chance.randrange(len(self.late)))
-                self._effect(region, call)
+                self.break_something()
             elif draw < 0.30:
-                self._ask(chance.choice(self.processes))
+                self.ask_somebody()
             else:
-                self._work(chance.choice(self.processes), chance.choice(REGIONS), faults)
+                self.work_on(1, faults)
             if self.oracle.broken:
                 break
         return self.oracle
 
-    def _take_over(self, host: str) -> None:
+    def ask_somebody(self) -> None:
+        """A node asks its signer."""
+        self._ask(self.chance.choice(self.processes))
+
+    def work_on(self, calls: int, faults: float) -> None:
+        """Some calls to regions, and now and then one that was given up long ago."""
+        chance = self.chance
+        for _ in range(calls):
+            if self.late and chance.random() < LATE:
+                region, call = self.late.pop(chance.randrange(len(self.late)))
+                self._effect(region, call)
+            else:
+                self._work(chance.choice(self.processes), chance.choice(REGIONS), faults)
+
+    def take_over(self, host: str) -> None:
         """A process begins, with an epoch above those it happens to see; two may choose the same."""
         seen = 0
         for region in self.regions.values():
@@ -105,7 +119,7 @@ class RegisterSchedule:
         self.processes.append(SignerProcess(host, claim))
         self._say(f"{host} claims epoch {seen + 1} as process {len(self.processes) - 1}")
 
-    def _break(self) -> None:
+    def break_something(self) -> None:
         chance = self.chance
         kind = chance.randrange(4)
         if kind == 0:
@@ -137,7 +151,7 @@ class RegisterSchedule:
         hrs = (self.tip + chance.randrange(2), chance.randrange(2), chance.randrange(1, 4))
         if chance.random() < 0.6:  # what comes next there, which is what a second signer is about to sign too
             height, round_, step = claim.position.hrs
-            hrs = (height, round_, step + 1) if height and step < 3 else (max(height + 1, self.tip), 0, 1)  # noqa: PLR2004
+            hrs = (height, round_, step + 1) if height and step < 3 else (max(height + 1, self.tip), 0, 1)
         block = chance.randrange(len(_DIGESTS))
         try:
             claim.advance(Position(Height(hrs[0]), hrs[1], hrs[2], _DIGESTS[block]))

@@ -3,6 +3,8 @@
 A rule is switched off by replacing, for this process, the function or the port that keeps it.
 """
 
+# ruff: noqa: ARG001, SLF001 - what stands in for a rule takes what the rule takes
+
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
@@ -13,10 +15,10 @@ from bench.signing import fakes
 from vedr.chain import fence as fences
 from vedr.chain import floor as floors
 from vedr.chain import register_claim
-from vedr.chain.fence import Closed, FenceProof, FencedTip, FinalState, Quiet, SeenVotes
+from vedr.chain.fence import Closed, FencedTip, FenceProof, FinalState, Quiet, SeenVotes
 from vedr.chain.sign_state import SignState, highest
 from vedr.errors import DeadlineError, UnavailableError
-from vedr.failover import fencing, promotion, signer_disk
+from vedr.failover import fencing, promotion
 from vedr.inventory import Height
 from vedr.runbook import lease
 from vedr.runbook.liveness import await_quiet
@@ -116,7 +118,7 @@ def _any_quiet(proof: FenceProof, tip: FencedTip, observer: Any, *, sleep: Any, 
     """One more block is enough, whoever signed it."""
     for _try in range(3):
         if observer.status().latest_height > tip.height:
-            return Quiet(proof, Height(tip.height), Height(tip.height), seal=fences._SEAL)  # noqa: SLF001
+            return Quiet(proof, Height(tip.height), Height(tip.height), seal=fences._SEAL)
         sleep(0.2)
     raise DeadlineError("no block")
 
@@ -136,12 +138,12 @@ def _floor_at_the_tip(
     state = SignState(tip.height, 0, 3)
     if surviving is not None and surviving.hrs > state.hrs:
         state = SignState(surviving.height, surviving.round, surviving.step)
-    return floors.Floor(tip.proof, state, "the tip", replaces_corrupt=True, seal=floors._SEAL)  # noqa: SLF001
+    return floors.Floor(tip.proof, state, "the tip", replaces_corrupt=True, seal=floors._SEAL)
 
 
 def _whatever_is_known(proof: FenceProof) -> FinalState:
     known = (SignState(Height(0), 0, 0), *(one.final for one in proof.fences if one.final))
-    return FinalState(proof, highest(*known), seal=fences._SEAL)  # noqa: SLF001
+    return FinalState(proof, highest(*known), seal=fences._SEAL)
 
 
 def _unraised(self: Any, ticket: Any, floor: Any, *, check_height: int) -> SignState:
@@ -164,15 +166,6 @@ def _anybodys_folder(self: Any, _ticket: Any) -> Any:
     return self.host.folder
 
 
-def _place_as_asked(self: Any) -> Any:
-    """Nobody's ticket is newer."""
-    self._reach()
-    folder = self.host.folder
-    if folder is None:
-        return signer_disk.Place("missing", signer_disk.NO_TICKET)
-    return signer_disk.Place("open" if folder.name == signer_disk.OPEN else "fenced", folder.ticket)
-
-
 def _everybody(self: Any, subject: str, run_id: Any) -> lease.Lease:
     return lease.Lease(subject, 1, run_id)
 
@@ -183,6 +176,11 @@ def _nothing(*_args: Any, **_kwargs: Any) -> None:
 
 def _always_writable(_self: Any, view: Any, target: Any) -> bool:
     return view.content != target
+
+
+def _one_is_enough(claim: Any) -> int:
+    shown = sum(view.content is not None and view.content == claim._target for view in claim._views.values())
+    return claim._majority if shown else 0  # type: ignore[no-any-return]
 
 
 _REPLACEMENTS: Final[Mapping[str, tuple[tuple[Any, str, object], ...]]] = {
@@ -202,14 +200,9 @@ _REPLACEMENTS: Final[Mapping[str, tuple[tuple[Any, str, object], ...]]] = {
         (fakes.SimulatedDisk, "take_away", _take_away_from_anybody),
         (fakes.SimulatedDisk, "_mine", _anybodys_folder),
     ),
-    "register-majority": ((register_claim.Claim, "_confirmed", lambda self: _one_is_enough(self)),),
+    "register-majority": ((register_claim.Claim, "_confirmed", _one_is_enough),),
     "register-epoch": (
         (register_claim.Claim, "_pass", _nothing),
         (register_claim.Claim, "_may_write", _always_writable),
     ),
 }
-
-
-def _one_is_enough(claim: Any) -> int:
-    shown = sum(view.content is not None and view.content == claim._target for view in claim._views.values())  # noqa: SLF001
-    return claim._majority if shown else 0  # type: ignore[no-any-return]  # noqa: SLF001

@@ -5,6 +5,8 @@ is FilePV's rule: it keeps height, round and step in memory, writes them by path
 can't write.  Which block it votes for is a draw each time, the worst that two processes can do.
 """
 
+# ruff: noqa: S101 - the state is this file's own
+
 import random
 from dataclasses import dataclass, field
 from typing import Final
