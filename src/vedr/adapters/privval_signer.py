@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -86,7 +86,7 @@ def run(opened: OpenSite, settings: Settings, *, log: Log, stopping: threading.E
         ConflictError: another signer has taken over: this one must not come back by itself.
         VedrError: it could not begin; nothing was taken over unless a majority of the regions answered.
     """
-    addresses = [parse_address(text) for text in settings.connect]
+    addresses = {text: parse_address(text) for text in settings.connect}
     connection_key = _connection_key(settings.connection_key)
     metrics = Metrics()
     with contextlib.ExitStack() as closing:
@@ -121,7 +121,7 @@ def run(opened: OpenSite, settings: Settings, *, log: Log, stopping: threading.E
 
 def _serve(
     signer: Signer,
-    addresses: list[UnixAddress | TcpAddress],
+    addresses: Mapping[str, UnixAddress | TcpAddress],
     connection_key: Ed25519PrivateKey,
     *,
     metrics: Metrics,
@@ -130,10 +130,10 @@ def _serve(
 ) -> None:
     """A thread for each node, until stopped or superseded."""
 
-    def link(address: UnixAddress | TcpAddress) -> Link:
-        return Link(str(address), lambda: dial(address, connection_key), signer, metrics=metrics, log=log)
+    def link(name: str, address: UnixAddress | TcpAddress) -> Link:
+        return Link(name, lambda: dial(address, connection_key), signer, metrics=metrics, log=log)
 
-    links = [link(address) for address in addresses]
+    links = [link(name, address) for name, address in addresses.items()]
     threads = [threading.Thread(target=one.run, name="link", daemon=True) for one in links]
     for thread in threads:
         thread.start()

@@ -33,7 +33,7 @@ from vedr.ports import SigningKey
 from vedr.signature import Json
 from vedr.signer import messages
 from vedr.signer.canonical import extension_sign_bytes, sign_bytes
-from vedr.signer.messages import PingRequest, PublicKeyRequest, Request, Signable, SignRequest, Vote
+from vedr.signer.messages import PublicKeyRequest, Request, Signable, SignRequest, Vote
 from vedr.signer.metrics import Metrics
 from vedr.signer.rules import Mark, NotSignedError, Reason, Repeat, Sign, judge
 
@@ -82,13 +82,11 @@ class Signer:
 
     def answer(self, request: Request) -> bytes:
         """The answer to send; what is refused is answered as such."""
-        match request:
-            case PingRequest():
-                return messages.ping_response()
-            case PublicKeyRequest(chain_id):
-                return self._answer_public_key(chain_id)
-            case SignRequest(chain_id, message):
-                return self._answer_signing(chain_id, message)
+        if isinstance(request, SignRequest):
+            return self._answer_signing(request.chain_id, request.message)
+        if isinstance(request, PublicKeyRequest):
+            return self._answer_public_key(request.chain_id)
+        return messages.ping_response()
 
     def _answer_public_key(self, chain_id: str) -> bytes:
         if chain_id != self._chain_id:
