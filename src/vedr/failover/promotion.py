@@ -59,11 +59,12 @@ MAX_ROUND: Final = 2**31 - 1
 CHECK_HEIGHT: Final = MIN_QUIET_COMMITS
 """`double_sign_check_height` for a standby on a moving chain.
 
-CometBFT looks at the seen commits of the last CHECK_HEIGHT - 1 heights when consensus begins (a loop from 1 to below
-it) and refuses to start when one holds a COMMIT of this key.  It must not be larger than the quiet that was seen, or
-the old host's own signatures keep the standby from starting; and not below 20, the quiet that the protocol asks for.
-On a halted chain the last commits are the validator's own, so it is 0 there.  It stays set: a restart of the standby
-then waits until it has been silent for that many blocks.
+CometBFT looks at the seen commits of the last CHECK_HEIGHT heights when consensus begins (one less before v0.38.25,
+whose loop ended below it; consensus/state.go, checkDoubleSigningRisk) and refuses to start when one holds a COMMIT of
+this key.  It must not be larger than the quiet that was seen, or the old host's own signatures keep the standby from
+starting; and not below 20, the quiet that the protocol asks for.  On a halted chain the last commits are the
+validator's own, so it is 0 there.  It stays set: a restart of the standby then waits until it has been silent for that
+many blocks.
 """
 
 

@@ -1,6 +1,6 @@
 """Every way to fence: what it proves, and that silence or doubt proves nothing."""
 
-# ruff: noqa: ARG001, ARG002 - fakes take what the ports take
+# ruff: noqa: ARG002 - fakes take what the ports take
 import datetime as dt
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The promotion on real disks and a chain in memory: its order, its refusals, what an interruption leaves."""
 
-# ruff: noqa: ARG001, ARG002 - fakes take what the ports take
+# ruff: noqa: ARG002 - fakes take what the ports take
 import base64
 import datetime as dt
 import hashlib
