@@ -89,6 +89,11 @@ def terminal_desk(pages: Path | None = None) -> Iterator[TerminalDesk]:
             signal.signal(number, handler)
 
 
+def swap_is_on(swaps: Path = Path("/proc/swaps")) -> bool:
+    """Whether this machine may write memory to a disk."""
+    return swaps.exists() and len(swaps.read_text().splitlines()) > 1
+
+
 def write_page(pages: Path, page: Page) -> str:
     """Into a new file of mode 0600 in that folder, or into that device, with a form feed; gives where.
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from vedr.adapters import secrets
 from vedr.chain.durable import replace_file
-from vedr.cli.desk import TerminalDesk, terminal_desk
+from vedr.cli.desk import TerminalDesk, swap_is_on, terminal_desk
 from vedr.cli.output import stdout
 from vedr.custody import break_glass
 from vedr.custody.ceremony import COPIES, gather, hold, identify
@@ -49,7 +49,8 @@ TrustedOption: TypeAlias = Annotated[
 RewrapOption: TypeAlias = Annotated[
     list[Path] | None, typer.Option("--rewrap", help="Envelope to seal to the new key as well; repeatable.")
 ]
-WEAK_RECORD: Final = "Keep it beside the backups and with every custodian: it has no secret in it."
+SWAP: Final = "THIS MACHINE HAS SWAP ON: end here (Ctrl-C), `swapoff -a`, and start again."
+KEEP_RECORD: Final = "Keep it beside the backups and with every custodian: it has no secret in it."
 
 
 @app.command()
@@ -194,7 +195,7 @@ def rotate(
 def _hold(
     desk: TerminalDesk, names: Sequence[str], threshold: int, private_key: bytes, *, replaces: bytes | None
 ) -> ShareRecord:
-    desk.say("\n".join(COPIES))
+    desk.say("\n".join((*COPIES, SWAP) if swap_is_on() else COPIES))
     return hold(desk, names, threshold=threshold, private_key=private_key, now=_now, replaces=replaces)
 
 
@@ -211,7 +212,7 @@ def _names(desk: TerminalDesk, given: list[str] | None, count: int) -> list[str]
 
 
 def _report(path: Path, record: ShareRecord) -> None:
-    stdout.print(f"record: {path}. {WEAK_RECORD}", highlight=False, soft_wrap=True)
+    stdout.print(f"record: {path}. {KEEP_RECORD}", highlight=False, soft_wrap=True)
     for custodian in record.custodians:
         stdout.print(f"  {custodian.name}: {custodian.fingerprint[:16]}", markup=False, highlight=False, soft_wrap=True)
     stdout.print(f"recovery public key, for the site file: {record.public_key.hex()}", highlight=False, soft_wrap=True)

@@ -155,7 +155,7 @@ def test_a_file_that_exists_is_never_replaced(
 
 def test_it_works_in_this_process_too(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path("break_glass.py", run_name="__main__")
+        runpy.run_path(str(SCRIPT), run_name="__main__")
     assert ended.value.code == 0
     assert (folder / "out").read_bytes() == PAYLOAD
     arguments[1:] = ["backup"]

@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 from io import BytesIO
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vedr.custody import break_glass
+from vedr.custody import break_glass, envelope_slots
 from vedr.custody.envelope import open_sealed, seal
 from vedr.custody.envelope_format import EnvelopeError, parse_header
 from vedr.custody.envelope_slots import (
     PassphraseOpener,
+    PassphraseSeal,
     RecoveryOpener,
     RecoverySeal,
     WrongSecretError,
@@ -85,6 +87,25 @@ def test_every_cut_and_every_trailing_byte_is_refused(refuses: Callable[[bytes],
         assert refuses(SMALL[:length]), length
     for extra in range(256):
         assert refuses(SMALL + bytes([extra])), extra
+
+
+def stand_in_kdf(*positional: object, **named: object) -> bytes:
+    """As fast as it is weak; the real one would take an hour for all flips, and its limits are checked before it."""
+    return sha256(repr((positional, sorted(named.items(), key=str))).encode()).digest()
+
+
+def test_every_single_bit_flip_of_an_envelope_under_a_passphrase_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelope_slots, "hash_secret_raw", stand_in_kdf)
+    opener = PassphraseOpener(b"a passphrase of the tests")
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    data = seal(b"payload", slots=[PassphraseSeal(opener.passphrase, "aws-secret:x")], meta={}, created=when)
+    assert open_sealed(data, opener).payload == b"payload"
+    for index in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[index] ^= 1 << bit
+            with pytest.raises((EnvelopeError, WrongSecretError)):
+                open_sealed(bytes(flipped), opener)
 
 
 @READERS

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
+from vedr.cli.desk import swap_is_on
 from vedr.cli.shares import app
 from vedr.custody.envelope_files import seal_file
 from vedr.custody.envelope_slots import RecoverySeal, recovery_public_key
@@ -82,3 +83,11 @@ def test_nobody_is_asked_for_a_share_when_the_errand_cannot_be_done(
     assert isinstance(result.exception, expected)
     assert says in str(result.exception)
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("lines", "expected"), [(1, False), (2, True)])
+def test_swap_is_noticed(tmp_path: Path, lines: int, expected: bool) -> None:
+    path = tmp_path / "swaps"
+    assert not swap_is_on(path)
+    path.write_text("Filename Type Size Used Priority\n" * lines)
+    assert swap_is_on(path) is expected
