@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LOCKED_CODES: Final = frozenset({"AccessDenied", "ObjectLocked", "InvalidRequest"})
 REFUSAL_CODES: Final = frozenset({"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "XAdminUserNotFound"})
 MISSING_CODES: Final = frozenset({"NoSuchKey", "NoSuchVersion"})
+REGISTER_PREFIX: Final = "sign-state/"
 LACKING_CODES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 
@@ -124,7 +125,13 @@ def _set_lifecycle(client: "S3Client", bucket: str, expire_days: int) -> bool:
                         "Filter": {"Prefix": ""},
                         "NoncurrentVersionExpiration": {"NoncurrentDays": expire_days},
                         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
-                    }
+                    },
+                    {  # registers are replaced several times a second, and no older version is ever read
+                        "ID": "vedr-registers",
+                        "Status": "Enabled",
+                        "Filter": {"Prefix": REGISTER_PREFIX},
+                        "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+                    },
                 ]
             },
         )

@@ -306,6 +306,23 @@ def test_an_alarm_is_said_once_and_so_is_its_end(path: Path, regions: dict[str, 
     assert said[1].startswith("over: val-us-0")
 
 
+def test_an_alarm_that_stays_is_said_again_every_minute(shipper: Shipper, path: Path) -> None:
+    for height in (9, 5):
+        write_as_file_pv(path, signed(height))
+        shipper.look()
+    seconds = iter([0.0, 30.0, 61.0, 90.0])
+    stopping, said = threading.Event(), list[str]()
+
+    def monotonic() -> float:
+        now_s = next(seconds)
+        if now_s == 90.0:
+            stopping.set()
+        return now_s
+
+    assert ship([shipper], stopping, said.append, monotonic=monotonic)
+    assert len(said) == 2
+
+
 def test_at_200_changes_a_second_the_regions_follow_within_a_tenth_of_a_second(
     path: Path, regions: dict[str, MemoryRegisters]
 ) -> None:
