@@ -33,7 +33,6 @@ from bench.servers import ACCESS_KEY, BUCKET, CLOUD_REGION, SECRET_KEY, serve
 from vedr.adapters.pkcs11_token_key import open_token_key
 from vedr.adapters.pkcs11_token_process import TokenProcess
 from vedr.adapters.privval_socket import SocketStream, TcpAddress, dial, parse_address
-from vedr.adapters.s3_control import open_control
 from vedr.adapters.s3_registers import S3Registers
 from vedr.adapters.s3_store import Credentials
 from vedr.chain.block import BlockId
@@ -109,6 +108,8 @@ def main() -> None:
 
 def measured(work: Path, order: argparse.Namespace) -> str:
     """The report."""
+    from vedr.adapters.s3_control import open_control  # noqa: PLC0415 (brings boto3, which a signer does not import)
+
     work.mkdir(parents=True, exist_ok=True)
     load, busy, began = os.getloadavg()[0], busy_s(), time.monotonic()
     with contextlib.ExitStack() as stack:
