@@ -166,10 +166,15 @@ class Store:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         self._reach()
-        return iter([StoredObject(ObjectKey(key), 0, None, EPOCH) for key in self.objects if key.startswith(prefix)])
+        return iter([_listed(key) for key in self.objects if key.startswith(prefix)])
 
     def delete(self, key: ObjectKey) -> None:
         raise NotImplementedError
+
+
+@functools.cache
+def _listed(key: str) -> StoredObject:
+    return StoredObject(ObjectKey(key), 0, None, EPOCH)
 
 
 class SteppedReplicas(Replicas):

@@ -135,11 +135,18 @@ def promote(means: Means, order: Order, recorded: Iterable[tuple[StageName, Evid
         recorded: What earlier processes of this same run recorded.
 
     Raises:
-        RefusedError, VerificationFailedError: a step said no; the standby is fenced, the run may be resumed.
+        RefusedError, VerificationFailedError: a step said no; the standby is fenced, the run may be resumed, except
+            after a second signer was met.
         ConflictError: another run or process has taken over; nothing more may be done here.
         UnavailableError, DeadlineError: resume later.
     """
-    was_armed = [evidence for name, evidence in recorded if name == "armed"]
+    past = list(recorded)
+    if any(name == "second_signer" for name, _ in past):
+        raise RefusedError(
+            f"run {order.run_id} met a second signer with the key of {order.validator.name}",
+            remedy="Find it first (RB-DR-005).  Then begin a new run.",
+        )
+    was_armed = [evidence for name, evidence in past if name == "armed"]
     locked = lock(means, order)
     if was_armed and (armed := take_up(means, locked, was_armed[-1])):
         return watch(means, armed)
@@ -420,9 +427,10 @@ def watch(means: Means, armed: Armed) -> Watched:
             sleep=means.sleep,
             monotonic=means.monotonic,
         )
-    except SecondSignerError:
+    except SecondSignerError as error:
         standby.fleet.kill(standby.node.unit, standby.node.zone)
         standby.close()
+        means.record("second_signer", {"epoch": armed.locked.lease.epoch, "seen": error.message})
         raise
     watched = Watched(armed, span.first, span.last, span.signed, means.clock(), seal=SEAL)
     means.record("watched", watched.evidence())

@@ -22,7 +22,9 @@ from vedr.ledger import RunId
 from vedr.runbook.lease import Lease
 from vedr.signature import Json
 
-StageName = Literal["locked", "fenced", "observed", "quieted", "halted", "floored", "key_ready", "armed", "watched"]
+StageName = Literal[
+    "locked", "fenced", "observed", "quieted", "halted", "floored", "key_ready", "armed", "second_signer", "watched"
+]
 Evidence: TypeAlias = Mapping[str, Json]
 SEAL: Final = object()
 

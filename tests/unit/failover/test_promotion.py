@@ -794,6 +794,9 @@ def test_a_signature_that_the_standby_did_not_make_stops_it(world: World) -> Non
     with pytest.raises(SecondSignerError, match="the standby signed up to 62/0/0 only"):
         world.promote()
     assert not world.hosts["b"].running
+    with pytest.raises(RefusedError, match="met a second signer"):
+        world.promote(attempt=2)
+    assert not world.hosts["b"].running
 
 
 def test_a_run_that_lost_its_lease_stops_watching(world: World) -> None:
