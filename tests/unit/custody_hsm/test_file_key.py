@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from vedr.adapters.file_key import MAX_BYTES, FileKey, parse_key_file
-from vedr.errors import CorruptError, NotFoundError, RefusedError, VedrError, VerificationFailedError
+from vedr.errors import CorruptError, NotFoundError, RefusedError, VerificationFailedError
 
 SEED = hashlib.sha256(b"a seed of the tests").digest()
 KEY = Ed25519PrivateKey.from_private_bytes(SEED)
@@ -120,20 +118,18 @@ def test_what_is_no_key_file_is_corrupt_and_not_shown(data: bytes) -> None:
     assert encoded(SEED)[:20] not in str(caught.value)
 
 
-@settings(max_examples=200, deadline=None)
-@given(position=st.integers(0, len(WHOLE) * 8 - 1))
-def test_a_flipped_bit_is_refused_or_changes_nothing(position: int) -> None:
-    data = bytearray(WHOLE)
-    data[position // 8] ^= 1 << position % 8
-    try:
-        key = parse_key_file(bytes(data), what="key")
-    except VedrError as error:
-        assert isinstance(error, CorruptError | VerificationFailedError)  # noqa: PT017
-    else:
+def test_a_flipped_bit_is_refused_or_changes_nothing() -> None:
+    for position in range(len(WHOLE) * 8):
+        data = bytearray(WHOLE)
+        data[position // 8] ^= 1 << position % 8
+        try:
+            key = parse_key_file(bytes(data), what="key")
+        except (CorruptError, VerificationFailedError):
+            continue
         assert key.private_bytes_raw() == SEED  # white space, or the unused bits of base64
 
 
-@pytest.mark.parametrize("length", range(0, len(WHOLE), 7))
-def test_every_truncation_is_refused(length: int) -> None:
-    with pytest.raises(CorruptError):
-        parse_key_file(WHOLE[:length], what="key")
+def test_every_truncation_is_refused() -> None:
+    for length in range(len(WHOLE)):
+        with pytest.raises(CorruptError):
+            parse_key_file(WHOLE[:length], what="key")

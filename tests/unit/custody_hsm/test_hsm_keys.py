@@ -10,8 +10,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from vedr.custody.hsm_keys import (
     ED25519_NAME,
@@ -23,7 +21,7 @@ from vedr.custody.hsm_keys import (
     from_point,
     from_spki,
 )
-from vedr.errors import CorruptError, VedrError, VerificationFailedError
+from vedr.errors import CorruptError, VerificationFailedError
 
 CURVES = {P256_OID: ec.SECP256R1(), SECP256K1_OID: ec.SECP256K1()}
 RAW = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw()
@@ -120,16 +118,16 @@ def test_only_known_kinds_in_their_one_encoding_are_read_from_der() -> None:
             from_spki(der, what="key")
 
 
-@settings(max_examples=300, deadline=None)
-@given(position=st.integers(0, len(from_ed25519(RAW).spki) * 8 - 1))
-def test_a_flipped_bit_is_another_key_or_none(position: int) -> None:
-    spki = bytearray(from_ed25519(RAW).spki)
-    spki[position // 8] ^= 1 << position % 8
-    try:
-        key = from_spki(bytes(spki), what="key")
-    except VedrError:
-        return
-    assert key != from_ed25519(RAW)
+def test_a_flipped_bit_is_another_key_or_none() -> None:
+    whole = from_ed25519(RAW)
+    for position in range(len(whole.spki) * 8):
+        spki = bytearray(whole.spki)
+        spki[position // 8] ^= 1 << position % 8
+        try:
+            key = from_spki(bytes(spki), what="key")
+        except CorruptError:
+            continue
+        assert key != whole
 
 
 def test_the_consensus_address_is_the_one_that_a_real_chain_uses() -> None:
