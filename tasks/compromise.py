@@ -151,16 +151,20 @@ def _stopped(ctx: Ctx, opened: OpenSite, unit: str, zone: str) -> tuple[UnitStat
 
 def take_aside(opened: OpenSite, owner: Owner, incident: str) -> list[Path]:
     """Rename the owner's key files; where they are now.  The incident's own new keys are left alone."""
-    old = [path for path in _key_paths(opened, owner) if incident not in path.name]
-    return [path for one in old if (path := compromise.set_aside(one, incident)) is not None]
+    suffix = compromise.aside_suffix(incident)
+    for path in _key_paths(opened, owner):
+        if incident not in path.name:
+            compromise.set_aside(path, incident)
+    return _key_paths(opened, owner, suffix)
 
 
-def _key_paths(opened: OpenSite, owner: Owner) -> list[Path]:
+def _key_paths(opened: OpenSite, owner: Owner, suffix: str = "") -> list[Path]:
+    """The owner's key files, or with a suffix those that were renamed to it; only files that are there."""
     home, _, _ = live_home(opened.site, opened.files, owner)
+    patterns: tuple[str, ...] = (VALIDATOR_FILE,) if owner.kind == "validator" else (NODE_FILE,)
     if owner.kind == "provider":
         patterns = opened.site.custody.provider_key_files
-        return sorted({path for pattern in patterns for path in home.glob(pattern)})
-    return [home / (VALIDATOR_FILE if owner.kind == "validator" else NODE_FILE)]
+    return sorted({path for pattern in patterns for path in home.glob(f"{pattern}{suffix}")})
 
 
 # --- (2) preserve

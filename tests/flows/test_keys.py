@@ -83,7 +83,9 @@ class World:
     def vedr(self, *arguments: str, plain: bool = True) -> subprocess.CompletedProcess[str]:
         env = self.env | ({"VEDR_PLAIN": "1"} if plain else {})
         command = [sys.executable, "-c", "from vedr.cli import main; main()", *arguments]
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
+        return subprocess.run(
+            command, env=env, capture_output=True, text=True, check=False, cwd=self.folder, timeout=300
+        )
 
     def flow(self, order: str) -> subprocess.CompletedProcess[str]:
         """The flow as a worker starts it, with everything that can be logged logged."""
@@ -95,7 +97,14 @@ class World:
         )
         env = self.env | {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG"}
         command = [sys.executable, "-c", program, order]
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
+        return subprocess.run(
+            command, env=env, capture_output=True, text=True, check=False, cwd=self.folder, timeout=300
+        )
+
+    def _run(self, command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=env, capture_output=True, text=True, check=False, cwd=self.folder, timeout=300
+        )
 
     def passphrases(self) -> list[bytes]:
         client = boto3.client(
@@ -157,7 +166,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: Any) -> Iterator[
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
         "DO_NOT_TRACK": "1",
-        "PYTHONPATH": str(ROOT),
         "VEDR_SITE": str(site),
     }
     try:
@@ -300,7 +308,11 @@ def test_no_process_shows_a_secret_on_its_command_line_or_in_its_environment(wor
     needles = world.needles()
     command = [sys.executable, "-c", "from vedr.cli import main; main()", "keys", "backup", "--region", "us-east"]
     process = subprocess.Popen(
-        command, env=world.env | {"VEDR_PLAIN": "1"}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=world.env | {"VEDR_PLAIN": "1"},
+        cwd=world.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     seen = 0
     while process.poll() is None:

@@ -235,12 +235,17 @@ def _document(content: Mapping[str, object]) -> bytes:
 # --- what people do
 
 
+def aside_suffix(incident: str) -> str:
+    """What a key file's name ends with once it was taken out of its place."""
+    return f".compromised-{incident}"
+
+
 def set_aside(path: Path, incident: str) -> Path | None:
     """Take a key file out of its place, kept beside it under another name; None when there is none to take.
 
     A second call finds the first one's work and leaves what is in its place by now alone.
     """
-    aside = path.with_name(f"{path.name}.compromised-{incident}")
+    aside = path.with_name(f"{path.name}{aside_suffix(incident)}")
     if aside.exists():
         return aside
     try:

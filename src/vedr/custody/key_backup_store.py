@@ -125,6 +125,8 @@ def store_bundle(
         VerificationFailedError: what was stored does not open as what was sealed; no entry was written.
     """
     created = repository.clock().astimezone(dt.UTC).replace(microsecond=0)
+    if previous is not None:  # ids are to the second, and the newest has to be the newest
+        created = max(created, previous.created_at + dt.timedelta(seconds=1))
     backup = backup_id(bundle.kind, bundle.owner, created)
     epoch = repository.escrow.current(bundle.kind).epoch  # (1)
     keys, replaced = key_backup.history(bundle.files, previous, since, created)

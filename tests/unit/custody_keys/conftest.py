@@ -11,12 +11,15 @@ from vedr.custody import envelope_slots, key_manager_import
 from vedr.custody.envelope_format import PassphraseSlot
 
 # importlib mode leaves sys.path alone; the world is a module beside the tests.
-for _name in ("keysworld", "sitemaker"):
-    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / f"{_name}.py")
+for _name in ("../chain/chainmaker", "keysworld", "sitemaker"):
+    _path = (Path(__file__).parent / f"{_name}.py").resolve()
+    if _path.stem in sys.modules:
+        continue
+    _spec = importlib.util.spec_from_file_location(_path.stem, _path)
     assert _spec is not None
     assert _spec.loader is not None
     _module = importlib.util.module_from_spec(_spec)
-    sys.modules[_name] = _module
+    sys.modules[_path.stem] = _module
     _spec.loader.exec_module(_module)
 
 

@@ -10,7 +10,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from vedr.custody.key_material import NODE_FILE, VALIDATOR_FILE, KeyFile, KeyKind, new_key_file
+from vedr.custody.key_material import (
+    NODE_FILE,
+    VALIDATOR_FILE,
+    KeyFile,
+    KeyKind,
+    address_of,
+    new_key_file,
+    read_key_file,
+)
 from vedr.signature import Signer
 
 REGIONS = ("us-east", "eu-west", "ap-south")
@@ -18,13 +26,24 @@ CLOUD = {"us-east": "us-east-1", "eu-west": "eu-west-1", "ap-south": "ap-south-1
 ROLES = ("primary", "secondary", "tertiary")
 
 
-def put_key(home: Path, kind: KeyKind, relative: str) -> KeyFile:
-    file = new_key_file(kind, relative)
+def put_key(home: Path, kind: KeyKind, relative: str, key: Ed25519PrivateKey | None = None) -> KeyFile:
+    file = new_key_file(kind, relative) if key is None else validator_file(key)
     path = home / relative
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.write_bytes(file.content)
     return file
+
+
+def validator_file(key: Ed25519PrivateKey) -> KeyFile:
+    public = key.public_key().public_bytes_raw()
+    values = [base64.b64encode(part).decode() for part in (public, key.private_bytes_raw() + public)]
+    document = {
+        "address": address_of(public).upper(),
+        "pub_key": {"type": "tendermint/PubKeyEd25519", "value": values[0]},
+        "priv_key": {"type": "tendermint/PrivKeyEd25519", "value": values[1]},
+    }
+    return read_key_file("validator", VALIDATOR_FILE, json.dumps(document).encode(), what="made")
 
 
 def secret(path: Path, content: bytes) -> str:
@@ -39,7 +58,8 @@ def make_site(
     *,
     stores: dict[str, dict[str, Any]] | None = None,
     custody: dict[str, Any] | None = None,
-    rpc: str = "http://127.0.0.1:1",
+    chain_id: str = "virtengine-1",
+    validators: dict[str, Ed25519PrivateKey] | None = None,
 ) -> Path:
     """Write homes, secrets and site.toml; its path.  A region has validator, full and archive node, provider."""
     signing = Ed25519PrivateKey.generate()
@@ -65,12 +85,12 @@ def make_site(
             home = folder / "nodes" / name
             put_key(home, "node", NODE_FILE)
             node = {
-                "name": name, "region": region, "zone": zones[0], "role": role, "rpc": rpc, "p2p": "127.0.0.1:26656",
-                "home": str(home), "unit": name,
+                "name": name, "region": region, "zone": zones[0], "role": role,
+                "rpc": "http://127.0.0.1:1", "p2p": "127.0.0.1:26656", "home": str(home), "unit": name,
             }  # fmt: skip
             (home / "config" / "config.toml").write_text('priv_validator_laddr = ""\n')
             if role == "validator":
-                key = put_key(home, "validator", VALIDATOR_FILE)
+                key = put_key(home, "validator", VALIDATOR_FILE, (validators or {}).get(region))
                 (home / "data").mkdir()
                 (home / "data" / "priv_validator_state.json").write_text('{"height":"7","round":0,"step":3}')
                 node |= {"power": 10, "address": key.identity.address}
@@ -85,7 +105,7 @@ def make_site(
         "kind": "staging",
         "work_dir": str(folder / "work"),
         "chain": {
-            "chain_id": "virtengine-1", "block_time_s": 1.0, "start": ["true"], "start_isolated": ["true"],
+            "chain_id": chain_id, "block_time_s": 1.0, "start": ["true"], "start_isolated": ["true"],
             "inspect": ["true"], "genesis": str(genesis), "genesis_sha256": "0" * 64,
         },
         "signing": {"key": secret(folder / "secrets" / "sign.pem", pem), "trusted": [Signer(signing).public_hex]},
