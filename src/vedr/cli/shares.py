@@ -4,6 +4,7 @@ Guarantees: a share is shown or written once, where asked, and kept nowhere; the
 memory only, unless `--write-key` asks for a file.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -16,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from vedr.adapters import secrets
 from vedr.chain.durable import replace_file
 from vedr.cli.desk import TerminalDesk, swap_is_on, terminal_desk
-from vedr.cli.output import stdout
 from vedr.custody import break_glass
 from vedr.custody.ceremony import COPIES, gather, hold, identify
 from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, verify_file
@@ -24,7 +24,7 @@ from vedr.custody.envelope_format import RecoverySlot
 from vedr.custody.envelope_slots import RecoveryOpener, RecoverySeal, recovery_public_key
 from vedr.custody.shares import DEFAULT_COUNT, DEFAULT_THRESHOLD, check_shape
 from vedr.custody.shares_record import ShareRecord, check_names, is_signed, open_record, seal_record
-from vedr.errors import ConflictError, InvalidInputError, NotFoundError
+from vedr.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from vedr.signature import Signer
 
 app = typer.Typer()
@@ -49,6 +49,7 @@ TrustedOption: TypeAlias = Annotated[
 RewrapOption: TypeAlias = Annotated[
     list[Path] | None, typer.Option("--rewrap", help="Envelope to seal to the new key as well; repeatable.")
 ]
+PUBLIC_KEY: Final = re.compile("[0-9a-f]{64}")
 SWAP: Final = "THIS MACHINE HAS SWAP ON: end here (Ctrl-C), `swapoff -a`, and start again."
 KEEP_RECORD: Final = "Keep it beside the backups and with every custodian: it has no secret in it."
 
@@ -83,10 +84,9 @@ def verify(
     trusted: TrustedOption = None,
 ) -> None:
     """One custodian's share: still readable, and the one that the record says.  Once a year for each."""
-    data = _read(record)
-    known = open_record(data, trusted=trusted or ())
+    known = _open(record, trusted)
     signer = _signer(sign_with)
-    if note and is_signed(data) and (signer is None or not trusted):
+    if note and is_signed(_read(record)) and (signer is None or not trusted):
         raise InvalidInputError(
             "the record is signed: a new one is signed only from one that was verified",
             remedy="Give --trusted and --sign-with.",
@@ -95,11 +95,7 @@ def verify(
         _, custodian = identify(desk, known)
     if note:
         replace_file(record, seal_record(known.confirmed(custodian, _now()), signer), mode=0o644)
-    stdout.print(
-        f"share of {custodian.name}: right; {known.threshold} of {len(known.custodians)} open",
-        highlight=False,
-        soft_wrap=True,
-    )
+    typer.echo(f"share of {custodian.name}: right; {known.threshold} of {len(known.custodians)} open")
 
 
 @app.command()
@@ -114,7 +110,7 @@ def combine(
     trusted: TrustedOption = None,
 ) -> None:
     """Bring enough shares together, and open or re-wrap with the key; with no option, prove only that they combine."""
-    known = open_record(_read(record), trusted=trusted or ())
+    known = _open(record, trusted)
     if envelope is not None and out is None:
         raise InvalidInputError("--open needs a file to write", remedy="Give --out.")
     if envelope is not None and rewrap:
@@ -132,24 +128,16 @@ def combine(
                 "Go on only if that is the one on the custodians' new sheets and in the site file."
             )
         private_key = gather(desk, known)
-    stdout.print(
-        f"{known.threshold} shares combine to the recorded key {known.public_key.hex()}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    typer.echo(f"{known.threshold} shares combine to the recorded key {known.public_key.hex()}")
     if envelope is not None and out is not None:
         open_file(envelope, out, RecoveryOpener(private_key))
-        stdout.print(f"verified and written: {out}", highlight=False, soft_wrap=True)
+        typer.echo(f"verified and written: {out}")
     if successor is not None:
         for source, target in moves:
             _move(source, target, private_key, successor)
     if write_key is not None:
         replace_file(write_key, private_key.hex().encode() + b"\n")
-        stdout.print(
-            f"the recovery key is in {write_key}: it opens every backup. Destroy the file.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        typer.echo(f"the recovery key is in {write_key}: it opens every backup. Destroy the file.")
 
 
 @app.command()
@@ -167,7 +155,7 @@ def rotate(
     trusted: TrustedOption = None,
 ) -> None:
     """A new recovery key and shares.  Old backups open with the old shares only, unless they are re-wrapped here."""
-    known = open_record(_read(record), trusted=trusted or ())
+    known = _open(record, trusted)
     signer = _signer(sign_with)
     _absent(new_record)
     _check_people(custodian, threshold, shares)
@@ -184,11 +172,9 @@ def rotate(
             _move(source, target, old_key, held.public_key)
             verify_file(target, RecoveryOpener(private_key))
     _report(new_record, held)
-    stdout.print(
+    typer.echo(
         "Backups made until now open with the old shares, but for those re-wrapped here: keep the old shares until"
-        " the last such backup has expired. Rotation does not revoke: the old key still reads every old copy.",
-        highlight=False,
-        soft_wrap=True,
+        " the last such backup has expired. Rotation does not revoke: the old key still reads every old copy."
     )
 
 
@@ -212,15 +198,13 @@ def _names(desk: TerminalDesk, given: list[str] | None, count: int) -> list[str]
 
 
 def _report(path: Path, record: ShareRecord) -> None:
-    stdout.print(f"record: {path}. {KEEP_RECORD}", highlight=False, soft_wrap=True)
+    typer.echo(f"record: {path}. {KEEP_RECORD}")
     for custodian in record.custodians:
-        stdout.print(f"  {custodian.name}: {custodian.fingerprint[:16]}", markup=False, highlight=False, soft_wrap=True)
-    stdout.print(f"recovery public key, for the site file: {record.public_key.hex()}", highlight=False, soft_wrap=True)
+        typer.echo(f"  {custodian.name}: {custodian.fingerprint[:16]}")
+    typer.echo(f"recovery public key, for the site file: {record.public_key.hex()}")
     decrypter = sha256(Path(break_glass.__file__).read_bytes()).hexdigest()
-    stdout.print(f"SHA-256 of break_glass.py, for the sheet: {decrypter}", highlight=False, soft_wrap=True)
-    stdout.print(
-        "Destroy every copy that was made on the way: photographs, spools, files.", highlight=False, soft_wrap=True
-    )
+    typer.echo(f"SHA-256 of break_glass.py, for the sheet: {decrypter}")
+    typer.echo("Destroy every copy that was made on the way: photographs, spools, files.")
 
 
 def _moves(envelopes: list[Path], out: Path | None) -> list[tuple[Path, Path]]:
@@ -256,26 +240,40 @@ def _move(source: Path, target: Path, old_key: bytes, successor: bytes) -> None:
     header = verify_file(source, opener)
     keep = [slot.slot_id for slot in header.slots if not (isinstance(slot, RecoverySlot) and slot.public_key == old)]
     rewrap_file(source, target, opener, keep=keep, add=[RecoverySeal(successor)])
-    stdout.print(f"re-wrapped: {target}", highlight=False, soft_wrap=True)
+    typer.echo(f"re-wrapped: {target}")
 
 
 def _successor(to_record: Path | None, trusted: list[str] | None) -> bytes:
     if to_record is None:
         raise InvalidInputError("--rewrap needs the record of the new shares", remedy="Give --to.")
-    return open_record(_read(to_record), trusted=trusted or ()).public_key
+    return _open(to_record, trusted).public_key
 
 
 def _write_record(path: Path, record: ShareRecord, signer: Signer | None) -> None:
-    replace_file(path, seal_record(record, signer), mode=0o644)
+    data = seal_record(record, signer)
+    try:
+        replace_file(path, data, mode=0o644)
+    except OSError as error:
+        typer.echo(data.decode())  # a ceremony is not held again for want of a disk
+        raise UnavailableError(
+            f"{path}: {error.strerror}", remedy="Save the record printed above as that file."
+        ) from None
 
 
 def _signer(reference: str | None) -> Signer | None:
     return None if reference is None else Signer.from_pem(secrets.resolve(reference))
 
 
+def _open(path: Path, trusted: list[str] | None) -> ShareRecord:
+    for key in trusted or ():
+        if not PUBLIC_KEY.fullmatch(key):
+            raise InvalidInputError("--trusted is not a public key", remedy="Give 64 hexadecimal digits, lower case.")
+    return open_record(_read(path), trusted=trusted or ())
+
+
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return path.read_bytes().removesuffix(b"\n")  # as editors leave it
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror}", remedy="Name the record of the shares.") from None
 

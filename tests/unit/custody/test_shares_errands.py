@@ -9,12 +9,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from vedr.cli.desk import swap_is_on
-from vedr.cli.shares import app
+from vedr.cli.shares import _write_record, app
 from vedr.custody.envelope_files import seal_file
 from vedr.custody.envelope_slots import RecoverySeal, recovery_public_key
 from vedr.custody.shares import split
-from vedr.custody.shares_record import new_record, seal_record
-from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, VedrError
+from vedr.custody.shares_record import new_record, open_record, seal_record
+from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.signature import Signer
 
 PRIVATE = bytes(range(1, 33))
@@ -26,6 +26,7 @@ RECORD = new_record(split(PRIVATE), list("abcde"), public_key=PUBLIC, now=dateti
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("record").write_bytes(seal_record(RECORD))
+    Path("edited").write_bytes(seal_record(RECORD) + b"\n")
     Path("signed").write_bytes(seal_record(RECORD, Signer(Ed25519PrivateKey.generate())))
     key = Ed25519PrivateKey.generate()
     Path("key.pem").touch(0o600)
@@ -56,6 +57,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("verify --record missing", NotFoundError, "missing"),
         ("verify --record signed --note", InvalidInputError, "signed"),
         ("verify --record signed --note --sign-with file:KEY", InvalidInputError, "verified"),
+        ("verify --record signed --trusted needle", InvalidInputError, "not a public key"),
+        ("verify --record edited", RefusedError, "terminal only"),
         ("verify --record payload", VedrError, "not JSON"),
         ("combine --record record --open backup", InvalidInputError, "--open needs"),
         ("combine --record record --open missing --out new", NotFoundError, "missing"),
@@ -91,3 +94,9 @@ def test_swap_is_noticed(tmp_path: Path, lines: int, expected: bool) -> None:
     assert not swap_is_on(path)
     path.write_text("Filename Type Size Used Priority\n" * lines)
     assert swap_is_on(path) is expected
+
+
+def test_a_record_that_cannot_be_written_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnavailableError, match="Save the record printed above"):
+        _write_record(tmp_path / "missing" / "record", RECORD, None)
+    assert open_record(capsys.readouterr().out.strip().encode()) == RECORD
