@@ -30,7 +30,13 @@ from vedr.adapters.site import OpenSite
 from vedr.chain.block import ADDRESS_BYTES
 from vedr.chain.register import Validator
 from vedr.chain.register_holding import SignStateRegister
-from vedr.errors import ConflictError, InvalidInputError, NotFoundError, VerificationFailedError
+from vedr.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+    VerificationFailedError,
+)
 from vedr.inventory import Node
 from vedr.ports import ObjectKey, Registers, SigningKey, Tagged
 from vedr.signer.link import Link
@@ -128,7 +134,7 @@ def _serve(
     log: Log,
     stopping: threading.Event,
 ) -> None:
-    """A thread for each node, until stopped or superseded."""
+    """A thread for each node, until stopped or superseded; UnavailableError when one ended of itself."""
 
     def link(name: str, address: UnixAddress | TcpAddress) -> Link:
         return Link(name, lambda: dial(address, connection_key), signer, metrics=metrics, log=log)
@@ -137,13 +143,16 @@ def _serve(
     threads = [threading.Thread(target=one.run, name="link", daemon=True) for one in links]
     for thread in threads:
         thread.start()
-    while not stopping.wait(0.1) and not signer.superseded.is_set():
+    while all(thread.is_alive() for thread in threads) and not stopping.wait(0.1):
         pass
+    is_faulty = not stopping.is_set() and not signer.superseded.is_set()
     for one in links:
         one.stop()
     deadline = time.monotonic() + _STOP_GRACE_S
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
+    if is_faulty:
+        raise UnavailableError("a connection's thread ended by a fault of this program", remedy="See the trace above.")
 
 
 @contextlib.contextmanager

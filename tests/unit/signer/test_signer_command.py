@@ -204,6 +204,19 @@ def test_a_signer_that_was_passed_says_so_and_what_not_to_do(
     assert "--planned" in old.error.remedy
 
 
+def test_a_fault_of_this_program_ends_it_and_does_not_leave_it_deaf(
+    opened: OpenSite, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Faulty(privval_signer.Link):
+        def run(self) -> None:
+            """Return, as a thread does that raised."""
+
+    found(opened)
+    monkeypatch.setattr(privval_signer, "Link", Faulty)
+    with pytest.raises(UnavailableError, match="fault of this program"):
+        run(opened, settings, log=lambda *_: None, stopping=threading.Event())
+
+
 def test_without_a_register_nothing_begins(opened: OpenSite, settings: Settings) -> None:
     with running(opened, settings) as one:
         one.until(lambda: one.error)
