@@ -29,7 +29,7 @@ pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parents[2]
 MAKER = ROOT / "tests" / "unit" / "custody_keys" / "sitemaker.py"
-READY_S = 180.0
+READY_S = 420.0
 PREFIX = "virtengine/dr/backup-passphrase"
 CLOUD = {"us-east": "us-east-1", "eu-west": "eu-west-1", "ap-south": "ap-south-1"}
 DAEMON_NEEDLE = "needle-of-the-daemons-passphrase"
