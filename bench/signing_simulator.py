@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from bench.report import write_between_marks
 from bench.signing.file_schedule import FileSchedule
 from bench.signing.register_schedule import RegisterSchedule
 from bench.signing.rules import REGISTER_RULES, RULES, without
 
-BATCH: Final = 500
+BATCH: Final = 100
 TOGETHER: Final = (
     ("fence", "quiet"),
     ("epoch", "ticket"),
@@ -81,21 +81,33 @@ def _play_batch(batch: tuple[Sequence[int], frozenset[str]]) -> Tally:
     return play(*batch)
 
 
-def play_all(seeds: Sequence[int], off: frozenset[str], processes: int, *, limit_s: float, shown: bool) -> Tally:
-    """Play them over several processes, until all are done or the time is up."""
-    total, began_s = Tally(), time.monotonic()
-    batches = ((seeds[first : first + BATCH], off) for first in range(0, len(seeds), BATCH))
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for number, tally in enumerate(pool.imap_unordered(_play_batch, batches)):
-            total.add(tally)
-            for seed, what in tally.broken[:3] if shown else ():
-                print(f"seed {seed}: {what}", flush=True)
-            if shown and number % 40 == 0:
+class Workers:
+    """Processes that play schedules; they load the program once."""
+
+    def __init__(self, processes: int, limit_s: float) -> None:
+        self._processes, self._limit_s = processes, limit_s
+        self._pool = multiprocessing.get_context("spawn").Pool(processes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.terminate()
+
+    def play(self, seeds: Sequence[int], off: frozenset[str], *, shown: bool) -> Tally:
+        """Play these, until all are done or the time is up."""
+        total, began_s = Tally(), time.monotonic()
+        batches = [(seeds[first : first + BATCH], off) for first in range(0, len(seeds), BATCH)]
+        for number in range(0, len(batches), self._processes):
+            for tally in self._pool.map(_play_batch, batches[number : number + self._processes], chunksize=1):
+                total.add(tally)
+                for seed, what in tally.broken if shown else ():
+                    print(f"seed {seed}: {what}", flush=True)
+            if shown and number % (100 * self._processes) == 0:
                 print(f"{total.schedules} schedules, {len(total.broken)} broken", flush=True)
-            if time.monotonic() - began_s > limit_s:
-                pool.terminate()
+            if time.monotonic() - began_s > self._limit_s:
                 break
-    return total
+        return total
 
 
 def replay(seed: int, off: frozenset[str]) -> str:
@@ -108,22 +120,16 @@ def replay(seed: int, off: frozenset[str]) -> str:
     return oracle.broken
 
 
-def table(schedules: int, seed: int, processes: int, limit_s: float) -> str:
+def table(schedules: int, seed: int, workers: Workers) -> str:
     """Each rule off, then those that cover for one another: what the schedules find."""
     lines = ["| Off | The rule | Schedules | Double signs | First seed |", "|---|---|---|---|---|"]
     for names in ((), *((name,) for name in RULES), *TOGETHER):
         of_registers = bool(set(names) & set(REGISTER_RULES))
         seeds = [one for one in range(seed, seed + 3 * schedules) if not names or (one % 3 == 0) == of_registers]
-        tally = play_all(seeds[:schedules], frozenset(names), processes, limit_s=limit_s, shown=False)
-        first = min((number for number, _ in tally.broken), default=None)
+        tally = workers.play(seeds[:schedules], frozenset(names), shown=False)
+        first = min((number for number, _ in tally.broken), default="")
         rule = RULES[names[0]] if len(names) == 1 else "together" if names else "all rules on"
-        cells = (
-            " + ".join(names) or "nothing",
-            rule,
-            tally.schedules,
-            len(tally.broken),
-            "" if first is None else first,
-        )
+        cells = (" + ".join(names) or "nothing", rule, tally.schedules, len(tally.broken), first)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -145,15 +151,14 @@ def main() -> int:
         parser.error(f"no such rule: {', '.join(sorted(unknown))}")
     if asked.replay is not None:
         return 1 if replay(asked.replay, off) and not off else 0
-    if asked.table:
-        text = table(asked.table, asked.seed, asked.processes, asked.limit_s)
-        if asked.write:
-            write_between_marks(asked.write, "rules-off", text)
-        return 0
-    began_s = time.monotonic()
-    total = play_all(
-        range(asked.seed, asked.seed + asked.schedules), off, asked.processes, limit_s=asked.limit_s, shown=True
-    )
+    with Workers(asked.processes, asked.limit_s) as workers:
+        if asked.table:
+            text = table(asked.table, asked.seed, workers)
+            if asked.write:
+                write_between_marks(asked.write, "rules-off", text)
+            return 0
+        began_s = time.monotonic()
+        total = workers.play(range(asked.seed, asked.seed + asked.schedules), off, shown=True)
     print(
         f"{total.schedules} schedules from seed {asked.seed} in {time.monotonic() - began_s:.0f} s "
         f"({total.schedules / total.cpu_s:.0f} a second of CPU): {total.released} signatures, "

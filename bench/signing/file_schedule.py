@@ -167,8 +167,9 @@ class FileSchedule:
         self.runs[run_id] = run = Run(run_id, target)
         self.world.say(f"{run_id[-4:]} is to move the key to {target}")
         host = self.hosts[target]
-        if host.folder is None:  # it was rebuilt first, from an old backup
-            host.folder = Folder(OPEN, SignState(Height(50), 0, 0))
+        if host.folder is None:  # it was rebuilt first, as a full node without the key, from an old backup
+            host.end()
+            host.folder, host.has_key = Folder(OPEN, SignState(Height(50), 0, 0)), False
         self._begin(run)
 
     def _begin(self, run: Run) -> None:
