@@ -207,7 +207,7 @@ def _recovery_secret(reference: str) -> bytes:
         return bytes.fromhex(secret.decode("ascii"))
     except ValueError:
         raise InvalidInputError(
-            "the recovery key is not hexadecimal", remedy="Write the file with vedr shares combine."
+            "the recovery key is not hexadecimal", remedy="Write the file: vedr shares combine --write-key FILE."
         ) from None
 
 
