@@ -79,6 +79,7 @@ class World:
     api: str
     moto: str
     maker: ModuleType
+    buckets: Path
 
     def vedr(self, *arguments: str, plain: bool = True) -> subprocess.CompletedProcess[str]:
         env = self.env | ({"VEDR_PLAIN": "1"} if plain else {})
@@ -174,7 +175,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: Any) -> Iterator[
         start("moto", [server, "-H", "127.0.0.1", "-p", moto_port], plain, f"{moto}/moto-api/")
         prefect = [sys.executable, "-m", "prefect", "server", "start", "--port", api_port]
         start("prefect", prefect, env, f"{api}/health")
-        yield World(folder, site, env, api, moto, maker)
+        yield World(folder, site, env, api, moto, maker, s3_server.folder)
     finally:
         for process in processes:
             os.killpg(process.pid, signal.SIGKILL)
@@ -276,6 +277,9 @@ def test_the_needles_are_nowhere(world: World) -> None:
         if path.is_file():
             haystack.append((str(path), path.read_bytes()))
             haystack += [(f"{path} decoded", one) for one in _decoded(path)]
+    stored = [path for path in world.buckets.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".vedrkey" or ".vedrkey" in str(path) for path in stored)
+    haystack += [(str(path), path.read_bytes()) for path in stored]
     haystack += [(str(path), path.read_bytes()) for path in world.folder.glob("*.out")]
     haystack += [(str(path), path.read_bytes()) for path in world.folder.glob("*.log")]
     database = next(world.folder.glob("prefect/*.db"))
