@@ -31,12 +31,13 @@ def key_file(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=["token", "file"])
-def key(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SigningKey]:
+@pytest.fixture(scope="module", params=["token", "file"])
+def key(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SigningKey]:
+    folder = tmp_path_factory.mktemp("key")
     if request.param == "file":
-        yield FileKey(key_file(tmp_path / "priv_validator_key.json"))
+        yield FileKey(key_file(folder / "priv_validator_key.json"))
         return
-    soft_hsm: Any = request.getfixturevalue("soft_hsm")
+    soft_hsm: Any = request.getfixturevalue("make_soft_hsm")(folder)
     hsm = soft_hsm.make("us-east")
     with TokenProcess(hsm, soft_hsm.pin, writable=True) as token:
         token.import_ed25519(SEED, label="val-0", key_id=b"\x01")
