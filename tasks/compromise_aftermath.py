@@ -216,8 +216,9 @@ def _audit_signatures(ctx: Ctx, opened: OpenSite, node: Node, contained: Contain
     wanted = contained.tip + compromise.IN_FLIGHT + BLOCKS_AFTER
     moves = _await_height(opened, node, wanted) if contained.tip else False
     light = opened.light_client(near=node.region, besides=node.name)
-    tip = light.verified_tip()
-    source = references(opened, node)[0].rpc
+    witness = references(opened, node)[0]
+    tip = light.verified_header(Height(witness.status.latest_height - 1))  # one that every node in sync has
+    source = witness.rpc
     public_key = _consensus_key(node, fenced) or _key_in_set(source, tip.height, node)
     if public_key is None:
         return Audited(False, False, f"{node.address} is not in the set, and no backup tells its key", None)

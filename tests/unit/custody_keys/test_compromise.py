@@ -270,8 +270,8 @@ class FakeSite(OpenSite):
         outer = self
 
         class Light:
-            def verified_tip(self) -> light.VerifiedHeader:
-                return light._sealed(outer.made.blocks[outer.tip].header)
+            def verified_header(self, height: int) -> light.VerifiedHeader:
+                return light._sealed(outer.made.blocks[height].header)
 
         return Light()
 

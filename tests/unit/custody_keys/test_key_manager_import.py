@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from argon2.exceptions import HashingError
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keysworld import DAEMON_PASSPHRASE, NOW, daemon_backup, daemon_key, daemon_share
 
@@ -184,7 +184,10 @@ def test_a_machine_without_the_memory_says_so(monkeypatch: pytest.MonkeyPatch) -
 GOOD = daemon_backup([daemon_key("needle", key=KEY)])
 
 
-@settings(max_examples=80)
+FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@settings(FUZZ, max_examples=80)
 @given(st.data())
 def test_a_flipped_bit_or_a_cut_gives_our_error_or_is_outside_of_what_the_format_protects(data: st.DataObject) -> None:
     """The daemon's format authenticates the keys and nothing else: a flip in a date cannot be seen."""

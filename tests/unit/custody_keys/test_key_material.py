@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keysworld import PATHS
 
@@ -175,7 +175,10 @@ def test_other_algorithms_are_named_as_such(make: Callable[[], Any]) -> None:
             load_private("rsa4096", der, what="x")
 
 
-@settings(max_examples=60)
+FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@settings(FUZZ, max_examples=60)
 @given(data=st.data(), kind=st.sampled_from(KINDS))
 def test_a_flipped_bit_or_a_cut_gives_our_error_or_the_same_key(data: st.DataObject, kind: KeyKind) -> None:
     file = FILES[kind]
@@ -196,7 +199,7 @@ def test_a_flipped_bit_or_a_cut_gives_our_error_or_the_same_key(data: st.DataObj
 FILES = {kind: new_key_file(kind, PATHS[kind]) for kind in KINDS}
 
 
-@settings(max_examples=60)
+@settings(FUZZ, max_examples=60)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
                         st.sampled_from(["address", "pub_key", "priv_key", "type", "value"]), inner, max_size=4),
