@@ -29,6 +29,7 @@ from vedr.ports import Registers
 POLL_S: Final = 0.01
 REPEAT_ALARM_S: Final = 60.0
 UNREADABLE_AFTER_S: Final = 1.0  # a file that is being replaced is back much sooner
+BEHIND_AFTER_S: Final = 5.0  # a region that is away, and its return, are over sooner or are an outage
 FLUSH_DEADLINE_S: Final = 3.0
 LOOK_DEADLINE_S: Final = 5.0
 
@@ -83,11 +84,14 @@ class Shipper:
     def alarms(self) -> tuple[str, ...]:
         """What people have to look at now."""
         with self._regions.looking():
-            found = self._shipment.alarms()
+            found = list(self._shipment.alarms())
+            if self._shipment.behind_us > BEHIND_AFTER_S * US_PER_S:
+                without = ", ".join(sorted(self._shipment.problems())) or "the others"
+                found.append(f"the newest state is in no majority of the regions: {without} did not take it")
         since = self._unreadable_since_us
         if since is not None and self._clock_us() - since > UNREADABLE_AFTER_S * US_PER_S:
-            return (*found, f"{self._unreadable}: nothing is shipped")
-        return found
+            found.append(f"{self._unreadable}: nothing is shipped")
+        return tuple(found)
 
     def flush(self, *, deadline_s: float) -> bool:
         """Wait until a majority of the regions has the newest state; True as well when there is none."""

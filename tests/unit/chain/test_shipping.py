@@ -201,6 +201,24 @@ def test_a_store_that_was_away_gets_the_newest_state_only(
     assert regions["us-east"].faults.seen["swap"] <= 3
 
 
+def test_a_majority_that_stays_away_is_shouted_about(path: Path, regions: dict[str, MemoryRegisters]) -> None:
+    for region in ("us-east", "eu-west"):
+        regions[region].faults.down = True
+    write_as_file_pv(path, signed(7))
+    now = [path.stat().st_mtime_ns // 1000]
+    shipper = Shipper(VALIDATOR, path, regions, source="val-us-0", clock_us=lambda: now[0])
+    shipper.look()
+    assert not shipper.flush(deadline_s=0.2)
+    assert shipper.alarms() == ()
+    now[0] += 6_000_000
+    assert shipper.alarms() == ("the newest state is in no majority of the regions: eu-west, us-east did not take it",)
+    for region in ("us-east", "eu-west"):
+        regions[region].faults.down = False
+    assert shipper.flush(deadline_s=5)
+    assert shipper.alarms() == ()
+    shipper.close()
+
+
 def test_a_lost_answer_or_a_late_message_never_lowers_a_region(
     shipper: Shipper, path: Path, regions: dict[str, MemoryRegisters]
 ) -> None:
