@@ -29,7 +29,7 @@ help:
 
 up: build
 	@$(VEDR) lab up --name $(LAB) $(if $(NETWORK),--network $(NETWORK)) $(if $(PORT_BASE),--port-base $(PORT_BASE))
-	@VEDR_SITE=$(LAB) $(VENV)/python deployments/first_snapshots.py
+	@VEDR_SITE=$(LAB) $(VENV)/python deployments/first_backups.py
 
 down:
 	@if [ -x $(VEDR) ]; then $(VEDR) lab down --name $(LAB); else echo "nothing was started: there is no $(VEDR)"; fi

@@ -1,5 +1,6 @@
 # ruff: noqa: INP001 - a script, no package
-"""After `vedr lab up`: a first snapshot from every region that has none, one of them proven by booting a node from it.
+"""After `vedr lab up`: a first snapshot from every region that has none, one of them proven by booting a node from it;
+the first passphrases in escrow, the first backup of every key, and the reference of every key on the tokens.
 
 Run by `make up`; uses only what anybody has, the `vedr` command.  Ends with the first command's status that isn't 0.
 """
@@ -24,6 +25,12 @@ def main() -> int:
     if missing:
         show("snapshot", "verify", "--depth", "3")
     show("snapshot", "list")
+    if not json.loads(vedr("keys", "list", "--json"))["backups"]:
+        vedr("keys", "rotate-passphrase")
+        show("keys", "backup")
+        validators = [node["name"] for node in json.loads(vedr("site", "show", "--json"))["nodes"] if node["power"]]
+        for validator in validators:
+            show("hsm", "reference", validator)
     name, site = ("", "") if lab == "lab" else (f" --name {lab}", f" --site {lab}")
     sys.stdout.write(f"""
 Try next (`. .venv/bin/activate` first):
@@ -31,6 +38,7 @@ Try next (`. .venv/bin/activate` first):
   vedr lab kill fullnode-eu-west-0{name}
   vedr run RB-DR-001 --node fullnode-eu-west-0{site}        or start it in Prefect's pages
   vedr ledger list{site}
+  vedr keys list{site}, vedr hsm check{site}, vedr sign-state show --validator validator-us-east-0{site}
 """)
     return 0
 
