@@ -5,6 +5,7 @@ hidden file of mode 0600 beside it, removed on failure.  A file that exists is n
 Leaves out: a crash of the machine can leave that hidden file, which may then hold unverified plaintext.
 """
 
+import errno
 import os
 import secrets
 import tempfile
@@ -12,12 +13,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from vedr.custody.envelope import CHUNK_BYTES, open_stream, read_header, rewrap_stream, seal_stream
 from vedr.custody.envelope_format import Header
 from vedr.custody.envelope_slots import Entropy, Opener, Seal
-from vedr.errors import ConflictError
+from vedr.errors import ConflictError, NoSpaceError
 from vedr.signature import Json
 
 
@@ -78,6 +79,9 @@ def verify_file(source: Path, opener: Opener) -> Header:
         return open_stream(reading, writing, opener, whole_bytes=os.fstat(reading.fileno()).st_size)
 
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 @contextmanager
 def _published(target: Path) -> Iterator[BinaryIO]:
     """A temporary file that becomes the target when the block ends well."""
@@ -91,8 +95,12 @@ def _published(target: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         _absent(target)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise NoSpaceError(
+                f"{target.parent}: {error.strerror}", remedy="Free some room, then repeat it: nothing was kept."
+            ) from error
         raise
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,6 +1,8 @@
 """Envelopes from file to file: all of it or nothing, and nothing replaced."""
 
 import os
+import resource
+import signal
 import stat
 import tracemalloc
 from datetime import UTC, datetime
@@ -11,7 +13,7 @@ import pytest
 from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, seal_file, verify_file
 from vedr.custody.envelope_format import EnvelopeError
 from vedr.custody.envelope_slots import RecoveryOpener, RecoverySeal, WrongSecretError, recovery_public_key
-from vedr.errors import ConflictError
+from vedr.errors import ConflictError, NoSpaceError
 
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
 PRIVATE = bytes(range(1, 33))
@@ -113,3 +115,18 @@ def test_rewrapping_a_file_makes_another_and_keeps_the_first(source: Path, tmp_p
     open_file(again, tmp_path / "back", RecoveryOpener(private))
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
     assert target.read_bytes() == before
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sealed"
+    seal_file(source, target, slots=SLOTS, meta={"kind": "test"}, created=WHEN, chunk_bytes=4096)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(NoSpaceError, match="too large"):
+            open_file(target, tmp_path / "back", OPENER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert names(tmp_path) == {"payload", "sealed"}
