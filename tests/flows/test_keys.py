@@ -289,6 +289,9 @@ def test_the_needles_are_nowhere(world: World) -> None:
             haystack.append((table, repr(rows).encode()))
     connection.close()
     assert any(b"vedr.run" in content for _, content in haystack)  # events are there, so the search sees something
+    listed = json.loads(world.vedr("keys", "list", "--json").stdout)["backups"]
+    public = listed[0]["keys"][0]["fingerprint"].encode()
+    assert any(public in content for _, content in haystack)  # and it finds what is there to be found
     for where, content in haystack:
         for needle in needles:
             assert needle not in content, f"a secret is in {where}"
