@@ -25,17 +25,19 @@ GROUPS: Final = {
     "hsm": "Keys in hardware: reference, check of replicas, inventory.",
 }
 
-app = typer.Typer(
-    name="vedr", help="Disaster recovery for VirtEngine's chain.", no_args_is_help=True, pretty_exceptions_enable=False
-)
-
 
 def build(only: str | None = None) -> typer.Typer:
-    """Attach every command group; each module in `vedr.cli` named in GROUPS has an `app`.
+    """The command with every group; each module in `vedr.cli` named in GROUPS has an `app`.
 
     Args:
         only: The one group that is going to be used: the others' imports take a second that a take-over has not.
     """
+    app = typer.Typer(
+        name="vedr",
+        help="Disaster recovery for VirtEngine's chain.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
     for name, summary in GROUPS.items():
         if only in (None, name):
             group = importlib.import_module(f"vedr.cli.{name.replace('-', '_')}").app
