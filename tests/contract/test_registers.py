@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def registers(request: pytest.FixtureRequest) -> Registers:
 
 
 def test_nothing_is_read_where_nothing_was_written(registers: Registers) -> None:
-    assert registers.read(KEY) is None
+    assert (registers.region, registers.read(KEY)) == ("us-east", None)
 
 
 def test_what_was_swapped_is_read_with_its_tag(registers: Registers) -> None:
@@ -221,6 +222,67 @@ def test_a_bucket_that_does_not_exist_is_not_taken_for_an_empty_register(s3_serv
     ):
         with pytest.raises(RefusedError):
             call()
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, str], S3Registers]]:
+    """A server that answers every call with one status and body, as Amazon may and the lab's server does not."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(status: int, code: str) -> S3Registers:
+        class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                body = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", "1")
+                self.send_header("Last-Modified", "Mon, 02 Nov 2026 12:00:00 GMT")
+                self.end_headers()
+                self.wfile.write(b"1")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        servers.append(server)
+        return on_port(server.server_address[1])
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (409, "ConditionalRequestConflict", ConflictError),
+        (412, "PreconditionFailed", ConflictError),
+        (404, "NoSuchKey", ConflictError),
+        (404, "NoSuchBucket", RefusedError),
+        (403, "AccessDenied", RefusedError),
+        (500, "InternalError", UnavailableError),
+        (503, "SlowDown", UnavailableError),
+        (200, "", UnavailableError),  # no ETag: whether it was written is not known
+    ],
+)
+def test_each_of_amazon_s_answers_to_a_swap_means_one_thing(
+    answering: Callable[[int, str], S3Registers], status: int, code: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        answering(status, code).swap(KEY, b"1", expected='"0"')
+
+
+def test_a_server_that_gives_no_tag_has_no_registers(answering: Callable[[int, str], S3Registers]) -> None:
+    with pytest.raises(RefusedError, match="no ETag"):
+        answering(200, "").read(KEY)
 
 
 # --- the sign-state register over three real servers
