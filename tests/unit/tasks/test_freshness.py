@@ -33,6 +33,7 @@ SCHEDULE = SimpleNamespace(
     provider_state="30 */4 * * *",
     configuration="0 * * * *",
     snapshot_verify="0 6 * * *",
+    keys="0 2 * * *",
 )
 JOB = "chain-snapshot"
 
