@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
@@ -32,11 +33,21 @@ const (
 	maxRequests    = 1024
 	maxParts       = 10000 // Amazon's limit
 	copyThreshold  = 5 << 30
+
+	// grace is for requests that are under way. The gateway itself waits for clients to close
+	// their connections, which those that keep them alive don't do; what is cut off here leaves
+	// no more behind than a crash: an object is visible whole or not at all.
+	grace = 2 * time.Second
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	go func() {
+		<-ctx.Done()
+		time.Sleep(grace)
+		os.Exit(0)
+	}()
 	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, "labs3:", err)
 		os.Exit(1)
