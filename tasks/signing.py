@@ -13,8 +13,10 @@ from typing import Final
 from tasks.observing import references
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.chain import fence, floor
+from vedr.chain.register import Validator
+from vedr.chain.shipping_watch import look_at_copies
 from vedr.chain.sign_state import FILE_NAME, SignState, read_sign_state, write_sign_state
-from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError
+from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, VedrError
 from vedr.inventory import Height, Node
 
 Say = Callable[[str], None]
@@ -98,13 +100,14 @@ def _find_floor(opened: OpenSite, node: Node, say: Say) -> floor.Floor:
     survivors = [one.rpc for one in references(opened, node)]
     tip = fence.observe_tip(proof, survivors, chain_id=opened.site.chain.chain_id)
     seen = fence.observe_votes(proof, tip, survivors)
-    surviving = None
+    copies = known = _shipped_copies(opened, node, say)
     try:
         final = fence.read_final_state(proof, opened.files)
-        surviving = final.state
-        return floor.floor_from_final_state(final, seen)
+        known = (*copies, final.state)
+        return floor.floor_from_final_state(final, seen, copies)
     except (NotFoundError, CorruptError, RefusedError) as error:
         say(f"its disk does not prove what it signed last ({error.message}); the chain has to")
+    surviving = max(known, key=lambda state: state.hrs, default=None)
     commits = fence.MIN_QUIET_COMMITS
     deadline_s = SLOWEST_BLOCK_TIMES * (commits + 2) * opened.site.chain.block_time_s
     try:
@@ -112,3 +115,13 @@ def _find_floor(opened: OpenSite, node: Node, say: Say) -> floor.Floor:
     except DeadlineError:
         raise floor.refuse_while_halted(tip, seen, surviving) from None
     return floor.floor_while_moving(tip, quiet, seen, surviving)
+
+
+def _shipped_copies(opened: OpenSite, node: Node, say: Say) -> tuple[SignState, ...]:
+    """What the regions hold of the validator's file; they only ever raise a floor, so that silence is no obstacle."""
+    try:
+        copies = look_at_copies(Validator(opened.site.chain.chain_id, node.address), opened.registers)
+    except VedrError as error:
+        say(f"no shipped copy of its sign-state can be asked for: {error.message}")
+        return ()
+    return copies.states

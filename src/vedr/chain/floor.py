@@ -7,13 +7,14 @@ Leaves out: where copies of the state come from.
 
 Step 5 of the promotion protocol:
     - The signer's own final state is known (its disk survived the fence): that state is the floor, moving or halted.
-      What survivors saw must not be above it, or it was not final.
+      What survivors saw, and the copies that were shipped of it, must not be above it, or it was not final.
     - It is not known, the chain moves: W = max(tip after the fence + 1, last quiet height, surviving state); the floor
       is (W + 1, 0, 0).  The quiet height is there for nodes that were all behind when they told the tip.
     - It is not known, the chain is halted: refused.  A floor above the next height would halt the chain for ever, a
       lower one may sign twice.  Two people may take that risk: the floor is then the highest thing known.
 """
 
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,10 @@ from vedr.errors import CorruptError, NotFoundError, RefusedError
 from vedr.inventory import Height
 
 _SEAL: Final = object()
+_ROLLED_BACK: Final = (
+    "The file was rolled back, or another signer ran: keep it stopped.  While the chain moves, the floor can be taken "
+    "from the tip instead."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +50,30 @@ class Floor:
             raise RefusedError("a floor is only made from a fence and observations", remedy="Follow the protocol.")
 
 
-def floor_from_final_state(final: FinalState, seen: SeenVotes) -> Floor:
+def floor_from_final_state(final: FinalState, seen: SeenVotes, copies: Sequence[SignState] = ()) -> Floor:
     """The signer goes on where it stopped.
 
+    Args:
+        final: What its disk says.
+        seen: What survivors hold.
+        copies: What the regions' shipped copies of its file say.
+
     Raises:
-        RefusedError: survivors hold something higher, so it was not the final state, or another fence is meant.
+        RefusedError: survivors or copies hold something higher, so it was not final, or another fence is meant.
     """
     _same_fence(final.proof, seen.proof)
+    shipped = max(copies, key=lambda copy: copy.hrs, default=None)
+    if shipped is not None and shipped.hrs > final.state.hrs:
+        raise RefusedError(
+            f"{final.proof.node.name}: its disk says {final.state}, but {shipped} was shipped from it: the "
+            "disk's state is not its last",
+            remedy=_ROLLED_BACK,
+        )
     if seen.highest is not None and seen.highest > final.state.hrs:
         raise RefusedError(
             f"{final.proof.node.name}: its disk says {final.state}, but survivors hold its vote "
             f"{'/'.join(map(str, seen.highest))}: the disk's state is not its last",
-            remedy="The file was rolled back, or another signer ran: keep it stopped.  While the chain moves, the "
-            "floor can be taken from the tip instead.",
+            remedy=_ROLLED_BACK,
         )
     reason = f"the signer's own final state {final.state}"
     return Floor(final.proof, final.state, reason, replaces_corrupt=False, seal=_SEAL)

@@ -316,6 +316,16 @@ def test_a_final_state_below_what_survivors_hold_was_not_final(tmp_path: Path) -
         floor_from_final_state(final, made(fenced, 40, (41, 0, 3))[2])
 
 
+def test_a_final_state_below_what_was_shipped_of_it_was_not_final(tmp_path: Path) -> None:
+    fenced = proof()
+    final = final_state(SignState(Height(41), 0, 2), tmp_path, fenced)
+    nothing_seen = made(fenced, 40, None)[2]
+    shipped = [SignState(Height(39), 0, 3), SignState(Height(41), 0, 3)]
+    with pytest.raises(RefusedError, match="41/0/3 was shipped from it"):
+        floor_from_final_state(final, nothing_seen, shipped)
+    assert floor_from_final_state(final, nothing_seen, shipped[:1]).state == final.state
+
+
 def test_a_lost_or_torn_state_is_no_final_state(tmp_path: Path) -> None:
     class Local:
         def home(self, _: Node) -> Path:
