@@ -2,7 +2,8 @@
 
 1. The next epoch is created, unless the newest one is still being introduced.
 2. It is read, with one value, in **all** regions.
-3. Every backup under an older epoch is wrapped anew: a new generation, checked and opened before it counts.
+3. Every backup under an older epoch is wrapped anew, and to the site's recovery key where that has changed: a new
+   generation, checked and opened before it counts.
 4. Every backup is opened under the new epoch, with the passphrase read in another region than before.
 5. Every region is given what it lacks, then generations under older epochs are removed; an older epoch that no
    committed envelope refers to any more is retired.
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 from vedr.custody.envelope import inspect, rewrap
 from vedr.custody.envelope_format import RecoverySlot
-from vedr.custody.envelope_slots import PassphraseOpener, PassphraseSeal
+from vedr.custody.envelope_slots import PassphraseOpener, PassphraseSeal, RecoverySeal, Seal
 from vedr.custody.escrow import Epoch
 from vedr.custody.key_backup_catalogue import Backup, entry_key, envelope_key, parse_entry_key
 from vedr.custody.key_backup_store import (
@@ -119,11 +120,14 @@ def _wrap_anew(repository: KeyRepository, backup: Backup, epoch: Epoch) -> tuple
         )
     opener = PassphraseOpener(escrow.fetch(backup.kind, before), reference=backup.reference)
     reference = escrow.reference(backup.kind, epoch)
-    seal = PassphraseSeal(escrow.fetch(backup.kind, epoch), reference=reference)
-    sealed = good_copy(repository, backup)
-    keep = [slot.slot_id for slot in inspect(sealed).slots if isinstance(slot, RecoverySlot)]
-    changed = rewrap(sealed, opener, keep=keep, add=[seal])
-    return rewrapped(backup, changed, reference), changed
+    add: list[Seal] = [PassphraseSeal(escrow.fetch(backup.kind, epoch), reference=reference)]
+    sealed, recovery = good_copy(repository, backup), repository.recovery()
+    slots = inspect(sealed).slots
+    keep = [slot.slot_id for slot in slots if isinstance(slot, RecoverySlot) and slot.public_key == recovery]
+    if not keep:  # the custodians hold another key by now
+        add.append(RecoverySeal(recovery))
+    changed = rewrap(sealed, opener, keep=keep, add=add)
+    return rewrapped(backup, changed, reference=reference, recovery_public_key=recovery.hex()), changed
 
 
 def _all(repository: KeyRepository, kind: KeyKind, origins: tuple[str, ...]) -> list[Backup]:

@@ -413,7 +413,7 @@ def decrypter() -> bytes:
     return importlib.resources.files("vedr.custody").joinpath("break_glass.py").read_bytes()
 
 
-def rewrapped(backup: Backup, sealed: bytes, reference: str) -> Backup:
+def rewrapped(backup: Backup, sealed: bytes, *, reference: str, recovery_public_key: str) -> Backup:
     """The next generation's entry."""
     return replace(
         backup,
@@ -421,6 +421,7 @@ def rewrapped(backup: Backup, sealed: bytes, reference: str) -> Backup:
         sha256=hashlib.sha256(sealed).hexdigest(),
         size_bytes=len(sealed),
         reference=reference,
+        recovery_public_key=recovery_public_key,
     )
 
 

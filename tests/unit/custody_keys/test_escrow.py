@@ -3,10 +3,12 @@
 import datetime as dt
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from keysworld import PREFIX, REGIONS, KeysWorld, make_world
 
 from vedr.adapters.secrets_memory import MemoryVault
 from vedr.custody import escrow_rotation
+from vedr.custody.envelope_slots import RecoveryOpener
 from vedr.custody.escrow import Epoch, Escrow
 from vedr.custody.escrow_rotation import rotate
 from vedr.custody.key_backup_catalogue import envelope_key
@@ -198,3 +200,19 @@ def test_the_first_epoch_is_made_by_a_rotation() -> None:
     world.vault.values = {region: {} for region in REGIONS}
     done = rotate(world.repository, "node", REGIONS)
     assert (done.epoch, done.created, done.rewrapped, done.retired) == (1, True, 0, ())
+
+
+def test_a_rotation_brings_every_backup_under_the_custodians_new_key(keys: KeysWorld) -> None:
+    stored(keys)
+    successor = X25519PrivateKey.generate()
+    public = successor.public_key().public_bytes_raw()
+    repository = type(keys.repository)(
+        **{name: getattr(keys.repository, name) for name in keys.repository.__slots__} | {"recovery_public_key": public}
+    )
+    rotate(repository, "node", REGIONS)
+    [found] = list_backups(repository, REGIONS)[0]
+    entry = load(repository, found)
+    assert entry.recovery_public_key == public.hex()
+    assert open_from(repository, entry, opener=RecoveryOpener(successor.private_bytes_raw())).files
+    with pytest.raises(Failed):
+        open_from(repository, entry, opener=RecoveryOpener(keys.recovery.private_bytes_raw()))
