@@ -1,6 +1,7 @@
 """Keys on the real lab: backed up, restored, rotated; and RB-DR-005 for a provider, a node and a validator.
 
-The tests share one lab and run in this order.  The last one retires a validator for good: nothing may come after it.
+The tests share one lab and run in this order, after those of test_runbooks.py (by name).  The last one retires a validator
+for good: nothing may come after it.
 """
 
 import json
@@ -91,7 +92,7 @@ def test_a_running_node_s_keys_are_not_written_over(opened: OpenSite) -> None:
 
 
 def test_a_rotation_leaves_every_backup_readable(opened: OpenSite) -> None:
-    rotated = vedr("keys", "rotate-passphrase", "--json")
+    rotated = vedr("keys", "rotate-passphrase", "--kind", "node", "--json")
     assert rotated.returncode == 0, rotated.stderr
     assert vedr("keys", "verify").returncode == 0
     assert all(row["verified"] for row in json.loads(rotated.stdout))
@@ -102,7 +103,8 @@ def test_rb_dr_005_for_a_provider(opened: OpenSite) -> None:
     provider = opened.site.providers[0]
     done = compromise(opened, kind="provider", owner=provider.name)
     assert done["contain"]["stopped"]
-    assert opened.fleet.status(provider.unit, provider.zone).state == "stopped"
+    status = opened.fleet.status(provider.unit, provider.zone)
+    assert (status.pid, status.desired) == (None, "stopped")
     opened.fleet.start(provider.unit, provider.zone)
 
 
