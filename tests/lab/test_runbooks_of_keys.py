@@ -1,7 +1,7 @@
 """Keys on the real lab: backed up, restored, rotated; and RB-DR-005 for a provider, a node and a validator.
 
-The tests share one lab and run in this order, after those of test_runbooks.py (by name).  The last one retires a validator
-for good: nothing may come after it.
+The tests share one lab and run in this order, after those of test_runbooks.py (by name).  The last one retires a
+validator for good: nothing may come after it.
 """
 
 import json
