@@ -15,6 +15,7 @@ from tasks.restoring import (
     tidy_up,
     verify_service,
 )
+from tasks.signing import subjects_of_node
 from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Runbook
 
@@ -33,7 +34,7 @@ RUNBOOK: Final = Runbook(
         verify_service,
         tidy_up,
     ],
-    subjects=lambda order: [f"node/{order.node}"],
+    subjects=subjects_of_node,
 )
 
 

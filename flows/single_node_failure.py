@@ -16,6 +16,7 @@ from tasks.nodes import (
     verify_participation,
 )
 from tasks.orders import SingleNodeFailure
+from tasks.signing import subjects_of_node
 from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Runbook
 
@@ -35,7 +36,7 @@ RUNBOOK: Final = Runbook(
         verify_participation,
         tidy_up,
     ],
-    subjects=lambda order: [f"node/{order.node}"],
+    subjects=subjects_of_node,
 )
 
 

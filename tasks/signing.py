@@ -8,7 +8,7 @@ Leaves out: a validator that moves to another host (the promotion protocol of RB
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from tasks.observing import references
 from vedr.adapters.site import OpenSite, utc_now
@@ -17,10 +17,20 @@ from vedr.chain.register import Validator
 from vedr.chain.shipping_watch import look_at_copies
 from vedr.chain.sign_state import FILE_NAME, SignState, read_sign_state, write_sign_state
 from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, VedrError
-from vedr.inventory import Height, Node
+from vedr.inventory import Height, Node, load_site
 
 Say = Callable[[str], None]
 SLOWEST_BLOCK_TIMES: Final = 3.0  # a chain this many times slower than usual still counts as moving
+
+
+class NodeOrder(Protocol):
+    """An order that names one node of a site."""
+
+    @property
+    def site(self) -> str: ...
+
+    @property
+    def node(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,16 @@ class Guarded:
 
     floor: str
     reason: str
+
+
+def subjects_of_node(order: NodeOrder) -> list[str]:
+    """What a runbook on a node leases: the node, and its signing key if any, which no promotion then moves meanwhile.
+
+    Raises:
+        NotFoundError: the site has no such node.
+    """
+    node = load_site(order.site or None).node(order.node)
+    return [f"node/{node.name}", *([f"signer/{node.address.lower()}"] if node.is_validator else [])]
 
 
 def guard(opened: OpenSite, node: Node, say: Say) -> Guarded:
