@@ -1,26 +1,53 @@
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-# importlib mode leaves sys.path alone; the network is a module beside the tests.
-_spec = importlib.util.spec_from_file_location("chain_network", Path(__file__).parent / "network.py")
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-sys.modules["chain_network"] = _module
-_spec.loader.exec_module(_module)
+
+def _beside(name: str, file: str) -> ModuleType:
+    """A module beside the tests: importlib mode leaves sys.path alone."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_network = _beside("chain_network", "network.py")
+_signing = _beside("chain_signing", "signing.py")
 
 
 @pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """Four validators of powers 10, 20, 30, 40 and a full node, all running."""
-    net = _module.Network(tmp_path_factory.mktemp("net"))
+    net = _network.Network(tmp_path_factory.mktemp("net"))
     net.start()
     try:
         net.reach(3)
         yield net
     finally:
         net.stop()
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, start_server: Callable[[], Any]) -> Iterator[object]:
+    servers = [start_server() for _ in _signing.REGIONS]
+
+    @contextlib.contextmanager
+    def make(*, tcp: bool) -> Iterator[object]:
+        world = _signing.World(tmp_path, servers, tcp=tcp)
+        try:
+            yield world
+        finally:
+            world.close()
+
+    yield make
+    for server in servers:
+        server.stop()
