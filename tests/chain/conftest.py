@@ -24,7 +24,7 @@ _network = _beside("chain_network", "network.py")
 _signing = _beside("chain_signing", "signing.py")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """Four validators of powers 10, 20, 30, 40 and a full node, all running."""
     net = _network.Network(tmp_path_factory.mktemp("net"))

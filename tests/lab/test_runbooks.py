@@ -3,7 +3,6 @@
 The tests share one lab and run in this order; each leaves every node in sync.
 """
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from vedr.backup.provider_state import read_checkpoints
 from vedr.backup.repository import list_snapshots
 from vedr.backup.verify import newest_proofs
 from vedr.chain.sign_state import read_sign_state
-from vedr.errors import DeadlineError, InvalidInputError, RefusedError
+from vedr.errors import InvalidInputError, RefusedError
 from vedr.inventory import Height, Site
 from vedr.lab import corruption, faults
 from vedr.lab.plan import Plan
@@ -221,9 +220,7 @@ def test_rb_dr_006_restores_a_node_from_another_regions_store(opened: OpenSite, 
     """The home region's store is down: the objects come from the others."""
     assert snapshot
     store = lab_plan.stores["us-east"].name
-    with contextlib.suppress(DeadlineError):  # it waits for its clients; but from now on it is meant to stay down
-        faults.stop(lab_plan, faults.find(lab_plan, store))
-    kill(lab_plan, store)
+    faults.stop(lab_plan, faults.find(lab_plan, store))
     try:
         outcome = BACKUP_RESTORE.perform(BackupRestore(node="fullnode-us-east-0"))
     finally:
