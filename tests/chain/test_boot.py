@@ -169,3 +169,11 @@ def _processes() -> list[str]:
         with suppress(OSError):
             commands.append((folder / "cmdline").read_bytes().decode(errors="replace"))
     return commands
+
+
+def test_a_node_that_ends_at_once_is_a_failure_whenever_it_is_noticed(network: Network, data: Path) -> None:
+    """Its namespace goes away with it, at any moment of being looked at."""
+    chain = network.chain(start_isolated=("false",))
+    for _ in range(20):
+        with pytest.raises(VerificationFailedError, match="ended with status 1"):
+            boot_isolated(chain, None, data)

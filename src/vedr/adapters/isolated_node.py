@@ -213,8 +213,7 @@ class _Run:
         """What the node says once its application stands at its store's height."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="isolated") as inside:
             if self._isolation == "namespace":
-                self._poll(lambda: _has_own_network(self._process.pid) or None, deadline)
-                inside.submit(_enter_network_of, self._process.pid).result()
+                self._poll(lambda: inside.submit(_enter_network_of, self._process.pid).result() or None, deadline)
             return inside.submit(self._poll, self._state, deadline).result()
 
     def _state(self) -> BootedState | None:
@@ -273,19 +272,22 @@ def _free_port() -> int:
         return port
 
 
-def _has_own_network(pid: int) -> bool:
-    """Whether the process has left our network: before that, its loopback is ours."""
+def _enter_network_of(pid: int) -> bool:
+    """Move the calling thread, and only it, into the network of the process (os.setns comes with Python 3.12).
+
+    False while the process is still in ours, whose loopback is ours too, and when it is gone.
+    """
+    theirs = Path(f"/proc/{pid}/ns/net")
     try:
-        return Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+        if theirs.readlink() == Path("/proc/self/ns/net").readlink():
+            return False
+        namespace = theirs.open("rb")
     except OSError:
         return False
-
-
-def _enter_network_of(pid: int) -> None:
-    """Move the calling thread, and only it, into the network of the process (os.setns comes with Python 3.12)."""
     libc = ctypes.CDLL(None, use_errno=True)
-    with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
+    with namespace:
         if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
             raise VerificationFailedError(
                 f"setns: {os.strerror(ctypes.get_errno())}", remedy="Run as root, or use isolation loopback."
             )
+    return True
