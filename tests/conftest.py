@@ -1,18 +1,20 @@
 """Real servers for the session, found where the build leaves them, ended with it."""
 
 import datetime as dt
+import importlib.util
 import os
 import random
 import secrets as random_source
 import shutil
-import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,6 +32,19 @@ from vedr.inventory import Height, Hsm, StoreConfig
 from vedr.signature import Signer
 from vedr.targets import Retention
 
+
+def _beside(name: str, file: str) -> ModuleType:
+    """A module beside this one: importlib mode leaves sys.path alone."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+free_port = _beside("loopback_ports", "ports.py").free_port
 REPOSITORY = Path(__file__).parents[1]
 START_DEADLINE_S = 15.0
 
@@ -120,13 +135,6 @@ class S3Server:
             else:
                 return
         pytest.fail((self.folder / "log").read_text(), pytrace=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start_s3(folder: Path) -> S3Server:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from loopback_ports import free_ports
 
 from vedr.adapters.rpc import HttpChainRpc
 from vedr.errors import VedrError
@@ -45,16 +45,6 @@ def eventually(ask: Callable[[], object], what: str, *, within_s: float = 30) ->
             pass
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
         time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for probe in sockets:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
 
 
 @dataclass

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from chain_network import CHAIN_ID, Network, eventually, free_ports
+from chain_network import CHAIN_ID, Network, eventually
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from loopback_ports import free_ports
 
 from vedr.adapters.file_key import parse_key_file
 from vedr.adapters.pkcs11_token_process import TokenProcess

@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
-from chain_network import eventually, free_ports
+from chain_network import eventually
 from chain_signing import TOKEN_KEY, WorldMaker
+from loopback_ports import free_ports
 
 pytestmark = pytest.mark.server
 

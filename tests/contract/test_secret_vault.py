@@ -2,7 +2,6 @@
 
 import datetime as dt
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loopback_ports import free_port
 
 from vedr.adapters.s3_store import Credentials
 from vedr.adapters.secrets_manager import AwsVault, Place
@@ -24,13 +24,6 @@ pytestmark = pytest.mark.server
 CLOUD = {"us-east": "us-east-1", "eu-west": "eu-west-1", "ap-south": "ap-south-1"}
 KEYS = Credentials("test", "test-secret")
 NOBODY = "http://127.0.0.1:9"  # discard: nobody listens there
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

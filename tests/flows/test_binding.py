@@ -14,13 +14,14 @@ from types import ModuleType
 
 import httpx
 import pytest
+from loopback_ports import free_port
 
 from tasks.reconcile import verdicts
 from vedr.ledger import Entry, RunId
 
 pytestmark = pytest.mark.server
 
-PORT = 43100
+PORT = free_port()
 URL = f"http://127.0.0.1:{PORT}/api"
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("binding_flow.py")

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import boto3
 import httpx
 import pytest
+from loopback_ports import free_port
 
 pytestmark = pytest.mark.server
 
@@ -42,13 +42,6 @@ def load_maker() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(true: Callable[[], object], limit_s: float, what: str) -> None:
