@@ -95,8 +95,7 @@ def test_a_rotation_leaves_every_backup_readable(opened: OpenSite) -> None:
     rotated = vedr("keys", "rotate-passphrase", "--kind", "node", "--json")
     assert rotated.returncode == 0, rotated.stderr
     assert vedr("keys", "verify").returncode == 0
-    assert all(row["verified"] for row in json.loads(rotated.stdout))
-    assert opened.keys.escrow.regions
+    assert all(row["verified"] >= len(opened.site.nodes) for row in json.loads(rotated.stdout))
 
 
 def test_rb_dr_005_for_a_provider(opened: OpenSite) -> None:
