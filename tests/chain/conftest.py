@@ -37,7 +37,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 
 @pytest.fixture
-def make_world(tmp_path: Path, start_server: Callable[[], Any]) -> Iterator[object]:
+def make_signing_world(tmp_path: Path, start_server: Callable[[], Any]) -> Iterator[object]:
     servers = [start_server() for _ in _signing.REGIONS]
 
     @contextlib.contextmanager

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.server
 
 
 def test_a_validator_signs_with_a_token_over_a_unix_socket_through_kills_and_the_loss_of_a_region(
-    make_world: WorldMaker,
+    make_signing_world: WorldMaker,
 ) -> None:
-    with make_world(tcp=False) as world:
+    with make_signing_world(tcp=False) as world:
         world.provision_tokens()
         refused = world.sign("a", key=f"token:{TOKEN_KEY}")
         assert refused.wait() == 6, "there is no register yet"
@@ -56,9 +56,9 @@ def test_a_validator_signs_with_a_token_over_a_unix_socket_through_kills_and_the
 
 
 def test_a_standby_takes_over_from_a_frozen_signer_which_wakes_up_and_is_refused_for_good(
-    make_world: WorldMaker,
+    make_signing_world: WorldMaker,
 ) -> None:
-    with make_world(tcp=True) as world:
+    with make_signing_world(tcp=True) as world:
         assert world.vedr("found", "--new-key").returncode == 0
         old = world.sign("us-east-1a")
         old.holds()
@@ -99,8 +99,8 @@ def test_a_standby_takes_over_from_a_frozen_signer_which_wakes_up_and_is_refused
         assert len(missed) < 60, f"votes of val0 missing in {missed}"
 
 
-def test_a_register_is_founded_from_the_stopped_nodes_own_sign_state(make_world: WorldMaker, tmp_path: Path) -> None:
-    with make_world(tcp=False) as world:
+def test_a_register_is_founded_from_the_stopped_nodes_own_sign_state(make_signing_world: WorldMaker, tmp_path: Path) -> None:
+    with make_signing_world(tcp=False) as world:
         state = tmp_path / "old.json"
         state.write_text('{"height": "7000", "round": 0, "step": 3}')
         assert world.vedr("found", "--state", str(state)).returncode == 0

@@ -41,8 +41,8 @@ class Log:
     missed: list[int] = field(default_factory=list)
 
 
-def test_take_overs_under_load_never_sign_twice(make_world: WorldMaker) -> None:
-    with make_world(tcp=True) as world:
+def test_take_overs_under_load_never_sign_twice(make_signing_world: WorldMaker) -> None:
+    with make_signing_world(tcp=True) as world:
         assert world.vedr("found", "--new-key").returncode == 0
         posts = [occupy(world, 0)]
         posts[0].signer.holds()
