@@ -14,10 +14,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Final, Literal, NewType, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from vedr.errors import InvalidInputError, NotFoundError
-from vedr.targets import Retention, Schedule, TargetOverrides
+from vedr.targets import Frozen, Retention, Schedule, TargetOverrides
 
 Height = NewType("Height", int)
 """A block height, 1 or more; 0 means 'none yet'."""
@@ -38,11 +38,7 @@ SITES_ENV: Final = "VEDR_SITES"
 SITE_ENV: Final = "VEDR_SITE"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Chain(_Frozen):
+class Chain(Frozen):
     """How the site's node program is run, and the root of trust for its chain.
 
     Commands are argument lists; `{home}`, `{data}`, `{rpc}` in them are filled in.
@@ -75,14 +71,14 @@ class Chain(_Frozen):
         return self
 
 
-class Signing(_Frozen):
+class Signing(Frozen):
     """Manifest and ledger signatures (Ed25519): the key that this site signs with, and all that it believes."""
 
     key: SecretRef
     trusted: tuple[HexKey, ...] = Field(min_length=1, description="public keys, raw 32 bytes in hex")
 
 
-class Encryption(_Frozen):
+class Encryption(Frozen):
     """Client-side encryption of stored objects: `none`, or AES-256-GCM under a 32-byte site key."""
 
     mode: Literal["none", "aes-256-gcm"] = "none"
@@ -95,7 +91,7 @@ class Encryption(_Frozen):
         return self
 
 
-class StoreConfig(_Frozen):
+class StoreConfig(Frozen):
     """A region's bucket."""
 
     kind: Literal["s3"] = "s3"
@@ -115,7 +111,7 @@ class StoreConfig(_Frozen):
     storage_class: Literal["STANDARD", "STANDARD_IA", "GLACIER_IR"] = "STANDARD"
 
 
-class Hsm(_Frozen):
+class Hsm(Frozen):
     """A PKCS#11 token."""
 
     module: Path
@@ -124,7 +120,7 @@ class Hsm(_Frozen):
     config: Path | None = Field(default=None, description="SOFTHSM2_CONF, for SoftHSM only")
 
 
-class Region(_Frozen):
+class Region(Frozen):
     cloud_region: str
     role: Literal["primary", "secondary", "tertiary"]
     priority: int = Field(ge=1)
@@ -135,7 +131,7 @@ class Region(_Frozen):
     hsm: Hsm | None = None
 
 
-class Node(_Frozen):
+class Node(Frozen):
     """A chain node: its place, its part, where it answers and where its files are on its host."""
 
     name: NodeName
@@ -160,7 +156,7 @@ class Node(_Frozen):
         return self
 
 
-class Provider(_Frozen):
+class Provider(Frozen):
     """A provider daemon.  Its events are numbered `height * sequences_per_block + index in the block`."""
 
     name: NodeName
@@ -172,7 +168,7 @@ class Provider(_Frozen):
     sequences_per_block: int = Field(default=1000, ge=1)
 
 
-class Gateway(_Frozen):
+class Gateway(Frozen):
     """A region's API gateway, as users reach it."""
 
     name: NodeName
@@ -182,7 +178,7 @@ class Gateway(_Frozen):
     url: str = Field(pattern=r"^https?://")
 
 
-class Fleet(_Frozen):
+class Fleet(Frozen):
     """How units are stopped and started: the lab's zone agents, or systemd over SSH."""
 
     kind: Literal["lab"] = "lab"
@@ -190,7 +186,7 @@ class Fleet(_Frozen):
     token: SecretRef | None = None
 
 
-class Dns(_Frozen):
+class Dns(Frozen):
     """The zone that users resolve; `key` signs dynamic updates (RFC 2136)."""
 
     server: str
@@ -200,20 +196,20 @@ class Dns(_Frozen):
     key: SecretRef | None = None
 
 
-class Orchestrator(_Frozen):
+class Orchestrator(Frozen):
     """Where Prefect is.  Runbooks also run when it isn't there."""
 
     api_url: str = Field(pattern=r"^https?://")
     ui_url: str = Field(pattern=r"^https?://")
 
 
-class ConfigRepository(_Frozen):
+class ConfigRepository(Frozen):
     """The git repository that hourly configuration backups are committed to."""
 
     path: Path
 
 
-class Escrow(_Frozen):
+class Escrow(Frozen):
     """AWS Secrets Manager, which keeps the backup passphrases: one secret an epoch, replicated to every region.
 
     The secret of a kind and epoch is `<prefix>-<kind>/<epoch, four digits>`.
@@ -230,7 +226,7 @@ class Escrow(_Frozen):
     )
 
 
-class Custody(_Frozen):
+class Custody(Frozen):
     """Key backups: to whom they are sealed, where providers keep keys, which keys are rotated more often."""
 
     recovery_public_key: HexKey | None = Field(
@@ -249,7 +245,7 @@ class Custody(_Frozen):
     unit_log: str = Field(default="", description="where a unit's log is, `{unit}` filled in; empty: nowhere known")
 
 
-class Site(_Frozen):
+class Site(Frozen):
     """One deployment of the fleet."""
 
     version: Literal[1]

@@ -89,11 +89,13 @@ Cron = Annotated[str, StringConstraints(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
 Days = Annotated[int, Field(ge=1, le=36500)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Frozen(BaseModel):
+    """A table of a site file: read once, unknown keys refused, values never repeated in an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class TargetOverrides(_Frozen):
+class TargetOverrides(Frozen):
     """A site's own RTOs, by runbook; what is not named keeps VirtEngine's value."""
 
     rto_s: dict[RunbookId, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
@@ -102,7 +104,7 @@ class TargetOverrides(_Frozen):
         return self.rto_s.get(runbook, RUNBOOK_RTO_S[runbook])
 
 
-class Retention(_Frozen):
+class Retention(Frozen):
     """How long each kind is kept."""
 
     chain_state_days: Days = 90
@@ -116,7 +118,7 @@ class Retention(_Frozen):
     """Every epoch starts with a full set of objects: see docs/formats/store.md."""
 
 
-class Schedule(_Frozen):
+class Schedule(Frozen):
     """Cron expressions, UTC."""
 
     chain_state: Cron = "0 */4 * * *"

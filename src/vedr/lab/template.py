@@ -9,21 +9,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from vedr.errors import InvalidInputError, NotFoundError
 from vedr.inventory import NodeName, RegionName, Role, ZoneName
-from vedr.targets import Retention, Schedule, TargetOverrides
+from vedr.targets import Frozen, Retention, Schedule, TargetOverrides
 
 MAX_ZONES = 9  # zone numbers are one digit of an address in the rootless lab
 MAX_UNITS_PER_KIND_AND_ZONE = 10  # see vedr.lab.plan: each kind has ten host addresses in a zone
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ChainPolicy(_Frozen):
+class ChainPolicy(Frozen):
     """How the lab's chain is made."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9{}][a-zA-Z0-9{}_.-]{2,49}$")]
@@ -33,24 +29,24 @@ class ChainPolicy(_Frozen):
     snapshot_keep: int = Field(ge=1)
 
 
-class LoadPolicy(_Frozen):
+class LoadPolicy(Frozen):
     """What the load generator writes."""
 
     transactions_per_s: float = Field(ge=0)
     value_bytes: int = Field(ge=1, le=64 * 1024)
 
 
-class DnsPolicy(_Frozen):
+class DnsPolicy(Frozen):
     zone: str
     ttl_s: int = Field(ge=1)
 
 
-class StorePolicy(_Frozen):
+class StorePolicy(Frozen):
     bucket: str
     object_lock_days: int = Field(default=0, ge=0)
 
 
-class RegionPolicy(_Frozen):
+class RegionPolicy(Frozen):
     cloud_region: str
     role: Literal["primary", "secondary", "tertiary"]
     priority: int = Field(ge=1)
@@ -58,21 +54,21 @@ class RegionPolicy(_Frozen):
     zones: tuple[ZoneName, ...] = Field(min_length=1)
 
 
-class NodePolicy(_Frozen):
+class NodePolicy(Frozen):
     name: NodeName
     zone: ZoneName
     role: Role
     power: int = Field(default=0, ge=0)
 
 
-class Placement(_Frozen):
+class Placement(Frozen):
     """A provider daemon or gateway: only its name and place."""
 
     name: NodeName
     zone: ZoneName
 
 
-class Template(_Frozen):
+class Template(Frozen):
     """The whole template."""
 
     template: Literal[1]

@@ -1,0 +1,1 @@
+"""Business continuity as data: functions, severity, activation, messages."""

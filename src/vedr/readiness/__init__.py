@@ -1,0 +1,1 @@
+"""Readiness: the daily checks and the topology audit."""

@@ -1,0 +1,1 @@
+"""What people read after an incident or a drill, made from the ledger alone."""
