@@ -23,7 +23,8 @@ from vedr.custody.key_backup_collect import Owner, live_home
 from vedr.custody.key_material import NODE_FILE, VALIDATOR_FILE, read_key_file
 from vedr.custody.key_material_process import no_core_dumps
 from vedr.errors import DeadlineError, InvalidInputError, NotFoundError, UnavailableError, VedrError
-from vedr.inventory import Gateway, NodeName
+from vedr.inventory import Gateway
+from vedr.policies.names import NodeName
 from vedr.ports import UnitStatus
 from vedr.runbook.order import Order
 from vedr.runbook.steps import Context, Retry, step

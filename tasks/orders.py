@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from vedr.failover.node_failure import WayChoice
-from vedr.inventory import NodeName, RegionName
+from vedr.policies.names import NodeName, RegionName
 from vedr.runbook.order import Order
 
 OneLine = Annotated[str, Field(max_length=200, pattern=r"^[^\r\n]*$")]

@@ -17,18 +17,12 @@ from typing import Annotated, Final, Literal, NewType, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from vedr.errors import InvalidInputError, NotFoundError
+from vedr.policies.custody import Custody
+from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName
 from vedr.targets import Frozen, Retention, Schedule, TargetOverrides
 
 Height = NewType("Height", int)
 """A block height, 1 or more; 0 means 'none yet'."""
-
-NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-RegionName = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[a-z]+(-[a-z0-9]+)?$")]
-ZoneName = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[a-z]+-[a-z0-9]+$")]
-SecretRef = Annotated[str, StringConstraints(pattern=r"^(file:/|env:[A-Z]|aws-secret:[a-z]).*$")]
-"""Where a secret is kept, never the secret: `file:/path`, `env:NAME` or `aws-secret:name`."""
-HexKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Role = Literal["validator", "full", "archive"]
 
 MIN_ZONES_PER_REGION: Final = 2  # VirtEngine's rule: a region survives the loss of a zone
 MIN_FULL_NODES_PER_REGION: Final = 2
@@ -207,42 +201,6 @@ class ConfigRepository(Frozen):
     """The git repository that hourly configuration backups are committed to."""
 
     path: Path
-
-
-class Escrow(Frozen):
-    """AWS Secrets Manager, which keeps the backup passphrases: one secret an epoch, replicated to every region.
-
-    The secret of a kind and epoch is `<prefix>-<kind>/<epoch, four digits>`.
-    """
-
-    prefix: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9/_-]{2,200}[a-z0-9]$")] = (
-        "virtengine/dr/backup-passphrase"
-    )
-    endpoints: dict[RegionName, str] = Field(
-        default_factory=dict, description="by region; a region that is not named has the cloud's own endpoint"
-    )
-    credentials: SecretRef | None = Field(
-        default=None, description="JSON {access_key, secret_key}; None: the cloud's own chain"
-    )
-
-
-class Custody(Frozen):
-    """Key backups: to whom they are sealed, where providers keep keys, which keys are rotated more often."""
-
-    recovery_public_key: HexKey | None = Field(
-        default=None, description="X25519, raw 32 bytes in hex: the key that the custodians' shares recover"
-    )
-    escrow: Escrow = Escrow()
-    provider_key_files: tuple[str, ...] = Field(
-        default=("keys/*.pem", "keys/*.json"), min_length=1, description="patterns in a provider's home"
-    )
-    provider_passphrase: SecretRef | None = Field(
-        default=None, description="opens the backups that provider daemons make themselves"
-    )
-    high_security: tuple[Literal["validator", "node", "provider"], ...] = Field(
-        default=(), description="kinds of keys under the stricter rotation policy"
-    )
-    unit_log: str = Field(default="", description="where a unit's log is, `{unit}` filled in; empty: nowhere known")
 
 
 class Site(Frozen):

@@ -99,7 +99,9 @@ def test_a_standby_takes_over_from_a_frozen_signer_which_wakes_up_and_is_refused
         assert len(missed) < 60, f"votes of val0 missing in {missed}"
 
 
-def test_a_register_is_founded_from_the_stopped_nodes_own_sign_state(make_signing_world: WorldMaker, tmp_path: Path) -> None:
+def test_a_register_is_founded_from_the_stopped_nodes_own_sign_state(
+    make_signing_world: WorldMaker, tmp_path: Path
+) -> None:
     with make_signing_world(tcp=False) as world:
         state = tmp_path / "old.json"
         state.write_text('{"height": "7000", "round": 0, "step": 3}')

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeVar
 
-from vedr.inventory import Role
 from vedr.lab import addresses as at
 from vedr.lab.addresses import Addresses, Mode
 from vedr.lab.template import NodePolicy, Placement, Template
+from vedr.policies.names import Role
 
 OPS: Final = "ops"
 """Name of the supervisor that runs what stands outside all zones."""

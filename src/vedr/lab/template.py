@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from vedr.errors import InvalidInputError, NotFoundError
-from vedr.inventory import NodeName, RegionName, Role, ZoneName
+from vedr.policies.names import NodeName, RegionName, Role, ZoneName
 from vedr.targets import Frozen, Retention, Schedule, TargetOverrides
 
 MAX_ZONES = 9  # zone numbers are one digit of an address in the rootless lab

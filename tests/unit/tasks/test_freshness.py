@@ -17,8 +17,8 @@ from tasks.orders import RegionJob
 from tasks.watchdog import GRACE, find_missed
 from vedr.adapters.memory_store import MemoryStore
 from vedr.errors import UnavailableError
-from vedr.inventory import RegionName
 from vedr.ledger import RunId
+from vedr.policies.names import RegionName
 from vedr.ports import ObjectKey
 from vedr.runbook.journal import Journal
 from vedr.runbook.opening import opened_run
