@@ -17,8 +17,10 @@ from typing import Annotated, Final, Literal, NewType, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from vedr.errors import InvalidInputError, NotFoundError
+from vedr.policies.approval import Approval
 from vedr.policies.custody import Custody
 from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName
+from vedr.policies.traffic import Traffic
 from vedr.targets import Frozen, Retention, Schedule, TargetOverrides
 
 Height = NewType("Height", int)
@@ -160,6 +162,7 @@ class Provider(Frozen):
     unit: str
     url: str = Field(pattern=r"^https?://")
     sequences_per_block: int = Field(default=1000, ge=1)
+    reserve: bool = Field(default=False, description="stopped until a failover gives it another's state")
 
 
 class Gateway(Frozen):
@@ -170,6 +173,21 @@ class Gateway(Frozen):
     zone: ZoneName
     unit: str
     url: str = Field(pattern=r"^https?://")
+    reserve: bool = Field(default=False, description="stopped until a failover needs it")
+
+
+class RemoteSigner(Frozen):
+    """A host where `vedr signer` may use a validator's key, from an HSM replica, for the node that listens for it.
+
+    Of a validator's signers one is at home, with the validator's own node; the others stand by.  Which of them holds
+    the key is in the registers, not here.
+    """
+
+    name: NodeName = Field(description="as the registers show the holder")
+    validator: NodeName
+    node: NodeName = Field(description="the node that it signs for")
+    unit: str
+    listen: str = Field(pattern=r"^(unix|tcp)://.+$", description="the node's priv_validator_laddr while it signs")
 
 
 class Fleet(Frozen):
@@ -217,6 +235,7 @@ class Site(Frozen):
     nodes: tuple[Node, ...]
     providers: tuple[Provider, ...] = ()
     gateways: tuple[Gateway, ...] = ()
+    signers: tuple[RemoteSigner, ...] = ()
     fleet: Fleet
     dns: Dns | None = None
     orchestrator: Orchestrator
@@ -225,6 +244,8 @@ class Site(Frozen):
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     custody: Custody = Custody()
+    traffic: Traffic = Traffic()
+    approval: Approval = Approval()
 
     def node(self, name: str) -> Node:
         """The node of that name, or NotFoundError listing those that exist."""
@@ -234,6 +255,11 @@ class Site(Frozen):
         raise NotFoundError(
             f"site {self.name} has no node {name!r}", remedy=f"Choose one of: {', '.join(n.name for n in self.nodes)}."
         )
+
+    def signers_of(self, validator: str) -> tuple[RemoteSigner, ...]:
+        """The validator's remote signers, the one at home first; empty when it signs from a key file."""
+        found = (signer for signer in self.signers if signer.validator == validator)
+        return tuple(sorted(found, key=lambda signer: signer.node != validator))
 
     def region(self, name: str) -> Region:
         """The region of that name, or NotFoundError listing those that exist."""
@@ -263,7 +289,7 @@ class Site(Frozen):
 
     @model_validator(mode="after")
     def _topology_holds(self) -> Self:
-        problems = [*_duplicates(self), *_misplaced(self), *_too_thin(self), *_short_locks(self)]
+        problems = [*_duplicates(self), *_misplaced(self), *_too_thin(self), *_short_locks(self), *_stray_signers(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -318,6 +344,26 @@ def _short_locks(site: Site) -> list[str]:
         for name, days in ((name, region.store.object_lock_days) for name, region in site.regions.items())
         if 0 < days < needed
     ]
+
+
+def _stray_signers(site: Site) -> list[str]:
+    """Every remotely signing validator has one signer at home; the others stand by at full nodes."""
+    problems = []
+    roles = {node.name: node.role for node in site.nodes}
+    for signer in site.signers:
+        if roles.get(signer.validator) != "validator":
+            problems.append(f"signer {signer.name}: {signer.validator!r} is no validator of this site")
+        elif roles.get(signer.node) is None or (roles[signer.node] == "validator" and signer.node != signer.validator):
+            problems.append(f"signer {signer.name} serves {signer.node!r}: name the validator itself, or a full node")
+    homes = {signer.validator for signer in site.signers if signer.node == signer.validator}
+    problems += [
+        f"validator {validator} has standby signers, but none at home: add one with node = validator"
+        for validator in sorted({signer.validator for signer in site.signers} - homes)
+    ]
+    pairs = Counter(f"{signer.validator} at {signer.node}" for signer in site.signers)
+    names = Counter(signer.name for signer in site.signers)
+    problems += [f"{count} signers are {what!r}: keep one" for what, count in (pairs + names).items() if count > 1]
+    return problems
 
 
 def sites_directories() -> tuple[Path, ...]:

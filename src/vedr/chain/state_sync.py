@@ -7,21 +7,20 @@ Leaves out: stopping and starting the node, and watching it (`sync.wait_caught_u
 
 import re
 import shutil
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from vedr.chain.durable import replace_file
 from vedr.chain.light import VerifiedHeader
+from vedr.chain.node_config import edit_section
 from vedr.chain.sign_state import FILE_NAME, read_sign_state, write_sign_state
 from vedr.chain.sync import STATE_SYNC_SERVERS
-from vedr.errors import CorruptError, InvalidInputError, NotFoundError
+from vedr.errors import InvalidInputError, NotFoundError
 
 _SECTION: Final = "statesync"
 _INCIDENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-TomlValue = bool | int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,54 +133,3 @@ def _kept_or_live(plan: StateSyncPlan) -> str:
 def _carry_sign_state(source: Path, target: Path) -> None:
     if (source / FILE_NAME).exists():
         write_sign_state(target / FILE_NAME, read_sign_state(source / FILE_NAME))
-
-
-def edit_section(text: str, section: str, values: Mapping[str, TomlValue]) -> str:
-    """The TOML text with these values in a section and everything else, comments too, as it was.
-
-    Raises:
-        CorruptError: the text is not TOML, has no such section, or a key could not be set so that it reads back.
-    """
-    expected = _read_toml(text)
-    if not isinstance(expected.get(section), dict):
-        raise CorruptError(f"config.toml has no [{section}]", remedy="Restore the configuration from its backup.")
-    lines, at = text.splitlines(), _section_start(text.splitlines(), section)
-    for key, value in values.items():
-        line = f"{key} = {_toml(value)}"
-        found = _key_line(lines, at, key)
-        if found is None:
-            lines.insert(at + 1, line)
-        else:
-            lines[found] = line
-    edited = "\n".join(lines) + "\n"
-    if _read_toml(edited) != {**expected, section: {**expected[section], **values}}:
-        raise CorruptError(f"config.toml: [{section}] could not be edited", remedy="Edit it by hand; report this file.")
-    return edited
-
-
-def _read_toml(text: str) -> dict[str, dict[str, TomlValue]]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise CorruptError(f"config.toml: {error}", remedy="Restore the configuration from its backup.") from error
-
-
-def _section_start(lines: Sequence[str], section: str) -> int:
-    header = re.compile(rf"\s*\[{re.escape(section)}\]\s*(#.*)?")
-    return next((index for index, line in enumerate(lines) if header.fullmatch(line)), 0)
-
-
-def _key_line(lines: Sequence[str], start: int, key: str) -> int | None:
-    assignment = re.compile(rf"\s*{re.escape(key)}\s*=.*")
-    for index in range(start + 1, len(lines)):
-        if lines[index].lstrip().startswith("["):
-            return None
-        if assignment.fullmatch(lines[index]):
-            return index
-    return None
-
-
-def _toml(value: TomlValue) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

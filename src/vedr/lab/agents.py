@@ -4,22 +4,25 @@ Guarantees: a supervisor survives the command that started it, carries the lab's
 even while its zone is cut.
 """
 
+import itertools
 import json
 import os
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from vedr.adapters.lab_fleet import ZoneAgent
 from vedr.errors import DeadlineError, UnavailableError, VedrError
 from vedr.lab import addresses as at
-from vedr.lab import network, processes
+from vedr.lab import network, processes, readiness
 from vedr.lab.credentials import LabSecrets, write_whole
 from vedr.lab.plan import OPS, Member, Plan, Zone
 from vedr.lab.units import Unit
 
 START_LIMIT_S: Final = 15.0
+READY_LIMIT_S: Final = 60.0
 _POLL_S: Final = 0.05
 _TAIL_LINES: Final = 5
 
@@ -66,18 +69,37 @@ def start_missing(plan: Plan, zones: tuple[Zone | None, ...]) -> int:
 
 
 def start_units(plan: Plan, zone: Zone | None, wanted: Sequence[Unit]) -> int:
-    """Define and start those that don't run; what runs is left alone."""
+    """Define and start those that don't run, wave by wave; what runs, and what is in reserve, is left alone.
+
+    Raises:
+        DeadlineError: one that others need does not answer in time; what comes after it was not started.
+    """
     if not wanted:
         return 0
     agent = connect(plan, zone)
     try:
         known = agent.units()
-        missing = [u for u in wanted if u.name not in known or known[u.name].state in ("stopped", "failed")]
-        for unit in missing:
-            start_unit(agent, unit)
+        for unit in wanted:
+            if unit.reserve and unit.name not in known:
+                agent.define(unit.definition())
+        missing = [
+            unit
+            for unit in sorted(wanted, key=lambda unit: unit.wave)
+            if not unit.reserve and (unit.name not in known or known[unit.name].state in ("stopped", "failed"))
+        ]
+        for _, wave in itertools.groupby(missing, key=lambda unit: unit.wave):
+            _start_wave(agent, list(wave))
     finally:
         agent.close()
     return len(missing)
+
+
+def _start_wave(agent: ZoneAgent, wave: Sequence[Unit]) -> None:
+    for unit in wave:
+        start_unit(agent, unit)
+    for unit in wave:
+        if unit.ready:
+            readiness.until(unit.name, partial(readiness.answers, unit.ready), limit_s=READY_LIMIT_S, log=unit.log)
 
 
 def start_unit(agent: ZoneAgent, unit: Unit) -> None:

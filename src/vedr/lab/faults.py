@@ -8,7 +8,7 @@ Leaves out: damage to data, which vedr.lab.corruption does.
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vedr.adapters.lab_fleet import ZoneAgent
@@ -61,7 +61,8 @@ def start(plan: Plan, target: Target) -> str:
     """Bring back; what runs is left alone."""
     agents.start_missing(plan, target.zones)
     for zone in target.zones:
-        agents.start_units(plan, zone, [target.unit] if target.unit else units.of_zone(plan, zone))
+        wanted = [replace(target.unit, reserve=False)] if target.unit else units.of_zone(plan, zone)
+        agents.start_units(plan, zone, wanted)
     return f"{target} started"
 
 

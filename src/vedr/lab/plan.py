@@ -53,15 +53,38 @@ class Member:
     name: str
     zone: Zone
     host: int
+    reserve: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedNode(Member):
     """A chain node."""
 
     role: Role
     power: int
     home: Path
+    standbys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSigner:
+    """A remote signer: of which validator, for which node."""
+
+    validator: PlannedNode
+    node: PlannedNode
+
+    @property
+    def is_standby(self) -> bool:
+        return self.node != self.validator
+
+    @property
+    def name(self) -> str:
+        return f"{self.validator.name}-at-{self.node.name}" if self.is_standby else f"{self.validator.name}-signer"
+
+    @property
+    def listen(self) -> str:
+        """Where its node waits for it."""
+        return f"unix://{self.node.home}/signer.sock"
 
 
 @dataclass(frozen=True)
@@ -86,9 +109,10 @@ class Plan:
                 policy.name,
                 self.zone(policy.zone),
                 host,
-                policy.role,
-                policy.power,
-                self.folder / "nodes" / policy.name,
+                role=policy.role,
+                power=policy.power,
+                home=self.folder / "nodes" / policy.name,
+                standbys=policy.standbys,
             )
             for policy, host in _with_hosts(self.template.nodes, at.NODE_HOSTS)
         )
@@ -96,14 +120,26 @@ class Plan:
     @cached_property
     def providers(self) -> tuple[Member, ...]:
         return tuple(
-            Member(p.name, self.zone(p.zone), host)
+            Member(p.name, self.zone(p.zone), host, p.reserve)
             for p, host in _with_hosts(self.template.providers, at.PROVIDER_HOSTS)
         )
 
     @cached_property
     def gateways(self) -> tuple[Member, ...]:
         return tuple(
-            Member(p.name, self.zone(p.zone), host) for p, host in _with_hosts(self.template.gateways, at.GATEWAY_HOSTS)
+            Member(p.name, self.zone(p.zone), host, p.reserve)
+            for p, host in _with_hosts(self.template.gateways, at.GATEWAY_HOSTS)
+        )
+
+    @cached_property
+    def signers(self) -> tuple[PlannedSigner, ...]:
+        """Of every validator that has standbys: the one at home, then those."""
+        by_name = {node.name: node for node in self.nodes}
+        return tuple(
+            PlannedSigner(validator, by_name[name])
+            for validator in self.nodes
+            if validator.standbys
+            for name in (validator.name, *validator.standbys)
         )
 
     @cached_property

@@ -12,7 +12,7 @@ import tomli_w
 from vedr.inventory import Site, parse_site
 from vedr.lab.addresses import GATEWAY_PORT, P2P_PORT, PROVIDER_PORT, RPC_PORT, STORE_PORT
 from vedr.lab.credentials import TOKEN_LABEL_PREFIX, LabSecrets, write_whole
-from vedr.lab.plan import Plan
+from vedr.lab.plan import Plan, PlannedSigner
 
 HSM_MODULES: Final = (Path("/usr/lib/softhsm/libsofthsm2.so"), Path("/usr/lib64/pkcs11/libsofthsm2.so"))
 _HEADER: Final = "# Written by `vedr lab up` from deployments/sites/lab.toml; written anew at each start.\n\n"
@@ -44,6 +44,7 @@ def _document(plan: Plan, validators: dict[str, str]) -> dict[str, Any]:
         "encryption": {"mode": "aes-256-gcm", "key": f"file:{secrets.site_key}"},
         "regions": {region: _region(plan, secrets, region) for region in plan.regions},
         "nodes": [_node(plan, node.name, validators) for node in plan.nodes],
+        "signers": [_signer(signer) for signer in plan.signers],
         **_services(plan),
         "fleet": {
             "kind": "lab",
@@ -135,6 +136,16 @@ def _node(plan: Plan, name: str, validators: dict[str, str]) -> dict[str, Any]:
     return described
 
 
+def _signer(signer: PlannedSigner) -> dict[str, str]:
+    return {
+        "name": signer.name,
+        "validator": signer.validator.name,
+        "node": signer.node.name,
+        "unit": signer.name,
+        "listen": signer.listen,
+    }
+
+
 def _services(plan: Plan) -> dict[str, Any]:
     return {
         "providers": [
@@ -145,6 +156,7 @@ def _services(plan: Plan) -> dict[str, Any]:
                 "home": str(plan.provider_home(p)),
                 "unit": p.name,
                 "url": f"http://{plan.published(p, PROVIDER_PORT)}",
+                "reserve": p.reserve,
             }
             for p in plan.providers
         ],
@@ -155,6 +167,7 @@ def _services(plan: Plan) -> dict[str, Any]:
                 "zone": g.zone.name,
                 "unit": g.name,
                 "url": f"http://{plan.published(g, GATEWAY_PORT)}",
+                "reserve": g.reserve,
             }
             for g in plan.gateways
         ],

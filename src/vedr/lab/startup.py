@@ -16,7 +16,7 @@ from vedr.adapters.s3_control import open_control as open_store_control
 from vedr.adapters.s3_store import Credentials
 from vedr.errors import DeadlineError, UnavailableError, VedrError
 from vedr.inventory import Node, Site
-from vedr.lab import agents, gateway, keys, names, network, orchestrator, readiness, testnet, units, vault
+from vedr.lab import agents, gateway, keys, names, network, orchestrator, readiness, signers, testnet, units, vault
 from vedr.lab.addresses import STORE_PORT
 from vedr.lab.credentials import LabSecrets, write_whole
 from vedr.lab.plan import Plan, Zone
@@ -59,18 +59,23 @@ class Startup:
             note(f"{plan.chain_id}, {len(plan.nodes)} nodes")
         with timed(self.report, "tokens") as note:
             note(f"validators' keys put on {keys.put_on_tokens(plan, validators)} tokens")
+            signers.put_before(plan)
         self._write_configurations()
         self._start_supervisors()
         self._start_wave(0, "services")
         self._wait_for_vault()
-        self._start_wave(1, "nodes")
         self._make_buckets(site)
+        if plan.signers:
+            with timed(self.report, "registers") as note:
+                note(f"{signers.found_registers(site)} founded now")
+        self._start_wave(1, "signers")
+        self._start_wave(2, "nodes")
         problems = self._wait_for_blocks(site)
         self._wait_for_services(site)
         self._wait_for_orchestrator()
         if self.deploy:  # before the workers: their heartbeats and SQLite's one writer get in its way
             problems += self._deploy()
-        self._start_wave(2, "workers, providers, load")
+        self._start_wave(3, "workers, providers, load")
         if problems:
             raise DeadlineError(
                 f"lab {plan.settings.name} runs, but: {'; '.join(problems)}",
@@ -113,7 +118,8 @@ class Startup:
                 for zone in (*self.plan.zones, None)
             ]
             counts = _in_parallel([partial(agents.start_units, self.plan, zone, chosen) for zone, chosen in wanted])
-            note(f"{sum(len(chosen) for _, chosen in wanted)}, of which {sum(counts)} started now")
+            active = sum(not unit.reserve for _, chosen in wanted for unit in chosen)
+            note(f"{active}, of which {sum(counts)} started now")
 
     def _make_buckets(self, site: Site) -> None:
         with timed(self.report, "stores") as note:
@@ -170,7 +176,7 @@ class Startup:
 
     def _wait_for_services(self, site: Site) -> None:
         with timed(self.report, "gateways and name server") as note:
-            for entry in site.gateways:
+            for entry in (gateway for gateway in site.gateways if not gateway.reserve):
                 readiness.until(
                     entry.name, partial(readiness.answers, f"{entry.url}/healthz"), limit_s=SERVICE_LIMIT_S,
                     log=self.plan.folder / "logs" / f"{entry.name}.log",
@@ -218,7 +224,7 @@ def _keep_template(plan: Plan) -> None:
 
 
 def _data_folders(plan: Plan) -> Iterator[Path]:
-    for name in ("logs", "load", "work", "prefect", "config-backups"):
+    for name in ("logs", "load", "work", "prefect", "config-backups", "signers"):
         yield plan.folder / name
     for provider in plan.providers:
         yield plan.provider_home(provider)

@@ -45,6 +45,7 @@ class PartRow:
     kind: str
     state: str
     answers: bool | None
+    reserve: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
         ),
     ]
     rows: list[Callable[[], PartRow]] = [
-        partial(_part, kind, m.name, m.zone, states, ask) for kind, m, ask in asked
+        partial(_part, kind, m.name, m.zone, states, ask, reserve=m.reserve) for kind, m, ask in asked
     ]  # fmt: skip
     server = partial(readiness.answers, f"{plan.orchestrator_url}/api/health")
     dns = partial(readiness.listens, f"{plan.addresses.ops}:{plan.dns_port}")
@@ -161,7 +162,11 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
     rows += [
         partial(_part, "sign-state", units.shipper_name(node.name), node.zone, states, None)
         for node in plan.nodes
-        if node.role == "validator"
+        if node.role == "validator" and not node.standbys
+    ]
+    rows += [
+        partial(_part, "signer", signer.name, signer.node.zone, states, None, reserve=signer.is_standby)
+        for signer in plan.signers
     ]
     for pool in (*plan.regions, None):
         zone = plan.first_zone(pool) if pool else None
@@ -170,16 +175,24 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
 
 
 def _part(
-    kind: str, name: str, zone: Zone | None, states: dict[str, UnitStatus], ask: Callable[[], bool] | None
+    kind: str,
+    name: str,
+    zone: Zone | None,
+    states: dict[str, UnitStatus],
+    ask: Callable[[], bool] | None,
+    *,
+    reserve: bool = False,
 ) -> PartRow:
+    """Whatever is in reserve is only asked while it runs."""
     answers = None
-    if ask:
+    state = _state(states, name)
+    if ask and (state == "running" or not reserve):
         try:
             answers = ask()
         except VedrError:
             answers = False
     place = (zone.region, zone.name) if zone else ("", OPS)
-    return PartRow(name, *place, kind, _state(states, name), answers)
+    return PartRow(name, *place, kind, state, answers, reserve)
 
 
 def _get(plan: Plan, member: Member, port: int) -> Callable[[], bool]:

@@ -59,13 +59,17 @@ class NodePolicy(Frozen):
     zone: ZoneName
     role: Role
     power: int = Field(default=0, ge=0)
+    standbys: tuple[NodeName, ...] = Field(
+        default=(), description="full nodes that may take a validator's key over; with any, it signs from its HSM"
+    )
 
 
 class Placement(Frozen):
-    """A provider daemon or gateway: only its name and place."""
+    """A provider daemon or gateway: only its name and place; in reserve, it is stopped until a failover needs it."""
 
     name: NodeName
     zone: ZoneName
+    reserve: bool = False
 
 
 class Template(Frozen):
@@ -91,7 +95,7 @@ class Template(Frozen):
 
     @model_validator(mode="after")
     def _everything_has_a_place(self) -> Self:
-        problems = [*_repeated(self), *_homeless(self), *_too_many(self)]
+        problems = [*_repeated(self), *_homeless(self), *_too_many(self), *_bad_standbys(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -114,6 +118,20 @@ def _homeless(template: Template) -> list[str]:
         for thing in _placed(template)
         if thing.zone not in known
     ]
+
+
+def _bad_standbys(template: Template) -> list[str]:
+    full = {node.name for node in template.nodes if node.role != "validator"}
+    problems = []
+    for node in template.nodes:
+        if node.standbys and node.role != "validator":
+            problems.append(f"{node.name} has standbys, but is no validator")
+        if len(set(node.standbys)) < len(node.standbys):
+            problems.append(f"{node.name} names a standby twice")
+        problems += [
+            f"{node.name} names the standby {name!r}: no full node" for name in node.standbys if name not in full
+        ]
+    return problems
 
 
 def _too_many(template: Template) -> list[str]:

@@ -10,9 +10,9 @@ from typing import Final, Literal
 
 from vedr.inventory import SITE_ENV
 from vedr.lab import orchestrator, vault
-from vedr.lab.addresses import PROVIDER_PORT, RPC_PORT, SHIPPER_METRICS_PORT, STORE_PORT
+from vedr.lab.addresses import PROVIDER_PORT, RPC_PORT, SHIPPER_METRICS_PORT, SIGNER_METRICS_PORT, STORE_PORT
 from vedr.lab.credentials import LabSecrets
-from vedr.lab.plan import OPS, Member, Plan, PlannedNode, Zone
+from vedr.lab.plan import OPS, Member, Plan, PlannedNode, PlannedSigner, Zone
 
 NODE_GRACE_S: Final = 20
 SERVICE_GRACE_S: Final = 10
@@ -24,18 +24,27 @@ VAULT_UNIT: Final = "vault"
 LOAD_UNIT: Final = "load"
 
 
+Wave = Literal[0, 1, 2, 3]
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A service as labzoned takes it; `wave` orders the start: 0 services, 1 nodes, 2 what needs both."""
+    """A service as labzoned takes it.
+
+    `wave` orders the start: 0 services, 1 signers, 2 nodes, 3 what needs all of these.  One in reserve is only made
+    known to its supervisor: a runbook starts it.  `ready`: what answers once a node may be started that needs it.
+    """
 
     name: str
     argv: tuple[str, ...]
     cwd: Path
     log: Path
-    wave: Literal[0, 1, 2]
+    wave: Wave
     env: dict[str, str] = field(default_factory=dict)
     restart: Literal["no", "on-failure"] = "no"
     grace_s: int = SERVICE_GRACE_S
+    reserve: bool = False
+    ready: str = ""
 
     def definition(self) -> dict[str, object]:
         """Labzoned's JSON."""
@@ -65,7 +74,8 @@ def _zone_units(plan: Plan, zone: Zone) -> tuple[Unit, ...]:
     """A region's store and worker are in its first zone."""
     nodes = [node for node in plan.nodes if node.zone == zone]
     units = [_node(plan, node) for node in nodes]
-    units += [_shipper(plan, node) for node in nodes if node.role == "validator"]
+    units += [_signer(plan, signer) for signer in plan.signers if signer.node.zone == zone]
+    units += [_shipper(plan, node) for node in nodes if node.role == "validator" and not node.standbys]
     units += [_gateway(plan, gateway) for gateway in plan.gateways if gateway.zone == zone]
     units += [_provider(plan, provider) for provider in plan.providers if provider.zone == zone]
     if zone == plan.first_zone(zone.region):
@@ -99,7 +109,7 @@ def load_unit(plan: Plan, *, transactions_per_s: float | None = None, value_byte
         "--value-bytes", str(value_bytes or policy.value_bytes),
         "--acked", str(plan.folder / "load" / "acked.jsonl"),
     )  # fmt: skip
-    return Unit(LOAD_UNIT, argv, plan.folder / "load", _log(plan, LOAD_UNIT), wave=2, restart="on-failure")
+    return Unit(LOAD_UNIT, argv, plan.folder / "load", _log(plan, LOAD_UNIT), wave=3, restart="on-failure")
 
 
 ONE_THREAD: Final = {"GOMAXPROCS": "1"}
@@ -109,7 +119,7 @@ ONE_THREAD: Final = {"GOMAXPROCS": "1"}
 def _node(plan: Plan, node: PlannedNode) -> Unit:
     argv = (_program(plan, "labnode"), "start", "--home", str(node.home))
     # No restart: a node that is down stays down until somebody, or a runbook, brings it back.
-    return Unit(node.name, argv, node.home, _log(plan, node.name), wave=1, env=ONE_THREAD, grace_s=NODE_GRACE_S)
+    return Unit(node.name, argv, node.home, _log(plan, node.name), wave=2, env=ONE_THREAD, grace_s=NODE_GRACE_S)
 
 
 def shipper_name(validator: str) -> str:
@@ -125,7 +135,28 @@ def _shipper(plan: Plan, node: PlannedNode) -> Unit:
         "--metrics", plan.listen(node, SHIPPER_METRICS_PORT),
     )  # fmt: skip
     env = {SITE_ENV: plan.settings.name, orchestrator.LABS_ENV: str(plan.folder.parent)}
-    return Unit(name, argv, plan.folder, _log(plan, name), wave=2, env=env, restart="on-failure")
+    return Unit(name, argv, plan.folder, _log(plan, name), wave=3, env=env, restart="on-failure")
+
+
+def _signer(plan: Plan, signer: PlannedSigner) -> Unit:
+    metrics = plan.listen(signer.node, SIGNER_METRICS_PORT)
+    argv = (
+        str(Path(sys.executable).with_name("vedr")), "signer", "run",
+        "--validator", signer.validator.name,
+        "--name", signer.name,
+        "--connect", signer.listen,
+        "--key", f"token:{signer.validator.name}",
+        "--region", signer.node.zone.region,
+        "--state", str(plan.folder / "signers" / f"{signer.name}.json"),
+        "--when-appointed",
+        "--metrics", metrics,
+    )  # fmt: skip
+    env = {SITE_ENV: plan.settings.name, orchestrator.LABS_ENV: str(plan.folder.parent)}
+    log = _log(plan, signer.name)
+    # No restart: one that was superseded has to stay away, and a runbook brings back one that crashed.
+    return Unit(
+        signer.name, argv, plan.folder, log, wave=1, env=env, reserve=signer.is_standby, ready=f"http://{metrics}/metrics"
+    )  # fmt: skip
 
 
 def _provider(plan: Plan, provider: Member) -> Unit:
@@ -141,7 +172,7 @@ def _provider(plan: Plan, provider: Member) -> Unit:
         "--id", provider.name,
         "--wait",
     )  # fmt: skip
-    return Unit(provider.name, argv, home, _log(plan, provider.name), wave=2)
+    return Unit(provider.name, argv, home, _log(plan, provider.name), wave=3, reserve=provider.reserve)
 
 
 def provider_config(plan: Plan, provider: Member) -> str:
@@ -153,7 +184,7 @@ def provider_config(plan: Plan, provider: Member) -> str:
 def _gateway(plan: Plan, gateway: Member) -> Unit:
     folder = gateway_folder(plan, gateway)
     argv = ("nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr")
-    return Unit(gateway.name, argv, folder, _log(plan, gateway.name), wave=0)
+    return Unit(gateway.name, argv, folder, _log(plan, gateway.name), wave=0, reserve=gateway.reserve)
 
 
 def _store(plan: Plan, region: str) -> Unit:
@@ -174,7 +205,7 @@ def _store(plan: Plan, region: str) -> Unit:
 def _worker(plan: Plan, region: str | None) -> Unit:
     name = worker_name(region)
     return Unit(
-        name, orchestrator.worker_command(region or OPS), plan.settings.project, _log(plan, name), wave=2,
+        name, orchestrator.worker_command(region or OPS), plan.settings.project, _log(plan, name), wave=3,
         env=orchestrator.environment(plan), restart="on-failure", grace_s=WORKER_GRACE_S,
     )  # fmt: skip
 

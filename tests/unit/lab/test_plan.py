@@ -31,7 +31,7 @@ def test_the_topology_is_virtengines(plan: Plan) -> None:
     assert [len(plan.nodes_in(r, "validator")) for r in plan.regions] == [2, 2, 1]
     assert [len(plan.nodes_in(r, "full", "archive")) for r in plan.regions] == [3, 2, 2]
     assert [len(plan.nodes_in(r, "archive")) for r in plan.regions] == [1, 1, 1]
-    assert [sum(p.zone.region == r for p in plan.providers) for r in plan.regions] == [2, 1, 1]
+    assert [sum(p.zone.region == r and not p.reserve for p in plan.providers) for r in plan.regions] == [2, 1, 1]
     assert {g.zone.region for g in plan.gateways} == set(plan.regions)
     assert {node.power for node in plan.nodes if node.role == "validator"} == {10}
 
