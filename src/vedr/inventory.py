@@ -18,8 +18,10 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from vedr.errors import InvalidInputError, NotFoundError
 from vedr.policies.approval import Approval
+from vedr.policies.checks import Checks
 from vedr.policies.custody import Custody
 from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName
+from vedr.policies.notifications import Notifications
 from vedr.policies.traffic import Traffic
 from vedr.targets import Frozen, Retention, Schedule, TargetOverrides
 
@@ -244,6 +246,8 @@ class Site(Frozen):
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     custody: Custody = Custody()
+    notifications: Notifications = Notifications()
+    checks: Checks = Checks()
     traffic: Traffic = Traffic()
     approval: Approval = Approval()
 
