@@ -20,6 +20,7 @@ from vedr.errors import InvalidInputError, NotFoundError
 from vedr.policies.approval import Approval
 from vedr.policies.checks import Checks
 from vedr.policies.custody import Custody
+from vedr.policies.fleet import Fleet
 from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName
 from vedr.policies.notifications import Notifications
 from vedr.policies.traffic import Traffic
@@ -192,14 +193,6 @@ class RemoteSigner(Frozen):
     listen: str = Field(pattern=r"^(unix|tcp)://.+$", description="the node's priv_validator_laddr while it signs")
 
 
-class Fleet(Frozen):
-    """How units are stopped and started: the lab's zone agents, or systemd over SSH."""
-
-    kind: Literal["lab"] = "lab"
-    agents: dict[ZoneName, str] = Field(default_factory=dict)
-    token: SecretRef | None = None
-
-
 class Dns(Frozen):
     """The zone that users resolve; `key` signs dynamic updates (RFC 2136)."""
 
@@ -294,9 +287,17 @@ class Site(Frozen):
     @model_validator(mode="after")
     def _topology_holds(self) -> Self:
         problems = [*_duplicates(self), *_misplaced(self), *_too_thin(self), *_short_locks(self), *_stray_signers(self)]
+        problems += self.fleet.problems(_units(self))
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+
+def _units(site: Site) -> list[tuple[str, str, str]]:
+    """Name, unit and zone of all that is started and stopped; a signer stands on its node's host."""
+    zones = {node.name: node.zone for node in site.nodes}
+    placed = [(thing.name, thing.unit, thing.zone) for thing in site.placed]
+    return placed + [(one.name, one.unit, zones[one.node]) for one in site.signers if one.node in zones]
 
 
 def _duplicates(site: Site) -> list[str]:
