@@ -35,6 +35,7 @@ from vedr.signature import Signer
 
 if TYPE_CHECKING:
     from vedr.custody.key_backup_store import KeyRepository
+    from vedr.failover.traffic_steering import Steering
 
 PROBE_DEADLINE_S: Final = 2.0  # for RPC calls that only ask whether a node is there
 
@@ -127,6 +128,13 @@ class OpenSite:
         fleet = LabFleet(self.site.fleet.agents, resolve(self.site.fleet.token).decode())
         self._closing.callback(fleet.close)
         return fleet
+
+    @cached_property
+    def traffic(self) -> "Steering":
+        """What users are sent to."""
+        from vedr.adapters.traffic_site import open_steering  # noqa: PLC0415 (DNS and mesh: only failovers pay)
+
+        return open_steering(self.site, utc_now)
 
     @cached_property
     def files(self) -> Files:

@@ -47,14 +47,16 @@ zone:
 
 
 def zone_file(plan: Plan) -> str:
-    """The zone's first content; knot keeps it up to date afterwards."""
+    """The zone's first content; knot keeps it up to date afterwards.  Gateways in reserve are in no answer."""
     zone, ttl = plan.dns_zone, plan.template.dns.ttl_s
     gateways = {
         region: [
-            plan.addresses.published(g.zone.number, g.host) for g in plan.gateways if g.zone.region == region
+            plan.addresses.published(g.zone.number, g.host)
+            for g in plan.gateways
+            if g.zone.region == region and not g.reserve
         ]
         for region in plan.regions
-    }  # fmt: skip
+    }
     primary = min(plan.regions, key=lambda region: plan.template.regions[region].priority)
     records = [
         f"{zone}. {ttl} SOA ns.{zone}. hostmaster.{zone}. 1 300 60 86400 {_NEGATIVE_TTL_S}",

@@ -58,6 +58,11 @@ def _document(plan: Plan, validators: dict[str, str]) -> dict[str, Any]:
             "ttl_s": plan.template.dns.ttl_s,
             "key": f"file:{secrets.tsig}",
         },
+        "traffic": {
+            "home": "primary",  # as the zone's first content has it
+            "ttl_s": plan.template.dns.ttl_s,
+            "backends": [{"kind": "rfc2136"}],
+        },
         "custody": {
             "recovery_public_key": secrets.recovery_public_hex(),
             "escrow": {
