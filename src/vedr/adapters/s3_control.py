@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LOCKED_CODES: Final = frozenset({"AccessDenied", "ObjectLocked", "InvalidRequest"})
 REFUSAL_CODES: Final = frozenset({"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "XAdminUserNotFound"})
 MISSING_CODES: Final = frozenset({"NoSuchKey", "NoSuchVersion"})
+UNLOCKED_CODES: Final = frozenset({"ObjectLockConfigurationNotFoundError"})
 REGISTER_PREFIX: Final = "sign-state/"
 LACKING_CODES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
@@ -37,6 +38,15 @@ class BucketSettings:
     versioned: bool
     lock_days: int
     lifecycle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BucketFacts:
+    """How the server says that a bucket is set up; `lock_days` 0 and `lock_mode` "" when nothing is locked by rule."""
+
+    versioned: bool
+    lock_mode: str
+    lock_days: int
 
 
 class Bucket:
@@ -90,11 +100,39 @@ class Bucket:
             raise self._translated(error) from error
         return BucketSettings(versioned=True, lock_days=days, lifecycle=lifecycle)
 
+    def facts(self) -> BucketFacts:
+        """What is in force now, whatever was configured once."""
+        try:
+            versioning = self._client.get_bucket_versioning(Bucket=self._config.bucket).get("Status")
+            rule = _lock_rule(self._client, self._config.bucket)
+        except (ClientError, BotoCoreError) as error:
+            raise self._translated(error) from error
+        return BucketFacts(versioning == "Enabled", str(rule.get("Mode", "")), int(rule.get("Days", 0)))
+
+    def held_until(self, key: ObjectKey) -> dt.datetime | None:
+        """Until when an object lock holds the newest version; None when none does."""
+        try:
+            seen = self._client.head_object(Bucket=self._config.bucket, Key=key)
+        except (ClientError, BotoCoreError) as error:
+            raise self._translated(error) from error
+        return seen.get("ObjectLockRetainUntilDate")
+
     def _translated(self, error: Exception) -> VedrError:
         message = f"bucket {self._config.bucket} ({self._region}): {first_line(error)}"
         if _code(error) in REFUSAL_CODES:
             return RefusedError(message, remedy="Check the bucket's policy and the store's credentials.")
         return UnavailableError(message, remedy="The region's store does not answer; try again later.")
+
+
+def _lock_rule(client: "S3Client", bucket: str) -> dict[str, Any]:
+    """The default retention; empty where there is none."""
+    try:
+        found = client.get_object_lock_configuration(Bucket=bucket)
+    except ClientError as error:
+        if _code(error) in UNLOCKED_CODES | LACKING_CODES:
+            return {}
+        raise
+    return dict(found.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention", {}))
 
 
 def _code(error: Exception) -> str:

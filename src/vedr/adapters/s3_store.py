@@ -30,7 +30,7 @@ from vedr.ports import ObjectKey, StoredObject
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
-    from vedr.adapters.s3_control import Bucket, BucketSettings
+    from vedr.adapters.s3_control import Bucket, BucketFacts, BucketSettings
 
 CONNECT_TIMEOUT_S: Final = 2
 REQUEST_TIMEOUT_S: Final = 20  # a 16 MiB part needs 0.8 MiB/s; less is as good as down
@@ -110,6 +110,14 @@ class S3Store:
     def configure(self, *, expire_days: int | None = None) -> "BucketSettings":
         """See s3_control.Bucket.configure."""
         return self._control.configure(expire_days=expire_days)
+
+    def facts(self) -> "BucketFacts":
+        """See s3_control.Bucket.facts."""
+        return self._control.facts()
+
+    def held_until(self, key: ObjectKey) -> dt.datetime | None:
+        """See s3_control.Bucket.held_until."""
+        return self._control.held_until(key)
 
     @property
     def _control(self) -> "Bucket":

@@ -9,6 +9,7 @@ Leaves out: promotion of a replica (`stop_replication_to_replica`), which readin
 """
 
 import contextlib
+import datetime as dt
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -96,6 +97,24 @@ class AwsVault:
             for page in pages.paginate(Filters=filters, PaginationConfig={"PageSize": PAGE}):
                 found += [entry["Name"] for entry in page["SecretList"]]
         return tuple(name for name in found if name.startswith(prefix))
+
+    def made(self, name: str) -> dt.datetime:
+        """When it was made, from the first region that tells.
+
+        Raises:
+            UnavailableError: no region tells.
+        """
+        refusals: list[VedrError] = []
+        for region in self.regions:
+            try:
+                with _translated(name, region):
+                    made: dt.datetime = self._client(region).describe_secret(SecretId=name)["CreatedDate"]
+            except VedrError as error:
+                refusals.append(error)
+                continue
+            return made
+        reasons = "; ".join(error.message for error in refusals)
+        raise UnavailableError(f"nobody tells when secret {name} was made: {reasons}", remedy="Try again later.")
 
     def retire(self, name: str) -> None:
         """The copies first, then the secret, which can be brought back for RECOVERY_DAYS."""

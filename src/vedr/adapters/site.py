@@ -34,8 +34,8 @@ from vedr.runbook.journal import Journal
 from vedr.signature import Signer
 
 if TYPE_CHECKING:
+    from vedr.adapters.secrets_manager import AwsVault
     from vedr.custody.key_backup_store import KeyRepository
-    from vedr.failover.traffic_steering import Steering
 
 PROBE_DEADLINE_S: Final = 2.0  # for RPC calls that only ask whether a node is there
 
@@ -82,11 +82,9 @@ class OpenSite:
         )
 
     @cached_property
-    def keys(self) -> "KeyRepository":
-        """The key backups, with the escrow that opens them."""
-        from vedr.adapters.secrets_manager import AwsVault, Place  # noqa: PLC0415 (Argon2 and HPKE: only keys pay)
-        from vedr.custody.escrow import Escrow  # noqa: PLC0415
-        from vedr.custody.key_backup_store import KeyRepository  # noqa: PLC0415
+    def vault(self) -> "AwsVault":
+        """The regions' secrets managers, where the escrow is."""
+        from vedr.adapters.secrets_manager import AwsVault, Place  # noqa: PLC0415 (only keys pay)
 
         custody, regions = self.site.custody, self.site.regions
         places = tuple(
@@ -98,12 +96,21 @@ class OpenSite:
             if custody.escrow.credentials is None
             else _credentials(custody.escrow.credentials, "escrow credentials")
         )
+        return AwsVault(places, keys)
+
+    @cached_property
+    def keys(self) -> "KeyRepository":
+        """The key backups, with the escrow that opens them."""
+        from vedr.custody.escrow import Escrow  # noqa: PLC0415 (Argon2 and HPKE: only keys pay)
+        from vedr.custody.key_backup_store import KeyRepository  # noqa: PLC0415
+
+        custody = self.site.custody
         recovery = custody.recovery_public_key
         return KeyRepository(
             stores=self.stores,
             signer=self.signer,
             trusted=self.site.signing.trusted,
-            escrow=Escrow(AwsVault(places, keys), custody.escrow.prefix),
+            escrow=Escrow(self.vault, custody.escrow.prefix),
             recovery_public_key=None if recovery is None else bytes.fromhex(recovery),
             chain_id=self.site.chain.chain_id,
             retention=self.site.retention,
@@ -128,13 +135,6 @@ class OpenSite:
         fleet = LabFleet(self.site.fleet.agents, resolve(self.site.fleet.token).decode())
         self._closing.callback(fleet.close)
         return fleet
-
-    @cached_property
-    def traffic(self) -> "Steering":
-        """What users are sent to."""
-        from vedr.adapters.traffic_site import open_steering  # noqa: PLC0415 (DNS and mesh: only failovers pay)
-
-        return open_steering(self.site, utc_now)
 
     @cached_property
     def files(self) -> Files:

@@ -43,7 +43,8 @@ def build(only: str | None = None) -> typer.Typer:
             group = importlib.import_module(f"vedr.cli.{name.replace('-', '_')}").app
             app.add_typer(group, name=name, help=summary, no_args_is_help=True)
     if only is None:
-        importlib.import_module("vedr.cli.run").attach(app)
+        for command in ("run", "check"):
+            importlib.import_module(f"vedr.cli.{command}").attach(app)
     return app
 
 

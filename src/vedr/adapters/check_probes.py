@@ -1,0 +1,147 @@
+"""The probes of the daily checks over a real site: names, certificates, health pages, bucket settings, tokens.
+
+Guarantees: each probe ends in bounded time and raises only errors of `vedr.errors`; secrets are read and dropped.
+Leaves out: every judgement (vedr.readiness).
+"""
+
+import contextlib
+import datetime as dt
+import shutil
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+from cryptography import x509
+
+from vedr.adapters import pkcs11_token_site, snapshots
+from vedr.adapters.dns_answers import ADDRESS_TYPES, Server, records
+from vedr.adapters.secrets import resolve
+from vedr.adapters.site import OpenSite, utc_now
+from vedr.backup.repository import Listed
+from vedr.backup.verify import Verification
+from vedr.chain.inspection import Inspected
+from vedr.custody.escrow import SCHEME, Epoch
+from vedr.custody.hsm_check import Replication
+from vedr.custody.key_material import KeyKind
+from vedr.errors import CorruptError, NotFoundError, UnavailableError, VerificationFailedError
+from vedr.inventory import Dns, Site
+from vedr.ports import ObjectKey
+from vedr.readiness.ports import BucketState, NameAnswer, Ports
+
+CERTIFICATE_DEADLINE_S: Final = 5.0
+HEALTH_DEADLINE_S: Final = 5.0
+HTTPS_PORT: Final = 443
+_FOLDER: Final = "checks"
+
+
+@contextlib.contextmanager
+def open_ports(site: Site) -> Iterator[Ports]:
+    """A site's own parts and probes, for one check; closed after it."""
+    with OpenSite(site) as opened:
+        yield Ports(
+            opened=opened,
+            network=SiteNetwork(site.dns),
+            store=SiteStores(opened),
+            custody=SiteCustody(opened),
+            clock=utc_now,
+        )
+
+
+class SiteNetwork:
+    """vedr.readiness.ports.NetworkProbes."""
+
+    def __init__(self, zone: Dns | None) -> None:
+        self._dns = zone
+
+    def resolve_name(self, name: str) -> NameAnswer:
+        if self._dns is None:
+            raise NotFoundError("the site has no [dns]", remedy="Describe the zone in the site file.")
+        server = Server(self._dns.server, self._dns.port)
+        found = [records(server, name, kind) for kind in ADDRESS_TYPES]
+        return NameAnswer(
+            tuple(address for one in found for address in one.values), max(one.ttl_s or 0 for one in found)
+        )
+
+    def certificate_ends(self, url: str) -> dt.datetime:
+        parts = urlsplit(url)
+        where = (parts.hostname or "", parts.port or HTTPS_PORT)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # its end is asked for, not its trust
+        try:
+            with (
+                socket.create_connection(where, CERTIFICATE_DEADLINE_S) as connection,
+                context.wrap_socket(connection, server_hostname=where[0]) as secured,
+            ):
+                shown = secured.getpeercert(binary_form=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"{url}: {type(error).__name__}: {error}", remedy="Look at the service and at the way to it."
+            ) from error
+        try:
+            return x509.load_der_x509_certificate(shown or b"").not_valid_after_utc
+        except ValueError as error:
+            raise CorruptError(f"{url} shows no readable certificate", remedy="Look at its TLS settings.") from error
+
+    def health(self, url: str) -> None:
+        try:
+            with httpx.stream("GET", url, timeout=HEALTH_DEADLINE_S, trust_env=False) as answer:
+                status = answer.status_code
+        except httpx.HTTPError as error:
+            raise UnavailableError(
+                f"{type(error).__name__}: {error}", remedy="Look at its unit and log, and at the way to it."
+            ) from error
+        if not httpx.codes.is_success(status):
+            raise VerificationFailedError(f"HTTP {status}", remedy="Look at its log.")
+
+
+class SiteStores:
+    """vedr.readiness.ports.StoreProbes."""
+
+    def __init__(self, opened: OpenSite) -> None:
+        self._opened = opened
+
+    def bucket_state(self, region: str) -> BucketState:
+        facts = self._opened.stores[region].facts()
+        return BucketState(facts.versioned, facts.lock_mode, facts.lock_days)
+
+    def held_until(self, region: str, key: ObjectKey) -> dt.datetime | None:
+        return self._opened.stores[region].held_until(key)
+
+    def boot(self, listed: Listed) -> Verification:
+        return snapshots.prove_by_boot(self._opened, listed)
+
+    def inspect(self, data: Path) -> Inspected:
+        return self._opened.inspector.inspect(data.parent, data)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Under the site's work_dir, whose disk has room for restores."""
+        base = self._opened.site.work_dir / _FOLDER
+        base.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="restore-", dir=base))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class SiteCustody:
+    """vedr.readiness.ports.CustodyProbes."""
+
+    def __init__(self, opened: OpenSite) -> None:
+        self._opened = opened
+
+    def read_secret(self, reference: str) -> None:
+        if not resolve(reference):
+            raise CorruptError(f"{reference} is empty", remedy="Put the secret there again.")
+
+    def passphrase_made(self, kind: KeyKind, epoch: Epoch) -> dt.datetime:
+        return self._opened.vault.made(self._opened.keys.escrow.reference(kind, epoch).removeprefix(SCHEME))
+
+    def replications(self) -> Iterable[Replication]:
+        return tuple(pkcs11_token_site.check(self._opened))
