@@ -48,7 +48,7 @@ from vedr.signer.rules import Mark
 from vedr.signer.secret_connection import SecretConnection
 from vedr.signer.service import Register, Signer
 from vedr.signer.stream import Stream, receive_message, send_message
-from vedr.signer.tenure import Terms, begin
+from vedr.signer.tenure import Terms, begin, holder_of
 
 REGIONS: Final = ("us-east", "eu-west", "ap-south")
 CHAIN_ID: Final = "bench-1"
@@ -242,7 +242,12 @@ class Bench:
             if register:
                 held = register_at(self.ports, register * 20)
                 held.found(NEVER_SIGNED)
-                tenure = begin(held, Terms("bench", take_over=False, planned=False, watch_s=0), pid=1, own=None)
+                tenure = begin(
+                    held,
+                    Terms("bench", take_over=False, planned=False, watch_s=0),
+                    holder=holder_of("bench", 1),
+                    own=None,
+                )
                 stack.callback(tenure.holding.close)
                 advancing = tenure.holding
             node = Node(address)
@@ -285,7 +290,7 @@ class Bench:
         register = register_at(self.ports, name)
         register.found(NEVER_SIGNED)
         terms = Terms("old", take_over=False, planned=False, watch_s=0)
-        frozen = begin(register, terms, pid=1, own=None)
+        frozen = begin(register, terms, holder=holder_of("old", 1), own=None)
         node = Node(address)
         facts = {"ports": self.ports, "address": address, "validator": name, "watch_s": 2 * block_time_s}
         facts["state"] = str(self.work / f"standby-{number}.json")
@@ -317,7 +322,8 @@ def standby(facts: Mapping[str, object]) -> None:
     watch_s = float(str(facts["watch_s"]))
     ports = [int(port) for port in json.loads(json.dumps(facts["ports"]))]
     terms = Terms("new", take_over=True, planned=False, watch_s=watch_s)
-    tenure = begin(register_at(ports, str(facts["validator"])), terms, pid=os.getpid(), own=None)
+    register = register_at(ports, str(facts["validator"]))
+    tenure = begin(register, terms, holder=holder_of(terms.name, os.getpid()), own=None)
     print(json.dumps({"ready": ready, "holds": time.time()}), flush=True)
     _link(str(facts["address"]), FileKey(), tenure.holding, Path(str(facts["state"]))).run()
 

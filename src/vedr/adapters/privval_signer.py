@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,9 +27,10 @@ from vedr.adapters.pkcs11_token_key import open_token_key
 from vedr.adapters.privval_socket import TcpAddress, UnixAddress, dial, parse_address
 from vedr.adapters.secrets import resolve
 from vedr.adapters.site import OpenSite
+from vedr.chain.appointment import appointed
 from vedr.chain.block import ADDRESS_BYTES
-from vedr.chain.register import Validator
-from vedr.chain.register_holding import SignStateRegister
+from vedr.chain.register import Content, Validator
+from vedr.chain.register_holding import TAKE_OVER_DEADLINE_S, SignStateRegister
 from vedr.errors import (
     ConflictError,
     InvalidInputError,
@@ -39,13 +40,25 @@ from vedr.errors import (
 )
 from vedr.inventory import Node
 from vedr.ports import ObjectKey, Registers, SigningKey, Tagged
-from vedr.signer.link import Link
+from vedr.signer.link import Answering, Link
+from vedr.signer.messages import Signable
 from vedr.signer.metrics import Metrics
 from vedr.signer.rules import Mark
-from vedr.signer.service import Log, Signer
-from vedr.signer.tenure import Terms, begin, own_mark
+from vedr.signer.service import Answers, Log, Signer
+from vedr.signer.standby import Standby, check_is_near
+from vedr.signer.tenure import (
+    LOOK_DEADLINE_S,
+    Terms,
+    begin,
+    holder_of,
+    look,
+    own_mark,
+    takes_over,
+    terms_when_appointed,
+)
 
 KEY_CALL_DEADLINE_S: Final = 2.0  # the node waits 5 s, of which the registers may take 2.5
+CLAIM_DEADLINE_S: Final = 2.0  # beside two looks of a second each; what the node gave up waiting for is asked again
 _CHECK: Final = b"vedr-signer/key-check\0"  # as sign-bytes it would announce 118 bytes: it can't be a vote
 _CHECK_RANDOM_BYTES: Final = 16
 _STOP_GRACE_S: Final = 1.0
@@ -64,6 +77,8 @@ class Settings:
         state_file: This host's sign state.
         metrics: Where to serve them, `host:port`; None: nowhere.
         floor: From the promotion protocol.
+        when_appointed: Whether an appointment decides on taking over (vedr.chain.appointment).
+        when_asked: Whether to take over at the node's first request for a signature only.
     """
 
     validator: Node
@@ -75,6 +90,8 @@ class Settings:
     terms: Terms
     metrics: str | None = None
     floor: Mark | None = None
+    when_appointed: bool = False
+    when_asked: bool = False
 
 
 def register_of(opened: OpenSite, validator: Node, metrics: Metrics | None = None) -> SignStateRegister:
@@ -82,14 +99,19 @@ def register_of(opened: OpenSite, validator: Node, metrics: Metrics | None = Non
     registers: dict[str, Registers] = dict(opened.registers)
     if metrics is not None:
         registers = {region: CountedRegisters(one, metrics) for region, one in opened.registers.items()}
-    return SignStateRegister(registers, Validator(opened.site.chain.chain_id, validator.address))
+    return SignStateRegister(registers, subject_of(opened, validator))
+
+
+def subject_of(opened: OpenSite, validator: Node) -> Validator:
+    """Whose register and appointment it is."""
+    return Validator(opened.site.chain.chain_id, validator.address)
 
 
 def run(opened: OpenSite, settings: Settings, *, log: Log, stopping: threading.Event) -> None:
     """Sign until told to stop.
 
     Raises:
-        ConflictError: another signer has taken over: this one must not come back by itself.
+        ConflictError: another signer has taken over, or is appointed: this one must not come back by itself.
         VedrError: it could not begin; nothing was taken over unless a majority of the regions answered.
     """
     addresses = {text: parse_address(text) for text in settings.connect}
@@ -101,32 +123,98 @@ def run(opened: OpenSite, settings: Settings, *, log: Log, stopping: threading.E
         check_key(key, settings.validator)
         if settings.metrics:
             closing.enter_context(serve_metrics(settings.metrics, metrics.text))
-        register = register_of(opened, settings.validator, metrics)
-        tenure = begin(
-            register, settings.terms, pid=os.getpid(), own=own_mark(settings.state_file), floor=settings.floor
+        beginning = Beginning(opened, settings, key, closing=closing, metrics=metrics, log=log)
+        signer = beginning.signer()
+        _serve(signer, addresses, connection_key, metrics=metrics, log=log, stopping=stopping)
+    if isinstance(signer, Standby) and signer.failure is not None:
+        raise signer.failure
+    if signer.superseded.is_set():
+        raise ConflictError(
+            f"another signer has taken over {settings.validator.name}; epoch {beginning.epoch} signs no more",
+            remedy="Leave it stopped.  To take the key back on purpose: appoint it, or --take-over --planned.",
         )
-        closing.callback(tenure.holding.close)
-        metrics.begins(tenure.epoch, tenure.last.hrs)
-        log("holds", {"epoch": tenure.epoch, "hrs": str(tenure.last), "validator": settings.validator.name})
-        signer = Signer(
-            chain_id=opened.site.chain.chain_id,
-            key=key,
+
+
+class Beginning:
+    """How this process comes to hold the key: now, or when its node first asks for a signature."""
+
+    def __init__(
+        self,
+        opened: OpenSite,
+        settings: Settings,
+        key: SigningKey,
+        *,
+        closing: contextlib.ExitStack,
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        self._opened, self._settings, self._key = opened, settings, key
+        self._closing, self._metrics, self._log = closing, metrics, log
+        self._register = register_of(opened, settings.validator, metrics)
+        self._holder = holder_of(settings.terms.name, os.getpid())
+        self.epoch = 0
+
+    def signer(self) -> Signer | Standby:
+        """One that holds the key, or waits to be asked.  Errors as of `vedr.signer.tenure.begin`."""
+        settings, terms = self._settings, self._terms()
+        if not settings.when_asked and not settings.when_appointed:
+            return self._begin(terms)
+        newest = look(self._register)
+        if not takes_over(newest, terms) and not settings.when_asked:
+            return self._begin(terms)
+        self._metrics.waits()
+        self._log("waiting", {"held_by": newest.holder, "epoch": newest.epoch, "validator": settings.validator.name})
+        chain_id = self._opened.site.chain.chain_id
+        return Standby(Answers(chain_id, self._key.public_key, self._metrics, self._log), self._begin_for)
+
+    def _begin_for(self, message: Signable) -> Signer:
+        """Take over for this message; by the appointment of now, since the key may have gone elsewhere meanwhile."""
+        return self._begin(
+            self._terms(), check=lambda shown: check_is_near(message, shown), deadline_s=CLAIM_DEADLINE_S
+        )
+
+    def _terms(self) -> Terms:
+        if not self._settings.when_appointed:
+            return self._settings.terms
+        subject = subject_of(self._opened, self._settings.validator)
+        return terms_when_appointed(
+            self._settings.terms, appointed(self._opened.registers, subject, deadline_s=LOOK_DEADLINE_S)
+        )
+
+    def _begin(
+        self,
+        terms: Terms,
+        *,
+        check: Callable[[Content], None] = lambda _: None,
+        deadline_s: float = TAKE_OVER_DEADLINE_S,
+    ) -> Signer:
+        settings = self._settings
+        tenure = begin(
+            self._register,
+            terms,
+            holder=self._holder,
+            own=own_mark(settings.state_file),
+            floor=settings.floor,
+            check=check,
+            deadline_s=deadline_s,
+        )
+        self._closing.callback(tenure.holding.close)
+        self.epoch = tenure.epoch
+        self._metrics.begins(tenure.epoch, tenure.last.hrs)
+        self._log("holds", {"epoch": tenure.epoch, "hrs": str(tenure.last), "validator": settings.validator.name})
+        return Signer(
+            chain_id=self._opened.site.chain.chain_id,
+            key=self._key,
             register=tenure.holding,
             state_file=settings.state_file,
             last=tenure.last,
-            metrics=metrics,
-            log=log,
-        )
-        _serve(signer, addresses, connection_key, metrics=metrics, log=log, stopping=stopping)
-    if signer.superseded.is_set():
-        raise ConflictError(
-            f"another signer has taken over {settings.validator.name}; epoch {tenure.epoch} signs no more",
-            remedy="Leave it stopped.  To take the key back on purpose: --take-over --planned.",
+            metrics=self._metrics,
+            log=self._log,
         )
 
 
 def _serve(
-    signer: Signer,
+    signer: Answering,
     addresses: Mapping[str, UnixAddress | TcpAddress],
     connection_key: Ed25519PrivateKey,
     *,

@@ -142,6 +142,10 @@ class Content:
     holder: str
     position: Position
 
+    def is_held_by(self, name: str) -> bool:
+        """Whether the holder is a process of the signer of this name (`vedr signer run --name`)."""
+        return self.holder.startswith(f"{name}/")
+
     def __str__(self) -> str:
         return f"{self.position} under epoch {self.epoch} of {self.holder or 'nobody'}"
 

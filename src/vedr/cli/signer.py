@@ -12,13 +12,16 @@ from typing import Annotated, Final
 
 import typer
 
-from vedr.adapters.privval_signer import Settings, register_of, run
-from vedr.adapters.site import open_site, utc_now
+from vedr.adapters.privval_signer import Settings, register_of, run, subject_of
+from vedr.adapters.site import OpenSite, open_site, utc_now
+from vedr.chain.appointment import Appointment, appoint, appointed
 from vedr.chain.register import NEVER_SIGNED
 from vedr.chain.register_survey import Seen
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
-from vedr.errors import InvalidInputError, UnavailableError
+from vedr.errors import ConflictError, InvalidInputError, UnavailableError
 from vedr.inventory import Node
+from vedr.ledger import parse_run_id
+from vedr.runbook.order import new_run_id
 from vedr.signature import Json
 from vedr.signer.rules import Mark
 from vedr.signer.tenure import Terms, own_mark
@@ -48,14 +51,19 @@ def run_command(
     watch_s: Annotated[
         float | None, typer.Option(min=0, help="How long to watch the other for life; default: two blocks' time.")
     ] = None,
+    when_appointed: Annotated[
+        bool, typer.Option("--when-appointed", help="Take over if appointed, stop if another is; for unit files.")
+    ] = False,
+    when_asked: Annotated[
+        bool, typer.Option("--when-asked", help="Take over when the node asks for the first signature.")
+    ] = False,
     floor: Annotated[str | None, typer.Option(help="Height/round/step to stay above.")] = None,
     connection_key: Annotated[str | None, typer.Option(help="Reference of an Ed25519 PEM, for TCP.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve metrics at host:port.")] = None,
     site: SiteOption = None,
 ) -> None:
     """Sign for a validator's node until stopped; exit 5 when another signer has taken over."""
-    if planned and not take_over:
-        raise InvalidInputError("--planned without --take-over", remedy="Give both for a hand-over.")
+    _check_flags(take_over=take_over, planned=planned, when_appointed=when_appointed, when_asked=when_asked)
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -76,8 +84,39 @@ def run_command(
             terms=Terms(name, take_over=take_over, planned=planned, watch_s=watch),
             metrics=metrics,
             floor=None if floor is None else _floor(floor),
+            when_appointed=when_appointed,
+            when_asked=when_asked,
         )
         run(opened, settings, log=log_line, stopping=stopping)
+
+
+def _check_flags(*, take_over: bool, planned: bool, when_appointed: bool, when_asked: bool) -> None:
+    if planned and not take_over:
+        raise InvalidInputError("--planned without --take-over", remedy="Give both for a hand-over.")
+    if when_appointed and take_over:
+        raise InvalidInputError("--when-appointed with --take-over", remedy="Give one: the appointment decides.")
+    if when_asked and take_over and not planned:
+        raise InvalidInputError(
+            "--when-asked with --take-over, but not --planned",
+            remedy="Add --planned: the other one can't be watched for life while the node waits for its signature.",
+        )
+
+
+@app.command("appoint")
+def appoint_command(
+    *,
+    validator: ValidatorOption,
+    name: Annotated[str, typer.Option(help="The --name of the signer that is to hold the key.")],
+    run_id: Annotated[str | None, typer.Option(help="The run that it is for; default: a new run id.")] = None,
+    site: SiteOption = None,
+) -> None:
+    """Say which signer is to hold the key; signers with --when-appointed heed it when they start."""
+    now = utc_now()
+    with open_site(site) as opened:
+        subject = subject_of(opened, _validator(opened.site.node(validator)))
+        run = new_run_id("run", now) if run_id is None else parse_run_id(run_id)
+        made = appoint(opened.registers, subject, name, run_id=run, at=now)
+    stdout.print(f"{validator}: to be signed for by {made}", highlight=False)
 
 
 @app.command("found")
@@ -110,9 +149,11 @@ def found_command(
 def status_command(*, validator: ValidatorOption, site: SiteOption = None, as_json: JsonFlag = False) -> None:
     """Show what every region holds: epoch, holder, last height, round and step; exit 7 without a majority."""
     with open_site(site) as opened:
-        seen = register_of(opened, _validator(opened.site.node(validator))).look()
+        node = _validator(opened.site.node(validator))
+        seen = register_of(opened, node).look()
+        order = _appointed(opened, node)
     if as_json:
-        print_json(_seen_json(seen))
+        print_json(_seen_json(seen) | {"appointed": order.name if isinstance(order, Appointment) else None})
     else:
         newest = seen.newest if seen.is_majority else None
         stdout.print(f"[bold]{validator}[/]: {newest or 'not known: no majority of the regions answers'}")
@@ -120,6 +161,7 @@ def status_command(*, validator: ValidatorOption, site: SiteOption = None, as_js
             stdout.print(f"  {region}: {content}", highlight=False)
         for region, problem in seen.problems.items():
             stdout.print(f"  {region}: {problem}", highlight=False, markup=False)
+        stdout.print(f"  appointed: {order or 'nobody'}", highlight=False, markup=False)
     if not seen.is_majority:
         raise UnavailableError(
             f"{len(seen.problems)} of {len(seen.problems) + len(seen.contents)} regions show no register",
@@ -127,7 +169,15 @@ def status_command(*, validator: ValidatorOption, site: SiteOption = None, as_js
         )
 
 
-def _seen_json(seen: Seen) -> Json:
+def _appointed(opened: OpenSite, node: Node) -> Appointment | str | None:
+    """Who is to hold the key, or why that can't be told."""
+    try:
+        return appointed(opened.registers, subject_of(opened, node))
+    except (UnavailableError, ConflictError) as error:
+        return error.message
+
+
+def _seen_json(seen: Seen) -> dict[str, Json]:
     newest = seen.newest
     return {
         "is_majority": seen.is_majority,

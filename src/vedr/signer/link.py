@@ -12,12 +12,12 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, Protocol
 
 from vedr.errors import CorruptError, UnavailableError, VedrError
-from vedr.signer.messages import MAX_MESSAGE_BYTES, read_request
+from vedr.signer.messages import MAX_MESSAGE_BYTES, Request, read_request
 from vedr.signer.metrics import Metrics
-from vedr.signer.service import Log, Signer
+from vedr.signer.service import Log
 from vedr.signer.stream import Stream, receive_message, send_message
 
 FIRST_PAUSE_S: Final = 0.05
@@ -27,10 +27,21 @@ Dial = Callable[[], AbstractContextManager[Stream]]
 """Opens a connection, authenticated where it can be; closed with its block.  Raises only errors of ours."""
 
 
+class Answering(Protocol):
+    """A signer: vedr.signer.service.Signer, or vedr.signer.standby.Standby."""
+
+    @property
+    def superseded(self) -> threading.Event:
+        """Set when it signs no more, for good."""
+
+    def answer(self, request: Request) -> bytes:
+        """The answer to send."""
+
+
 class Link:
     """Keeps one node served, in the thread that calls `run`."""
 
-    def __init__(self, name: str, dial: Dial, signer: Signer, *, metrics: Metrics, log: Log) -> None:
+    def __init__(self, name: str, dial: Dial, signer: Answering, *, metrics: Metrics, log: Log) -> None:
         self._name = name
         self._dial = dial
         self._signer = signer

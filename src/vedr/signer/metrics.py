@@ -18,7 +18,7 @@ from vedr.signer.rules import Reason
 KINDS: Final = ("proposal", "prevote", "precommit")
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # the node waits 5 s
 
-GAUGES: Final = ("epoch", "last_height", "last_round", "last_step", "connected")
+GAUGES: Final = ("epoch", "last_height", "last_round", "last_step", "connected", "waiting")
 _LAST: Final = GAUGES[1:4]
 
 
@@ -55,9 +55,15 @@ class Metrics:
     _gauges: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GAUGES, 0))
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
+    def waits(self) -> None:
+        """The node is served, and the registers are taken over when it asks for a signature."""
+        with self._turn:
+            self._gauges["waiting"] = 1
+
     def begins(self, epoch: int, hrs: Hrs) -> None:
         """The registers are held under this epoch, and were taken over at this height, round and step."""
         with self._turn:
+            self._gauges["waiting"] = 0
             self._gauges["epoch"] = epoch
             self._gauges.update(zip(_LAST, hrs, strict=True))
 

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     BELOW_FLOOR = "below_floor"
     UNEXPECTED_EXTENSION = "unexpected_extension"
     OTHER_CHAIN = "other_chain"
+    NOT_HELD = "not_held"
     SUPERSEDED = "superseded"
     REGISTERS_UNAVAILABLE = "registers_unavailable"
     KEY_UNAVAILABLE = "key_unavailable"

@@ -19,7 +19,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -33,7 +33,7 @@ from vedr.ports import SigningKey
 from vedr.signature import Json
 from vedr.signer import messages
 from vedr.signer.canonical import extension_sign_bytes, sign_bytes
-from vedr.signer.messages import PublicKeyRequest, Request, Signable, SignRequest, Vote
+from vedr.signer.messages import PingRequest, PublicKeyRequest, Request, Signable, SignRequest, Vote
 from vedr.signer.metrics import Metrics
 from vedr.signer.rules import Mark, NotSignedError, Reason, Repeat, Sign, judge
 
@@ -55,6 +55,42 @@ class Register(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All that can be answered without a signature."""
+
+    chain_id: str
+    public_key: bytes
+    metrics: Metrics
+    log: Log
+
+    def answer(self, request: PingRequest | PublicKeyRequest) -> bytes:
+        """The answer to send."""
+        if isinstance(request, PingRequest):
+            return messages.ping_response()
+        if request.chain_id == self.chain_id:
+            return messages.public_key_response(self.public_key)
+        self.metrics.refused(Reason.OTHER_CHAIN)
+        self.log("refused", {"reason": Reason.OTHER_CHAIN, "asked_chain": request.chain_id[:64]})
+        return messages.public_key_error(_ERROR_CODE, f"this signer is for chain {self.chain_id}")
+
+    def check_chain(self, chain_id: str) -> None:
+        """NotSignedError when it is another chain."""
+        if chain_id != self.chain_id:
+            raise NotSignedError(Reason.OTHER_CHAIN, f"this signer is for chain {self.chain_id}")
+
+    def refuse(self, message: Signable, error: NotSignedError) -> bytes:
+        """The answer that it was not signed, and why."""
+        self.metrics.refused(error.reason)
+        self.log("refused", {**facts_of(message), "reason": error.reason, "message": error.message})
+        return messages.signing_error(message, _ERROR_CODE, error.message)
+
+
+def facts_of(message: Signable) -> dict[str, Json]:
+    """What log lines say of a message."""
+    return {"kind": message.kind, "hrs": "/".join(map(str, message.hrs))}
+
+
 class Signer:
     """One key of one chain.  Threads may share it; requests are answered one at a time."""
 
@@ -69,9 +105,9 @@ class Signer:
         metrics: Metrics,
         log: Log,
     ) -> None:
-        self._chain_id = chain_id
         self._key = key
         self._public_key = key.public_key
+        self._answers = Answers(chain_id, key.public_key, metrics, log)
         self._register = register
         self._state_file = state_file
         self._last = last
@@ -84,38 +120,25 @@ class Signer:
         """The answer to send; what is refused is answered as such."""
         if isinstance(request, SignRequest):
             return self._answer_signing(request.chain_id, request.message)
-        if isinstance(request, PublicKeyRequest):
-            return self._answer_public_key(request.chain_id)
-        return messages.ping_response()
-
-    def _answer_public_key(self, chain_id: str) -> bytes:
-        if chain_id != self._chain_id:
-            self._metrics.refused(Reason.OTHER_CHAIN)
-            self._log("refused", {"reason": Reason.OTHER_CHAIN, "asked_chain": chain_id[:64]})
-            return messages.public_key_error(_ERROR_CODE, f"this signer is for chain {self._chain_id}")
-        return messages.public_key_response(self._public_key)
+        return self._answers.answer(request)
 
     def _answer_signing(self, chain_id: str, message: Signable) -> bytes:
         began = time.monotonic()
-        facts: dict[str, Json] = {"kind": message.kind, "hrs": "/".join(map(str, message.hrs))}
         try:
             with self._turn:
                 signed = self._sign(chain_id, message)
         except NotSignedError as error:
-            self._metrics.refused(error.reason)
-            self._log("refused", {**facts, "reason": error.reason, "message": error.message})
-            return messages.signing_error(message, _ERROR_CODE, error.message)
+            return self._answers.refuse(message, error)
         took_s = time.monotonic() - began
         self._metrics.signed(message.kind, message.hrs, took_s)
         digest = hashlib.sha256(sign_bytes(signed, chain_id)).hexdigest()
-        self._log("signed", {**facts, "digest": digest, "took_us": int(took_s * 1e6)})
+        self._log("signed", {**facts_of(message), "digest": digest, "took_us": int(took_s * 1e6)})
         return messages.signed_response(signed)
 
     def _sign(self, chain_id: str, message: Signable) -> Signable:
         if self.superseded.is_set():
             raise _superseded()
-        if chain_id != self._chain_id:
-            raise NotSignedError(Reason.OTHER_CHAIN, f"this signer is for chain {self._chain_id}")
+        self._answers.check_chain(chain_id)
         verdict = judge(self._last, message, sign_bytes(message, chain_id))  # (1)
         self._advance(verdict.mark)  # (2); at once where it is durable already
         if isinstance(verdict, Repeat):

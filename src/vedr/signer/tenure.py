@@ -11,12 +11,13 @@ own file know of, or the very same message.  Leaves out: serving (`service`), an
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from vedr.chain.appointment import Appointment
 from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, join
-from vedr.chain.register_holding import Holding, SignStateRegister
+from vedr.chain.register_holding import TAKE_OVER_DEADLINE_S, Holding, SignStateRegister
 from vedr.chain.sign_state import read_sign_state
 from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
 from vedr.signer.rules import Mark, highest
@@ -55,9 +56,11 @@ def begin(
     register: SignStateRegister,
     terms: Terms,
     *,
-    pid: int,
+    holder: str,
     own: Mark | None,
     floor: Mark | None = None,
+    check: Callable[[Content], None] = lambda _: None,
+    deadline_s: float = TAKE_OVER_DEADLINE_S,
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Tenure:
@@ -66,9 +69,12 @@ def begin(
     Args:
         register: The key's.
         terms: As the operator says.
-        pid: This process's, which with something random names it in the registers.
+        holder: This process's, from `holder_of`, and the same for each of its attempts: one that seemed to fail may
+            have reached some regions, and must not stand in the way of the next.
         own: What this host's sign-state file says; None where it has none, as on a standby.
         floor: From the promotion protocol; never signed at or below.
+        check: Raises, having seen what the registers show, where this is not the moment.
+        deadline_s: The longest to wait for a majority to take the new epoch.
         sleep: Waits so many seconds.
         monotonic: A clock, in seconds.
 
@@ -79,17 +85,16 @@ def begin(
         UnavailableError: no majority of the regions answers.
     """
     newest = look(register)
-    if not _is_ours(newest, terms.name):
-        _check_may_take_over(newest, terms)
-        if not terms.planned:
-            until = monotonic() + terms.watch_s
-            _check_silent(register, newest, is_over=lambda: monotonic() >= until, sleep=sleep)
+    check(newest)
+    if takes_over(newest, terms) and not terms.planned:
+        until = monotonic() + terms.watch_s
+        _check_silent(register, newest, is_over=lambda: monotonic() >= until, sleep=sleep)
     known = [mark for mark in (own, floor) if mark is not None]
     at_least = NEVER_SIGNED
     for mark in known:
         at_least = join(at_least, mark.position)
     epoch = newest.epoch + 1
-    holding = register.take_over(epoch, f"{terms.name}/{pid}#{secrets.token_hex(4)}", at_least=at_least)
+    holding = register.take_over(epoch, holder, at_least=at_least, deadline_s=deadline_s)
     try:
         return Tenure(holding, epoch, highest([Mark.of_position(holding.position), *known]))
     except RefusedError:
@@ -114,16 +119,37 @@ def look(register: SignStateRegister) -> Content:
     )
 
 
-def _is_ours(newest: Content, name: str) -> bool:
-    return newest.holder == NOBODY or newest.holder.startswith(f"{name}/")
+def holder_of(name: str, pid: int) -> str:
+    """How a process of this signer is named in the registers: no other one ever is."""
+    return f"{name}/{pid}#{secrets.token_hex(4)}"
 
 
-def _check_may_take_over(newest: Content, terms: Terms) -> None:
+def takes_over(newest: Content, terms: Terms) -> bool:
+    """Whether the key is another signer's so far; ConflictError when it is, and is to be left to that one."""
+    if newest.holder == NOBODY or newest.is_held_by(terms.name):
+        return False
     if not terms.take_over:
         raise ConflictError(
             f"the key is held by {newest.holder} (epoch {newest.epoch}, at {newest.position})",
-            remedy="If it is lost, or is to hand over, begin with --take-over.",
+            remedy="If it is lost, or is to hand over, begin with --take-over, or appoint this one.",
         )
+    return True
+
+
+def terms_when_appointed(terms: Terms, appointment: Appointment | None) -> Terms:
+    """The appointed one takes the key over, also from a living holder; with nobody appointed the terms stay.
+
+    Raises:
+        ConflictError: another signer is appointed.
+    """
+    if appointment is None:
+        return terms
+    if appointment.name != terms.name:
+        raise ConflictError(
+            f"the key is to be held by {appointment}, not by {terms.name}",
+            remedy=f"Leave it stopped.  To take the key back on purpose, appoint {terms.name}.",
+        )
+    return replace(terms, take_over=True, planned=True)
 
 
 def _check_silent(

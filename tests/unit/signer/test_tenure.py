@@ -17,7 +17,7 @@ from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError
 from vedr.inventory import Height
 from vedr.signer.canonical import sign_bytes
 from vedr.signer.rules import Mark
-from vedr.signer.tenure import Tenure, Terms, begin, look, own_mark
+from vedr.signer.tenure import Tenure, Terms, begin, holder_of, look, own_mark
 
 REGIONS = ("us-east", "eu-west", "ap-south")
 VALIDATOR = Validator(CHAIN_ID, "AB" * 20)
@@ -53,7 +53,7 @@ class Regions:
         tenure = begin(
             self.register,
             terms,
-            pid=next(self._pids),
+            holder=holder_of(terms.name, next(self._pids)),
             own=own,
             floor=floor,
             sleep=self.sleep,
