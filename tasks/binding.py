@@ -85,6 +85,7 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
                 order,
                 site.journal,
                 overrides=site.site.targets,
+                approval=site.site.approval,
                 run_id=run_id,
                 origin=origin,
                 executor=executor,

@@ -19,18 +19,20 @@ from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import is_quiet
 
 LOOK_BACK_DAYS: Final = 2
-Truth = Literal["completed", "failed", "crashed", "running"]
+Truth = Literal["completed", "failed", "crashed", "abandoned", "running"]
 
 _AGREES: Final[Mapping[Truth, frozenset[StateType]]] = {
     "completed": frozenset({StateType.COMPLETED}),
     "failed": frozenset({StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}),
     "crashed": frozenset({StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}),
+    "abandoned": frozenset({StateType.CANCELLED}),
     "running": frozenset({StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING}),
 }
 _BECOMES: Final[Mapping[Truth, StateType]] = {
     "completed": StateType.COMPLETED,
     "failed": StateType.FAILED,
     "crashed": StateType.CRASHED,
+    "abandoned": StateType.CANCELLED,
     "running": StateType.RUNNING,
 }
 
@@ -56,14 +58,17 @@ class Correction:
 
 
 def verdicts(entries: Sequence[Entry], now: dt.datetime) -> tuple[Verdict, ...]:
-    """What each flow run of this ledger run came to: earlier ones were superseded, the last one is what the run is."""
+    """What each flow run of this ledger run came to: earlier ones were superseded, the last one is what the run is.
+
+    A run is abandoned from a shell; then its last flow run says so, or Prefect would go on asking for a resume.
+    """
     run_id = entries[0].run_id
     flow_runs = [flow_run for entry in entries if (flow_run := _flow_run_of(entry)) is not None]
     result = []
     for place, flow_run_id in enumerate(flow_runs):
         if flow_run_id in flow_runs[place + 1 :]:
             continue  # the same flow run went on with it
-        last = place == len(flow_runs) - 1
+        last = place == len(flow_runs) - 1 or (_is_abandoned(entries) and not any(flow_runs[place + 1 :]))
         truth, why = _truth(entries, now) if last else ("crashed", "superseded: another process went on with the run")
         result.append(Verdict(flow_run_id, run_id, truth, f"{why} (ledger {run_id})"))
     return tuple(result)
@@ -77,9 +82,15 @@ def _flow_run_of(entry: Entry) -> str | None:
     return flow_run_id if isinstance(flow_run_id, str) else ""
 
 
+def _is_abandoned(entries: Sequence[Entry]) -> bool:
+    return entries[-1].kind == "closed" and entries[-1].payload.get("outcome") == "abandoned"
+
+
 def _truth(entries: Sequence[Entry], now: dt.datetime) -> tuple[Truth, str]:
     last = entries[-1]
     outcome = str(last.payload.get("outcome"))
+    if _is_abandoned(entries):
+        return "abandoned", f"abandoned: {last.payload.get('reason')}"
     if last.kind == "closed":
         return ("completed" if outcome == "completed" else "failed"), f"closed as {outcome}"
     if last.kind == "paused":

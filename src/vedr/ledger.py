@@ -36,10 +36,15 @@ Kind = Literal[
     "step_failed",
     "waiting",
     "waited",
+    "answered",
     "overrun_predicted",
     "overrun",
     "note",
     "paused",
+    "abandoning",
+    "undo_started",
+    "undo_completed",
+    "undo_failed",
     "closed",
 ]
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tasks import binding
 from vedr.errors import ConflictError, NotFoundError, UnavailableError
+from vedr.policies.approval import Approval
 from vedr.ports import ObjectKey, StoredObject
 from vedr.runbook.journal import Journal
 from vedr.runbook.order import Order
@@ -82,7 +83,7 @@ STATE = Path(sys.argv[1]) if len(sys.argv) > 2 else Path()
 def _open_site(_name: str | None) -> Iterator[SimpleNamespace]:
     journal = open_journal(STATE)
     try:
-        yield SimpleNamespace(site=SimpleNamespace(targets=TargetOverrides()), journal=journal)
+        yield SimpleNamespace(site=SimpleNamespace(targets=TargetOverrides(), approval=Approval()), journal=journal)
     finally:
         journal.close()
 

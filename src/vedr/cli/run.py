@@ -19,6 +19,7 @@ from rich.table import Table
 
 from vedr.adapters.site import open_site
 from vedr.cli.output import JsonFlag, print_json, stderr, stdout
+from vedr.cli.plans import plan_document, print_plan
 from vedr.errors import InvalidInputError, NotFoundError
 from vedr.inventory import load_site
 from vedr.ledger import Entry, parse_run_id
@@ -151,7 +152,7 @@ def _show_fields(runbook: Runbook[Any]) -> None:
     for name, field in runbook.order.model_fields.items():
         default = "[bold]required[/]" if field.is_required() else str(field.default or "")
         table.add_row(_option(name), field.description or field.title or "", default)
-    table.add_row("--plan", "Show the steps and budgets; change nothing.", "")
+    table.add_row("--plan", "Show the steps, their budgets and what would be done; change nothing.", "")
     stdout.print(table)
 
 
@@ -159,6 +160,7 @@ def _show_plan(runbook: Runbook[Any], given: Mapping[str, str | bool], *, as_jso
     order = make_order(runbook.order, _with_recorded(given))
     target_s = target_of(runbook, load_site(order.site or None).targets)
     runbook.check_budgets(target_s)
+    plan = None if runbook.plan is None else runbook.plan(order)
     if as_json:
         steps: list[Json] = [
             {
@@ -172,14 +174,24 @@ def _show_plan(runbook: Runbook[Any], given: Mapping[str, str | bool], *, as_jso
             for one in runbook.steps
         ]
         document: dict[str, Json] = {"runbook": runbook.id, "target_ms": round(target_s * 1000), "steps": steps}
-        print_json({**document, "order": json.loads(order.model_dump_json())})
-        return
+        planned: dict[str, Json] = {} if plan is None else {"plan": plan_document(plan)}
+        print_json({**document, "order": json.loads(order.model_dump_json()), **planned})
+    else:
+        _print_steps(runbook, target_s)
+        if plan is not None:
+            print_plan(plan)
+        stdout.print("Nothing was changed.")
+    if plan is not None:
+        plan.check()
+
+
+def _print_steps(runbook: Runbook[Any], target_s: float) -> None:
     table = Table("", "step", "budget", "tries", "changes", "effect", title=f"{runbook.id} {runbook.title}: plan")
     for number, one in enumerate(runbook.steps, start=1):
         changes = "acts" if one.acts else "looks"
         table.add_row(str(number), one.title, f"{one.budget_s:g} s", str(one.retry.attempts), changes, one.effect)
     stdout.print(table)
-    stdout.print(f"budgets {runbook.budget_s:g} s of the target {target_s:g} s.  Nothing was changed.")
+    stdout.print(f"budgets {runbook.budget_s:g} s of the target {target_s:g} s")
 
 
 class Watcher:

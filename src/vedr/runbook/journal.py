@@ -419,6 +419,11 @@ class Writer:
         with self._lock:
             return self._chain[-1].entry.epoch if self._chain else 1
 
+    def check(self) -> None:
+        """ConflictError when an append was lost to somebody else's; only the ledger's next entry tells for sure."""
+        if self._lost:
+            raise self._lost
+
     def append(self, kind: Kind, payload: Mapping[str, Json]) -> Entry:
         """Write the next entry.
 
@@ -446,8 +451,7 @@ class Writer:
             return entry
 
     def _commit(self, sealed: Sealed) -> None:
-        if self._lost:
-            raise self._lost
+        self.check()
         self._pending = sealed
         decided = self._journal.commit(sealed, self._chain[-1] if self._chain else None)
         self._pending = None

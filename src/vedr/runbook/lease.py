@@ -60,6 +60,10 @@ class Leases:
         self._propose(wanted)
         return wanted
 
+    def holder(self, subject: str) -> Lease | None:
+        """The newest lease of it, released or not; None when nobody ever had it."""
+        return self._newest(subject)
+
     def check(self, lease: Lease) -> None:
         """ConflictError when the subject has passed to another run; UnavailableError when that can't be told."""
         newest = self._newest(lease.subject, above=lease.epoch)
@@ -85,7 +89,7 @@ class Leases:
         except ConflictError as error:
             raise ConflictError(
                 f"{held.subject} is held by run {held.run_id} (epoch {held.epoch}): {error.message}",
-                remedy=f"Let it finish, or end it and close it: vedr ledger abandon {held.run_id}.",
+                remedy=f"Let it finish, or end it and close it: vedr abandon {held.run_id}.",
             ) from error
 
     def _newest(self, subject: str, *, above: int = 0) -> Lease | None:

@@ -12,9 +12,11 @@ from contextvars import ContextVar
 from typing import Final
 
 import vedr
-from vedr.errors import ConflictError, InvalidInputError, NotFoundError, VedrError
+from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, VedrError
 from vedr.ledger import RunId
+from vedr.policies.approval import Approval
 from vedr.runbook import timing
+from vedr.runbook.asking import Inbox
 from vedr.runbook.journal import Journal, Writer
 from vedr.runbook.liveness import Process, await_quiet, this_process
 from vedr.runbook.order import detection_time, new_run_id
@@ -38,10 +40,12 @@ def opened_run(
     journal: Journal,
     *,
     overrides: TargetOverrides | None = None,
+    approval: Approval | None = None,
     run_id: RunId | None = None,
     origin: Mapping[str, Json] | None = None,
     executor: Executor | None = None,
     listeners: Sequence[Listener] = (),
+    inboxes: Sequence[Inbox] = (),
     wait_quiet: Callable[..., None] = await_quiet,
     process: Process | None = None,
 ) -> Iterator[Run[O]]:
@@ -52,10 +56,12 @@ def opened_run(
         order: Its parameters; with `incident` set, the run of that id goes on.
         journal: The site's ledger.
         overrides: The site's own targets.
+        approval: Whom the site asks before a plan is carried out; default nobody.
         run_id: The id that a new run gets; an existing one goes on (an orchestrator restarted its flow).
         origin: Who started it, recorded (`flow_run_id`, `user`).
         executor: How steps are executed; default plainly.
         listeners: Who is told.
+        inboxes: Where people answer besides `vedr approve`.
         wait_quiet: How it is made sure that nobody else works on it.
         process: What this process says it is.
     """
@@ -71,6 +77,8 @@ def opened_run(
         executor=executor or Plainly(),
         listeners=(*listeners, *WATCHERS.get()),
         medians=_medians(journal, runbook, writer.run_id),
+        approval=approval,
+        inboxes=inboxes,
     )
     try:
         with run.ticking():
@@ -153,6 +161,11 @@ def _go_on(
     if first.get("runbook") != runbook.id:
         raise InvalidInputError(
             f"run {run_id} is one of {first.get('runbook')}, not of {runbook.id}", remedy="Check the incident's id."
+        )
+    if any(entry.kind == "abandoning" for entry in recorded.entries):
+        raise RefusedError(
+            f"run {run_id} is being abandoned: its steps are taken back",
+            remedy=f"Repeat vedr abandon {run_id}, or start a new run.",
         )
     wait_quiet(journal, run_id, recorded.entries)
     mine = without_floats(order.model_dump(mode="json", exclude=set(_OWN_FIELDS), exclude_unset=True))

@@ -26,15 +26,19 @@ from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from vedr.errors import ConflictError, InvalidInputError, RefusedError, UnavailableError, VedrError
 from vedr.ledger import Entry, Kind, RunId
+from vedr.policies.approval import Approval
 from vedr.runbook import timing
+from vedr.runbook.approval import Answers
+from vedr.runbook.asking import Asker, Asking, Inbox, UnansweredError
 from vedr.runbook.journal import Journal, Writer
 from vedr.runbook.lease import Lease, Leases
 from vedr.runbook.liveness import HEARTBEAT_S
-from vedr.runbook.steps import Context, O, P, R, Retry, Runbook, Step
+from vedr.runbook.plan import Plan
+from vedr.runbook.steps import AnyStep, Context, O, P, R, Retry, Runbook, Step, Undo
 from vedr.runbook.timing import Forecast, Timing, millis
 from vedr.signature import Json
 
-OutcomeName = Literal["completed", "failed", "refused"]
+OutcomeName = Literal["completed", "failed", "refused", "abandoned"]
 LEDGER_PATIENCE_S: Final = 60.0  # how long a run stands still for a majority of regions before it gives up
 _RETRY_LEDGER_S: Final = 1.0
 _TICK_S: Final = 1.0
@@ -114,6 +118,8 @@ class Run(Generic[O]):
         executor: Executor,
         listeners: Sequence[Listener] = (),
         medians: Mapping[str, int] | None = None,
+        approval: Approval | None = None,
+        inboxes: Sequence[Inbox] = (),
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -127,6 +133,8 @@ class Run(Generic[O]):
         self._executor = executor
         self._listeners = list(listeners)
         self._medians = dict(medians or {})
+        self._approval = approval or Approval()
+        self._inboxes = tuple(inboxes)
         self._monotonic = monotonic
         self._sleep = sleep
         self._results = {
@@ -139,6 +147,11 @@ class Run(Generic[O]):
         self._outcome: Outcome | None = None
         self._tell("entry", writer.entries[-1], self.timing, self.forecast())
 
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """Its ledger, as far as this process wrote or read it."""
+        return self._writer.entries
+
     # --- what a runbook's page uses
 
     def step(self, one: Step[O, P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -147,8 +160,7 @@ class Run(Generic[O]):
         if one.key in self._results:  # (1)
             self._tell("say", f"{one.title}: was completed before, its recorded result is used")
             return one.decode(self._results[one.key])
-        for lease in self._held:  # (2)
-            self._patiently(functools.partial(self._leases.check, lease))
+        self._check_leases()  # (2)
         resuming = one.key in self._begun
         self._record(  # (3)
             "step_started",
@@ -161,22 +173,13 @@ class Run(Generic[O]):
         def attempt() -> R:
             nonlocal attempts
             attempts += 1
-            context = Context(
-                order=self.order,
-                site=self.order.site,
-                run_id=self.run_id,
-                epoch=self._writer.epoch,
-                attempt=attempts,
-                resuming=resuming or attempts > 1,
-                say=lambda message: self._tell("say", message),
-            )
-            return one.fn(context, *args, **kwargs)
+            return one.fn(self._context(attempts, resuming=resuming), *args, **kwargs)
 
         try:
             result = self._executor.execute(one.title, one.key, one.retry, attempt)  # (4)
             recorded = one.encode(result)
         except BaseException as error:  # recorded and raised again: also an interrupt belongs in the ledger
-            self._record_failure(one, error, attempts, started_s)
+            self._record_failure("step_failed", one.key, error, attempts, started_s)
             raise
         finally:
             self._running = None
@@ -187,11 +190,41 @@ class Run(Generic[O]):
         self._results[one.key] = recorded
         return result
 
+    def approve(self, plan: Plan) -> None:
+        """Go on only when as many people agree to this plan as the site's policy asks for; at once when it asks nobody.
+
+        Raises:
+            RefusedError: the plan says itself why it must not be carried out, somebody refused it, or (UnansweredError)
+                too few answered in time: then the run stays open, and answers given later count when it is resumed.
+        """
+        plan.check()
+        if not self._approval.needed(self.runbook.id):
+            self.note("the site's policy asks nobody to approve", digest=plan.digest)
+            return
+        asker = Asker(
+            run_id=self.run_id,
+            runbook=self.runbook.id,
+            entries=lambda: self.entries,
+            answered=lambda answer: self._record("answered", answer.payload()),
+            waiting=lambda facts: self.waiting(**facts),  # type: ignore[arg-type]  # `what` is text
+            check=self._writer.check,
+            say=lambda message: self._tell("say", message),
+        )
+        Asking(
+            asker,
+            Answers(self._journal),
+            self._approval,
+            self._inboxes,
+            self._journal.clock,
+            self._monotonic,
+            self._sleep,
+        ).settle(plan)
+
     @contextlib.contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
+    def waiting(self, what: str, **facts: Json) -> Iterator[None]:
         """Time in here is a person's: part of the RTO, shown apart."""
         started_s = self._monotonic()
-        self._record("waiting", {"what": what})
+        self._record("waiting", {"what": what, **facts})
         try:
             yield
         finally:
@@ -220,6 +253,41 @@ class Run(Generic[O]):
 
     # --- ending
 
+    def undo(self, one: AnyStep[O], back: Undo[O], recorded: Json) -> str:
+        """Take one step back, given its recorded result; what was done.  Recorded before and after, as a step is."""
+        self._check_leases()
+        begun = [entry for entry in self.entries if entry.kind == "undo_started"]
+        resuming = any(entry.payload.get("step") == one.key for entry in begun)
+        self._record("undo_started", {"step": one.key, "title": one.title, "resuming": resuming})
+        started_s = self._monotonic()
+        attempts = 0
+
+        def attempt() -> str:
+            nonlocal attempts
+            attempts += 1
+            return back.fn(self._context(attempts, resuming=resuming), recorded)
+
+        try:
+            done = self._executor.execute(f"Undo: {one.title}", one.key, one.retry, attempt)
+        except BaseException as error:  # as for steps
+            self._record_failure("undo_failed", one.key, error, attempts, started_s)
+            raise
+        took_ms = round((self._monotonic() - started_s) * 1000)
+        self._record("undo_completed", {"step": one.key, "took_ms": took_ms, "attempts": attempts, "done": done})
+        return done
+
+    def begin_abandoning(self, reason: str) -> None:
+        """From here on the run can only be abandoned."""
+        self._record("abandoning", {"reason": reason})
+
+    def abandon(self, facts: Mapping[str, Json]) -> Outcome:
+        """Close it as abandoned."""
+        return self._close("abandoned", facts)
+
+    def pause(self, error: BaseException) -> None:
+        """Leave it open after an error."""
+        self._record("paused", {"outcome": "failed", "error": describe(error)})
+
     def complete(self) -> Outcome:
         """Close it as completed."""
         return self._close("completed", {})
@@ -233,7 +301,7 @@ class Run(Generic[O]):
             return  # the run is another process's now
         refused = isinstance(error, (RefusedError, InvalidInputError))
         name: OutcomeName = "refused" if refused else "failed"
-        if refused and not self._has_acted():
+        if refused and not self._has_acted() and not isinstance(error, UnansweredError):
             self._close(name, {"error": describe(error)})
             return
         self._record("paused", {"outcome": name, "error": describe(error)})
@@ -282,6 +350,21 @@ class Run(Generic[O]):
             return True
         return False
 
+    def _check_leases(self) -> None:
+        for lease in self._held:
+            self._patiently(functools.partial(self._leases.check, lease))
+
+    def _context(self, attempt: int, *, resuming: bool) -> Context[O]:
+        return Context(
+            order=self.order,
+            site=self.order.site,
+            run_id=self.run_id,
+            epoch=self._writer.epoch,
+            attempt=attempt,
+            resuming=resuming or attempt > 1,
+            say=lambda message: self._tell("say", message),
+        )
+
     # --- recording
 
     def _check_known(self, one: Step[O, P, R]) -> None:
@@ -305,17 +388,17 @@ class Run(Generic[O]):
         self._tell("entry", entry, self.timing, self.forecast())
         return entry
 
-    def _record_failure(self, one: Step[O, P, R], error: BaseException, attempts: int, started_s: float) -> None:
+    def _record_failure(self, kind: Kind, key: str, error: BaseException, attempts: int, started_s: float) -> None:
         payload: dict[str, Json] = {
-            "step": one.key,
+            "step": key,
             "took_ms": round((self._monotonic() - started_s) * 1000),
             "attempts": attempts,
             "error": describe(error),
         }
         try:
-            self._record("step_failed", payload)
+            self._record(kind, payload)
         except VedrError as unrecorded:  # the step's own error matters more; the run stays open and says `started`
-            log.warning("step %s failed and that could not be recorded: %s", one.key, unrecorded)
+            log.warning("%s: %s could not be recorded: %s", key, kind, unrecorded)
 
     def _patiently(self, write: Callable[[], T]) -> T:
         until = self._monotonic() + LEDGER_PATIENCE_S

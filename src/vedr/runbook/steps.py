@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Concatenate, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints
+from typing import Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast, get_type_hints, overload
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 from vedr.errors import InvalidInputError
 from vedr.ledger import RunId
 from vedr.runbook.order import Order
+from vedr.runbook.plan import Plan
 from vedr.signature import Json
 from vedr.targets import RUNBOOK_RTO_S
 
@@ -71,8 +72,21 @@ class Context(Generic[O_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class Undo(Generic[O_contra]):
+    """How a step is taken back when its run is abandoned.
+
+    `effect`: what that does, as the operator reads it beforehand.
+    `fn`: does it, given the step's result as it was recorded (None: it was begun and nobody knows how far it came);
+    says what it did.
+    """
+
+    effect: str
+    fn: Callable[[Context[O_contra], Json], str]
+
+
+@dataclass(frozen=True, slots=True)
 class AnyStep(Generic[O_contra]):
-    """What a runbook knows of its steps, whatever they take and return: title, budget, retry policy.
+    """What a runbook knows of its steps, whatever they take and return: title, budget, retry policy, the way back.
 
     A step that needs less of an order fits every runbook whose order has more, hence contravariant.
     """
@@ -83,10 +97,16 @@ class AnyStep(Generic[O_contra]):
     retry: Retry
     acts: bool
     effect: str
+    undo: Undo[O_contra] | None
+    cannot_undo: str
 
     @property
     def base_key(self) -> str:
         return self.key.split(":", 1)[0]
+
+    def named(self, what: str) -> Self:
+        """The same step for one of several things (`start_node.named("validator-0")`), recorded apart."""
+        return dataclasses.replace(self, key=f"{self.base_key}:{what}", title=f"{self.title}: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +114,6 @@ class Step(AnyStep[O_contra], Generic[O_contra, P, R]):
     """One step of a runbook with the function that does it."""
 
     fn: Callable[Concatenate[Context[O_contra], P], R]
-
-    def named(self, what: str) -> "Step[O_contra, P, R]":
-        """The same step for one of several things (`start_node.named("validator-0")`), recorded apart."""
-        return dataclasses.replace(self, key=f"{self.base_key}:{what}", title=f"{self.title}: {what}")
 
     def encode(self, result: R) -> Json:
         """As the ledger keeps it; InvalidInputError when it would not come back equal."""
@@ -118,8 +134,26 @@ class Step(AnyStep[O_contra], Generic[O_contra, P, R]):
         return cast("R", _adapter(self.fn).validate_python(recorded))
 
 
+@overload
 def step(
-    *, title: str, budget_s: float, retry: Retry = Retry(), acts: bool = True
+    *, title: str, budget_s: float, retry: Retry = ..., acts: bool = ..., cannot_undo: str = ...
+) -> Callable[[Callable[Concatenate[Context[O], P], R]], Step[O, P, R]]: ...
+
+
+@overload
+def step(
+    *, title: str, budget_s: float, retry: Retry = ..., undo: Callable[[Context[O], R | None], str]
+) -> Callable[[Callable[Concatenate[Context[O], P], R]], Step[O, P, R]]: ...
+
+
+def step(
+    *,
+    title: str,
+    budget_s: float,
+    retry: Retry = Retry(),
+    acts: bool = True,
+    undo: Callable[[Context[O], R | None], str] | None = None,
+    cannot_undo: str = "",
 ) -> Callable[[Callable[Concatenate[Context[O], P], R]], Step[O, P, R]]:
     """Make a function a step.
 
@@ -128,18 +162,32 @@ def step(
         budget_s: Its share of the runbook's target.
         retry: Applies to errors whose `transient` is true.
         acts: Whether it changes the world; a step that only looks leaves a refused run without consequences.
+        undo: Takes it back when its run is abandoned, given its result (None: it was begun and nobody knows how far it
+            came), and says what it did.  It must be safe to repeat, and raise where going back is not safe.
+        cannot_undo: Why there is no way back, and what a person has to do instead.
 
-    The function's first line of documentation is the effect that a plan shows.
+    The function's first line of documentation is the effect that a plan shows; that of `undo` what abandoning shows.
     """
 
     def decorate(fn: Callable[Concatenate[Context[O], P], R]) -> Step[O, P, R]:
         key = getattr(fn, "__name__", "")
         if not _KEY.fullmatch(key) or budget_s < 0:
             raise InvalidInputError(f"step {key!r}: bad name or budget {budget_s}", remedy="Use a plain function.")
-        effect = (inspect.getdoc(fn) or title).split("\n", 1)[0]
-        return Step(key, title, budget_s, retry, acts, effect, fn)
+        back = None if undo is None else Undo(_first_line(undo, title), functools.partial(_undo_recorded, fn, undo))
+        return Step(key, title, budget_s, retry, acts, _first_line(fn, title), back, cannot_undo, fn)
 
     return decorate
+
+
+def _first_line(fn: object, otherwise: str) -> str:
+    return (inspect.getdoc(fn) or otherwise).split("\n", 1)[0]
+
+
+def _undo_recorded(
+    fn: Callable[..., R], undo: Callable[[Context[O], R | None], str], ctx: Context[O], recorded: Json
+) -> str:
+    result = None if recorded is None else cast("R", _adapter(fn).validate_python(recorded))
+    return undo(ctx, result)
 
 
 @functools.cache
@@ -171,6 +219,7 @@ class Runbook(Generic[O]):
         steps: In their order; their budgets may not exceed the target.
         target_s: From detection to verified service; default: VirtEngine's RTO of that runbook.  A site's own target is
             checked when a run is opened.
+        plan: What a run of an order would do, found out without changing anything; shown by `vedr run … --plan`.
         subjects: What a run acts on (`node/validator-0`), so that no two runs act on one thing at once.
     """
 
@@ -183,6 +232,7 @@ class Runbook(Generic[O]):
         *,
         target_s: float | None = None,
         subjects: Callable[[O], Sequence[str]] = lambda _: (),
+        plan: Callable[[O], Plan] | None = None,
     ) -> None:
         default_s = next((rto_s for known, rto_s in RUNBOOK_RTO_S.items() if known == runbook_id), None)
         if not _RUNBOOK_ID.fullmatch(runbook_id) or (target_s is None and default_s is None):
@@ -195,6 +245,7 @@ class Runbook(Generic[O]):
         self.steps: Final = tuple(steps)
         self.target_s: Final = float(target_s if target_s is not None else default_s or 0)
         self.subjects: Final = subjects
+        self.plan: Final = plan
         self._body: Callable[[O], object] | None = None
         keys = [one.key for one in steps]
         if len(set(keys)) != len(keys) or not keys:

@@ -1,8 +1,8 @@
 """Where the time of a run went, and where it is going: pure functions of ledger entries.
 
 The RTO clock starts at detection.  A run's time is divided, without gap or overlap, into: before the run was opened,
-each step's execution, waiting for people, interruption (a crash until the resume), and the rest, which is vedr's own
-overhead. All figures are whole milliseconds of the ledger's clock.
+each step's execution, waiting for people, interruption (a crash until the resume), taking steps back, and the rest,
+which is vedr's own overhead. All figures are whole milliseconds of the ledger's clock.
 """
 
 import datetime as dt
@@ -50,6 +50,7 @@ class Timing:
     interrupted_ms: int
     overhead_ms: int
     outcome: str | None
+    undoing_ms: int = 0
 
     @property
     def met(self) -> bool:
@@ -63,7 +64,8 @@ class Timing:
     def critical_path(self) -> tuple[tuple[str, int], ...]:
         """What the total consists of, longest first; steps follow one another, so each is on the path."""
         parts = [("before the run", self.before_ms), ("waiting for people", self.waiting_ms)]
-        parts += [("interrupted", self.interrupted_ms), ("vedr itself", self.overhead_ms)]
+        parts += [("interrupted", self.interrupted_ms), ("taking steps back", self.undoing_ms)]
+        parts += [("vedr itself", self.overhead_ms)]
         parts += [(row.title, row.took_ms) for row in self.rows if row.took_ms]
         return tuple(sorted(((name, ms) for name, ms in parts if ms), key=lambda part: -part[1]))
 
@@ -88,14 +90,17 @@ def measure(entries: Sequence[Entry]) -> Timing:
     planned = opened.get("steps")
     plan = [item for item in planned if isinstance(item, dict)] if isinstance(planned, list) else []
     rows = {_text(item, "key"): _Row(_text(item, "title"), _number(item, "budget_ms")) for item in plan}
-    waiting = interrupted = 0
-    last: Entry | None = None
+    waiting = interrupted = undoing = 0
+    last = asked = None
     running: _Row | None = None
     for entry in entries:
         match entry.kind:
             case "resumed" if last:
                 interrupted += millis(entry.time - last.time)
-                running = None
+                waiting += millis(last.time - asked.time) if asked else 0  # nobody lived to say how long it waited
+                running = asked = None
+            case "waiting":
+                asked = entry
             case "step_started":
                 running = rows.setdefault(_text(entry.payload, "step"), _Row(_text(entry.payload, "title"), 0))
                 running.state = "running"
@@ -105,13 +110,17 @@ def measure(entries: Sequence[Entry]) -> Timing:
                 running.took_ms = _number(entry.payload, "took_ms")
                 running.state = "completed" if entry.kind == "step_completed" else "failed"
                 running = None
+            case "undo_completed" | "undo_failed":
+                undoing += _number(entry.payload, "took_ms")
             case "waited":
+                asked = None
                 waiting += _number(entry.payload, "took_ms")
                 if running:
                     running.waited_ms += _number(entry.payload, "took_ms")
             case _:
                 pass
         last = entry
+    waiting += millis(entries[-1].time - asked.time) if asked else 0
     total = max(0, millis(entries[-1].time - detected_at))
     before = max(0, millis(entries[0].time - detected_at))
     done = tuple(row.freeze(key) for key, row in rows.items())
@@ -126,8 +135,9 @@ def measure(entries: Sequence[Entry]) -> Timing:
         before_ms=before,
         waiting_ms=waiting,
         interrupted_ms=interrupted,
-        overhead_ms=max(0, total - before - waiting - interrupted - worked),
+        overhead_ms=max(0, total - before - waiting - interrupted - undoing - worked),
         outcome=closed if isinstance(closed, str) else None,
+        undoing_ms=undoing,
     )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_step_needs_a_plain_name_and_an_annotated_result() -> None:
         with pytest.raises(InvalidInputError, match="bad name"):
             named(wrong)
     with pytest.raises(InvalidInputError, match="no return annotation"):
-        named("fine").__class__("x", "x", 1, Retry(), True, "", _unannotated).encode(1)
+        dataclasses.replace(named("fine"), fn=_unannotated).encode(1)
 
 
 def test_a_runbook_needs_a_target_a_proper_id_and_different_steps() -> None:
