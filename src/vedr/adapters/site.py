@@ -35,6 +35,7 @@ from vedr.signature import Signer
 
 if TYPE_CHECKING:
     from vedr.adapters.secrets_manager import AwsVault
+    from vedr.continuity.delivery import Channel
     from vedr.custody.key_backup_store import KeyRepository
 
 PROBE_DEADLINE_S: Final = 2.0  # for RPC calls that only ask whether a node is there
@@ -135,6 +136,13 @@ class OpenSite:
         fleet = LabFleet(self.site.fleet.agents, resolve(self.site.fleet.token).decode())
         self._closing.callback(fleet.close)
         return fleet
+
+    @cached_property
+    def channels(self) -> "tuple[Channel, ...]":
+        """Whom incidents are told to, in the policy's order."""
+        from vedr.adapters.notify_channels import open_channel  # noqa: PLC0415 (mail and TLS: only incidents pay)
+
+        return tuple(open_channel(policy) for policy in self.site.notifications.channels)
 
     @cached_property
     def files(self) -> Files:
