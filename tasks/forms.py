@@ -27,9 +27,12 @@ BUSY_DELAY_S: Final = 1.0
 
 def choices(site: Site) -> Mapping[str, list[str]]:
     """What the site offers, by the mark's value."""
+    zones = [zone for region in site.regions_by_priority for zone in site.regions[region].zones]
     return {
         "nodes": [node.name for node in site.nodes],
         "regions": list(site.regions_by_priority),
+        "zones": zones,
+        "places": [*site.regions_by_priority, *zones],
         "providers": [provider.name for provider in site.providers],
         "key_owners": [*(node.name for node in site.nodes), *(provider.name for provider in site.providers)],
     }

@@ -1,0 +1,66 @@
+"""RB-DR-002 and RB-DR-003: a zone or a region is lost, or to be emptied.  The same steps, at two scales."""
+
+from typing import Final
+
+from tasks.binding import open_run, runbook_flow
+from tasks.failover_orders import RegionFailover, ZoneFailover, subjects_of_failover
+from tasks.outages import confirm_outage, decide, describe, plan_of
+from tasks.relocating import hand_over, promote, start_reserves
+from tasks.serving import shift_traffic, verify_service, watch_blocks
+from vedr.runbook.run import Outcome, Run
+from vedr.runbook.steps import Runbook
+
+STEPS: Final = (
+    confirm_outage,
+    decide,
+    start_reserves,
+    promote,
+    shift_traffic,
+    hand_over,
+    verify_service,
+    watch_blocks,
+)
+
+ZONE: Final = Runbook("RB-DR-002", "zone failover", ZoneFailover, STEPS, subjects=subjects_of_failover, plan=plan_of)
+REGION: Final = Runbook(
+    "RB-DR-003", "region failover", RegionFailover, STEPS, subjects=subjects_of_failover, plan=plan_of
+)
+
+
+@runbook_flow(ZONE)
+def zone_failover(order: ZoneFailover) -> Outcome:
+    """Bring what a zone did back elsewhere.  Target: 15 min from detection.
+
+    Args:
+        order: Which zone, lost or to be emptied, and where to.
+    """
+    with open_run(ZONE, order) as run:
+        fail_over(run)
+    return run.outcome
+
+
+@runbook_flow(REGION)
+def region_failover(order: RegionFailover) -> Outcome:
+    """Bring what a region did back in another; the chain may stand still until then.  Target: 30 min from detection.
+
+    Args:
+        order: Which region, lost or to be emptied, and where to.
+    """
+    with open_run(REGION, order) as run:
+        fail_over(run)
+    return run.outcome
+
+
+def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
+    """The page of both runbooks."""
+    run.step(confirm_outage)
+    found = run.step(decide)
+    run.approve(describe(found))
+    run.step(start_reserves, found.gateways)
+    for move in found.moves:  # consensus first: a halted chain serves nobody
+        run.step(promote.named(move.validator), move)
+    run.step(shift_traffic, found)
+    for handover in found.handovers:
+        run.step(hand_over.named(handover.provider), handover)
+    run.step(verify_service, found)
+    run.step(watch_blocks, found)

@@ -1,0 +1,268 @@
+"""What is moved where when a zone or region is lost or emptied: validators' keys, providers' state, gateways.
+
+Guarantees: pure.  A key is only moved to a remote signer whose node serves, and only if its register refuses whoever
+held it before; a validator that signs from a file is left where it is, and that is said.  A plan that would take online
+power to 2/3 or below, when it is above now, is refused.
+Leaves out: looking, doing, and traffic (`traffic_plan`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from vedr.chain.quorum import Domain, needed_power
+from vedr.errors import NotFoundError, RefusedError
+from vedr.inventory import Gateway, Node, Provider, RemoteSigner, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is known when a plan is made.
+
+    Args:
+        serving: Nodes in sync.
+        signing: Validators that took part in the newest commit, or in the votes of a halted chain.
+        powers: Voting power of every validator of the active set, by node name; others under `outside`.
+        outside_online: Power of validators elsewhere that took part.
+        holders: The signer that holds each remotely signing validator's key, by validator.
+    """
+
+    serving: frozenset[str]
+    signing: frozenset[str]
+    powers: Mapping[str, int]
+    outside_online: int
+    holders: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A validator's key, from the signer that holds it to the one that is to."""
+
+    validator: str
+    power: int
+    holder: str
+    signer: str
+    node: str
+    zone: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is not moved, and why."""
+
+    name: str
+    power: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A provider's state, to one in reserve."""
+
+    provider: str
+    reserve: str
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """The whole plan; powers are voting power of the active set."""
+
+    domain: str
+    target: str
+    planned: bool
+    moves: tuple[Move, ...]
+    left: tuple[Left, ...]
+    handovers: tuple[Handover, ...]
+    gateways: tuple[str, ...]
+    total_power: int
+    online_before: int
+    online_after: int
+
+    @property
+    def needed_power(self) -> int:
+        return needed_power(self.total_power)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why it must not be carried out; empty: it may."""
+        if self.online_after < self.needed_power <= self.online_before:
+            fall = f"online power would go from {self.online_before} to {self.online_after} of {self.total_power}"
+            return (f"{fall}, {self.needed_power} are needed: this would halt the chain",)
+        return ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever agrees to it has to weigh."""
+        if self.online_after < self.needed_power:
+            short = self.needed_power - self.online_after
+            return (f"the chain stays halted: {short} power is still short afterwards",)
+        return ()
+
+
+def within(domain: Domain, zone: str, region: str) -> bool:
+    """Whether a place lies in the zone or region."""
+    return domain.name == (zone if domain.kind == "zone" else region)
+
+
+def choose_target(site: Site, domain: Domain, wanted: str, serving: frozenset[str]) -> Domain:
+    """The zone or region that takes over: the one that was named, or the next that has a node in sync.
+
+    For a zone, another of its region, then the regions; for a region, those that follow it by priority.
+
+    Raises:
+        NotFoundError: the site has no such place.
+        RefusedError: it is in what is lost, or no place has a node that serves.
+    """
+    if wanted:
+        return _named_target(site, domain, wanted, serving)
+    candidates = [place for place in _places_by_preference(site, domain) if _serves(site, place, serving)]
+    if not candidates:
+        raise RefusedError(
+            f"no place outside {domain} has a node in sync", remedy="Bring back one node first (RB-DR-001, RB-DR-006)."
+        )
+    return candidates[0]
+
+
+def plan(site: Site, domain: Domain, target: Domain, situation: Situation, *, planned: bool) -> Relocation:
+    """Who moves where; see the module's text.
+
+    Raises:
+        NotFoundError: the site has no such zone or region.
+    """
+    check_place(site, domain)
+    moves, left = _move_validators(site, domain, target, situation)
+    handovers, stranded = _hand_over_providers(site, domain, target)
+    total = sum(situation.powers.values())
+    online = situation.outside_online + sum(situation.powers.get(name, 0) for name in situation.signing)
+    lost = sum(
+        situation.powers.get(name, 0) for name in situation.signing if _stands_in(site, domain, name, situation.holders)
+    )
+    return Relocation(
+        domain=str(domain),
+        target=str(target),
+        planned=planned,
+        moves=moves,
+        left=(*left, *stranded),
+        handovers=handovers,
+        gateways=tuple(gateway.name for gateway in site.gateways if gateway.reserve and _is_at(target, gateway)),
+        total_power=total,
+        online_before=online,
+        online_after=online - lost + sum(move.power for move in moves),
+    )
+
+
+def check_place(site: Site, domain: Domain) -> None:
+    """NotFoundError when the site has no such zone or region."""
+    known = (
+        site.regions if domain.kind == "region" else [zone for region in site.regions.values() for zone in region.zones]
+    )
+    if domain.name not in known:
+        raise NotFoundError(f"site {site.name} has no {domain}", remedy=f"Choose one of: {', '.join(known)}.")
+
+
+def place_of(site: Site, name: str) -> Domain:
+    """The zone or region of that name; NotFoundError lists what there is."""
+    domain = Domain("region" if name in site.regions else "zone", name)
+    check_place(site, domain)
+    return domain
+
+
+def signer_named(site: Site, name: str) -> RemoteSigner:
+    """NotFoundError when the site has no such signer."""
+    for signer in site.signers:
+        if signer.name == name:
+            return signer
+    raise NotFoundError(f"site {site.name} has no signer {name!r}", remedy="See [[signers]] in the site file.")
+
+
+def _named_target(site: Site, domain: Domain, wanted: str, serving: frozenset[str]) -> Domain:
+    target = place_of(site, wanted)
+    if target == domain or (target.kind == "zone" and target.name in _zones(site, domain)):
+        raise RefusedError(f"{target} lies in {domain}, which is to be left", remedy="Name another, or none.")
+    if not _serves(site, target, serving):
+        raise RefusedError(f"{target} has no node in sync", remedy="Name another, or none: then one is chosen.")
+    return target
+
+
+def _places_by_preference(site: Site, domain: Domain) -> list[Domain]:
+    home = domain.name if domain.kind == "region" else _region_of(site, domain.name)
+    order = site.regions_by_priority
+    after = [*order[order.index(home) + 1 :], *order[: order.index(home)]]
+    siblings = [] if domain.kind == "region" else [zone for zone in site.regions[home].zones if zone != domain.name]
+    return [*(Domain("zone", zone) for zone in siblings), *(Domain("region", region) for region in after)]
+
+
+def _serves(site: Site, place: Domain, serving: frozenset[str]) -> bool:
+    return any(node.name in serving for node in site.nodes if _is_at(place, node))
+
+
+def _move_validators(
+    site: Site, domain: Domain, target: Domain, situation: Situation
+) -> tuple[tuple[Move, ...], tuple[Left, ...]]:
+    moves: list[Move] = []
+    left: list[Left] = []
+    busy = {signer_named(site, holder).node for holder in situation.holders.values() if holder}
+    for validator in site.nodes:
+        if not validator.is_validator or not _stands_in(site, domain, validator.name, situation.holders):
+            continue
+        power, signers = situation.powers.get(validator.name, 0), site.signers_of(validator.name)
+        able = [one for one in signers if one.node not in busy and _can_serve(site, domain, one, situation.serving)]
+        if able:
+            signer = min(able, key=partial(_preference, site, target))
+            busy.add(signer.node)
+            moves.append(_move(site, signer, situation.holders.get(validator.name, ""), power))
+        elif signers:
+            left.append(Left(validator.name, power, "none of its standbys' nodes is in sync and free"))
+        else:
+            reason = "it signs from a key file: nothing but its fenced host proves that it is silent"
+            left.append(Left(validator.name, power, reason))
+    return tuple(moves), tuple(left)
+
+
+def _can_serve(site: Site, domain: Domain, signer: RemoteSigner, serving: frozenset[str]) -> bool:
+    """Whether its node stands elsewhere and is in sync; the validator's own, which waits for it, by its neighbours."""
+    node = site.node(signer.node)
+    if _is_at(domain, node):
+        return False
+    return node.name in serving or (node.is_validator and _serves(site, Domain("zone", node.zone), serving))
+
+
+def _preference(site: Site, target: Domain, signer: RemoteSigner) -> tuple[bool, int, bool]:
+    """The target first, then regions by priority; an archive last, whose history users ask for."""
+    node = site.node(signer.node)
+    return (not _is_at(target, node), site.regions_by_priority.index(node.region), node.role == "archive")
+
+
+def _move(site: Site, signer: RemoteSigner, holder: str, power: int) -> Move:
+    node = site.node(signer.node)
+    return Move(signer.validator, power, holder, signer.name, node.name, node.zone, node.region)
+
+
+def _hand_over_providers(site: Site, domain: Domain, target: Domain) -> tuple[tuple[Handover, ...], tuple[Left, ...]]:
+    lost = [provider for provider in site.providers if not provider.reserve and _is_at(domain, provider)]
+    reserves = [provider for provider in site.providers if provider.reserve and not _is_at(domain, provider)]
+    reserves.sort(key=lambda provider: not _is_at(target, provider))
+    pairs = tuple(Handover(one.name, other.name, other.zone) for one, other in zip(lost, reserves, strict=False))
+    stranded = tuple(Left(one.name, 0, "no provider in reserve is left") for one in lost[len(pairs) :])
+    return pairs, stranded
+
+
+def _stands_in(site: Site, domain: Domain, validator: str, holders: Mapping[str, str]) -> bool:
+    """Whether the key is used in the domain now: by its holder where it signs remotely, else at home."""
+    holder = holders.get(validator, "")
+    node = site.node(signer_named(site, holder).node if holder else validator)
+    return _is_at(domain, node)
+
+
+def _is_at(domain: Domain, thing: Node | Provider | Gateway) -> bool:
+    return within(domain, thing.zone, thing.region)
+
+
+def _region_of(site: Site, zone: str) -> str:
+    return next(name for name, region in site.regions.items() if zone in region.zones)
+
+
+def _zones(site: Site, domain: Domain) -> Sequence[str]:
+    return site.regions[domain.name].zones if domain.kind == "region" else (domain.name,)

@@ -1,0 +1,219 @@
+"""Steps that look before a failover: is it lost, what would be moved where, and who has to know.
+
+Guarantees: nothing is changed here; an outage is confirmed by sources that fail apart.
+Leaves out: acting (tasks.relocating, tasks.serving).
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from tasks.failover_orders import Failover, domain_of
+from tasks.observing import Seen, ask, in_sync
+from vedr.adapters.answering import answers_http
+from vedr.adapters.privval_signer import register_of
+from vedr.adapters.site import OpenSite, open_site
+from vedr.chain import quorum
+from vedr.chain.quorum import OUTSIDE, Domain
+from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
+from vedr.failover import outage, relocation
+from vedr.failover.outage import Outage, Sight
+from vedr.failover.relocation import Relocation, Situation, within
+from vedr.inventory import Gateway, Node, Provider
+from vedr.ports import UnitState
+from vedr.runbook.plan import Action, Plan
+from vedr.runbook.steps import Context, Retry, step
+
+PROBE: Final = Retry(attempts=3, delay_s=1.0)
+PROMOTE_BUDGET_S: Final = 120.0
+MIN_WITNESSES: Final = 2
+
+Ctx = Context[Failover]
+
+
+@step(title="Confirm the outage", budget_s=30, retry=PROBE, acts=False)
+def confirm_outage(ctx: Ctx) -> Outage:
+    """Asks services, supervisors and the nodes elsewhere; refuses when it serves, or is silent to this process only."""
+    with open_site(ctx.order.site) as opened:
+        domain = domain_of(ctx.order)
+        relocation.check_place(opened.site, domain)
+        sights = look_at(opened, domain)
+        if ctx.order.mode == "planned":
+            answering = sum(sight.answers for sight in sights)
+            found = Outage(str(domain), (), len(sights), f"planned: {answering} of {len(sights)} services answer")
+        else:
+            found = outage.judge(domain, sights)
+    ctx.say(found.finding)
+    return found
+
+
+@step(title="Decide what moves where", budget_s=30, retry=PROBE, acts=False)
+def decide(ctx: Ctx) -> Relocation:
+    """Reads the validator set, the registers and who serves; chooses the target and the standbys; counts the power."""
+    with open_site(ctx.order.site) as opened:
+        found = relocate(opened, ctx.order)
+    for left in found.left:
+        ctx.say(f"{left.name} stays: {left.reason}")
+    ctx.say(f"{found.domain} -> {found.target}: online power {found.online_before} -> {found.online_after}")
+    return found
+
+
+def relocate(opened: OpenSite, order: Failover) -> Relocation:
+    """What would be moved where, as everything is now.
+
+    Raises:
+        VerificationFailedError: fewer than two nodes elsewhere are in sync.
+        RefusedError: the wanted target can't take over.
+    """
+    site, domain = opened.site, domain_of(order)
+    relocation.check_place(site, domain)
+    elsewhere = [node for node in site.nodes if not within(domain, node.zone, node.region)]
+    seen = in_sync(ask(opened, site.nodes if order.mode == "planned" else elsewhere))
+    situation = situation_of(opened, seen, lost=None if order.mode == "planned" else domain)
+    target = relocation.choose_target(site, domain, order.target, situation.serving)
+    return relocation.plan(site, domain, target, situation, planned=order.mode == "planned")
+
+
+def situation_of(opened: OpenSite, seen: Iterable[Seen], *, lost: Domain | None) -> Situation:
+    """What is known now; a validator whose key is used in what is lost counts as silent.
+
+    Raises:
+        VerificationFailedError: fewer than two nodes answer in sync, or the tip of one is not the others'.
+    """
+    site, nodes = opened.site, tuple(seen)
+    if len(nodes) < MIN_WITNESSES:
+        raise VerificationFailedError(
+            f"{len(nodes)} nodes outside answer in sync, {MIN_WITNESSES} are needed",
+            remedy="Bring back one first: RB-DR-001, or RB-DR-006 with a snapshot.",
+        )
+    witness = max(nodes, key=lambda one: one.status.latest_height)
+    height = witness.status.latest_height
+    powers = quorum.map_power(site, witness.rpc.validators(height))
+    online = quorum.online_addresses(witness.rpc.commit(height).commit)
+    holders = holders_of(opened)
+    names = {bytes.fromhex(node.address): node.name for node in site.nodes if node.address}
+    signing = {names[address] for address in online if address in names}
+    if lost:
+        signing = {name for name in signing if not within(lost, *_where(opened, name, holders))}
+    by_name = {member.node: member.power for member in powers.members if member.node != OUTSIDE}
+    strangers = [member for member in powers.members if member.node == OUTSIDE]
+    return Situation(
+        serving=frozenset(one.node.name for one in nodes),
+        signing=frozenset(signing),
+        powers={**by_name, OUTSIDE: sum(member.power for member in strangers)},
+        outside_online=sum(member.power for member in strangers if member.address in online),
+        holders=holders,
+    )
+
+
+def holders_of(opened: OpenSite) -> dict[str, str]:
+    """The signer that each register names, by validator; "" where nobody has held it yet.
+
+    UnavailableError when no majority of the regions shows one of them.
+    """
+    return {node.name: holder_of(opened, node) for node in opened.site.nodes if opened.site.signers_of(node.name)}
+
+
+def holder_of(opened: OpenSite, validator: Node) -> str:
+    """The signer's name, without its process.  UnavailableError without a majority."""
+    seen = register_of(opened, validator).look()
+    if not seen.is_majority or seen.newest is None:
+        raise UnavailableError(
+            f"no majority of the regions shows who holds the key of {validator.name}: "
+            + "; ".join(f"{region}: {problem}" for region, problem in seen.problems.items()),
+            remedy="Two regions' stores have to answer; restore one.",
+        )
+    name = seen.newest.holder.partition("/")[0]
+    return name if any(signer.name == name for signer in opened.site.signers) else ""
+
+
+def _where(opened: OpenSite, validator: str, holders: Mapping[str, str]) -> tuple[str, str]:
+    holder = holders.get(validator, "")
+    node = opened.site.node(relocation.signer_named(opened.site, holder).node if holder else validator)
+    return node.zone, node.region
+
+
+# --- looking at a place
+
+
+def look_at(opened: OpenSite, domain: Domain) -> tuple[Sight, ...]:
+    """Everything that should serve there, each asked at once."""
+    site = opened.site
+    things: list[tuple[str, Node | Provider | Gateway]] = [
+        *(("node", node) for node in site.nodes),
+        *(("gateway", gateway) for gateway in site.gateways if not gateway.reserve),
+        *(("provider", provider) for provider in site.providers if not provider.reserve),
+    ]
+    inside = [(kind, thing) for kind, thing in things if within(domain, thing.zone, thing.region)]
+    outside = [node for node in site.nodes if not within(domain, node.zone, node.region)]
+    peers = peers_of(opened, outside)
+    with ThreadPoolExecutor(max(1, len(inside)), "looking") as pool:
+        return tuple(pool.map(lambda one: _sight(opened, one[0], one[1], peers), inside))
+
+
+def peers_of(opened: OpenSite, nodes: Iterable[Node]) -> dict[str, int] | None:
+    """How many of these nodes have a peer of each name; None when none of them can be asked."""
+    counts: dict[str, int] = {}
+    asked = ask(opened, nodes)
+    for one in asked:
+        with contextlib.suppress(VedrError):
+            for peer in one.rpc.net_info().peers:
+                counts[peer.moniker] = counts.get(peer.moniker, 0) + 1
+    return counts if asked else None
+
+
+def _sight(opened: OpenSite, kind: str, thing: Node | Provider | Gateway, peers: Mapping[str, int] | None) -> Sight:
+    known = None if peers is None or kind != "node" else peers.get(thing.name, 0)
+    return Sight(thing.name, kind, _answers(opened, thing), _unit_state(opened, thing), known)
+
+
+def _answers(opened: OpenSite, thing: Node | Provider | Gateway) -> bool:
+    """A gateway has to say that its nodes serve; a provider, whose health hangs on the chain's, only to answer."""
+    if isinstance(thing, Node):
+        return bool(ask(opened, [thing]))
+    path = opened.site.traffic.health_path
+    return answers_http(f"{thing.url}{path}", healthy=isinstance(thing, Gateway))
+
+
+def _unit_state(opened: OpenSite, thing: Node | Provider | Gateway) -> UnitState | None:
+    try:
+        return opened.fleet.status(thing.unit, thing.zone).state
+    except (UnavailableError, NotFoundError):
+        return None
+
+
+# --- the plan as people read it
+
+
+def plan_of(order: Failover) -> Plan:
+    """What the run would do, as everything is now; changes nothing."""
+    with open_site(order.site) as opened:
+        return describe(relocate(opened, order))
+
+
+def describe(found: Relocation) -> Plan:
+    """The plan that is shown and approved."""
+    power = f"online power {found.online_before} -> {found.online_after} of {found.total_power}"
+    moved = [
+        Action(
+            f"move the key of {move.validator} to {move.signer}",
+            f"{move.zone}, node {move.node}",
+            PROMOTE_BUDGET_S / len(found.moves),
+            f"{move.power} power signs there; {move.holder or 'whoever held it'} is refused by the registers",
+        )
+        for move in found.moves
+    ]
+    handed = [
+        Action(f"give {one.provider}'s state to {one.reserve}", one.zone, 60, "its orders are served there")
+        for one in found.handovers
+    ]
+    opened_up = [Action(f"start {name}", found.target, 10, "one more API gateway") for name in found.gateways]
+    traffic = Action(f"send users to {found.target}", "DNS and mesh", 60, f"nobody is sent to {found.domain}")
+    return Plan(
+        title=f"{'empty' if found.planned else 'leave'} {found.domain}, to {found.target}",
+        actions=(*opened_up, *moved, *handed, traffic),
+        notes=(power, *(f"{left.name} stays: {left.reason}" for left in found.left)),
+        warnings=found.warnings,
+        refusals=found.refusals,
+    )

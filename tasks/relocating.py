@@ -1,0 +1,219 @@
+"""Steps that move things: a validator's key to a standby, a provider's state to one in reserve, reserves into service.
+
+1. Appoint the standby's signer by name, in a majority of the regions.
+2. Start its unit: it connects to its node and waits; at the node's first request it takes the registers over, and
+   whoever held them before is refused from then on, dead, cut off or alive.
+3. Let its node wait for it, and restart that.
+4. Await that the registers name it, and then its signature.
+
+Guarantees: no key is used by two signers, whatever happens between these; each step may be repeated.
+Leaves out: validators that sign from a key file, which stay where they are (relocation says so).
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tasks.observing import ask
+from tasks.outages import holder_of
+from vedr.adapters.privval_signer import register_of
+from vedr.adapters.site import OpenSite, open_site, utc_now
+from vedr.adapters.snapshots import reconcile_provider
+from vedr.backup import restore
+from vedr.backup.repository import list_snapshots
+from vedr.chain.appointment import appoint
+from vedr.chain.node_config import set_signer_address
+from vedr.chain.register import Validator
+from vedr.errors import DeadlineError, NotFoundError, UnavailableError
+from vedr.failover.relocation import Handover, Move, signer_named
+from vedr.inventory import Node, Provider, RemoteSigner
+from vedr.runbook.order import Order
+from vedr.runbook.steps import Context, Retry, step
+
+ACT: Final = Retry(attempts=3, delay_s=2.0)
+NODE_LIMIT_S: Final = 60.0  # from its start until it answers; its signer may need some seconds to be there
+HOLD_LIMIT_S: Final = 60.0  # until the standby's signer was asked for a signature, and holds the registers
+_POLL_S: Final = 0.25
+
+Ctx = Context[Order]
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """A key that signs elsewhere now."""
+
+    validator: str
+    signer: str
+    node: str
+    position: str
+    appointment: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A provider's state in another's hands; `replayed_from` is the lowest sequence that is handled next."""
+
+    provider: str
+    reserve: str
+    snapshot: str
+    replayed_from: int
+    detail: str
+
+
+@step(title="Move the key", budget_s=120, retry=ACT)
+def promote(ctx: Ctx, move: Move) -> Promoted:
+    """Appoints the standby's signer, starts it, lets its node wait for it, and awaits that the registers name it."""
+    with open_site(ctx.order.site) as opened:
+        signer = signer_named(opened.site, move.signer)
+        return put_in_charge(ctx, opened, signer)
+
+
+def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> Promoted:
+    """(1) to (4).
+
+    Raises:
+        UnavailableError: no majority of the regions, or the standby's host does not answer.
+        DeadlineError: its node does not come up, or asked for no signature in time.
+    """
+    validator, node = opened.site.node(signer.validator), opened.site.node(signer.node)
+    known = Validator(opened.site.chain.chain_id, validator.address)
+    appointed = appoint(opened.registers, known, signer.name, run_id=ctx.run_id, at=utc_now())  # (1)
+    ctx.say(f"{signer.name} is to hold the key of {validator.name} (appointment {appointed.seq})")
+    opened.fleet.start(signer.unit, node.zone)  # (2)
+    let_wait(ctx, opened, node, signer.listen)  # (3)
+    _until(  # (4)
+        lambda: holder_of(opened, validator) == signer.name,
+        HOLD_LIMIT_S,
+        f"{signer.name} was not asked for a signature",
+        f"See the logs of {signer.unit} and {node.unit} in {node.zone}; then resume.",
+    )
+    newest = register_of(opened, validator).look().newest
+    position = str(newest.position) if newest else ""
+    ctx.say(f"the registers name {signer.name} at {position}: every other signer of this key is refused")
+    return Promoted(validator.name, signer.name, node.name, position, appointed.seq)
+
+
+def let_wait(ctx: Ctx, opened: OpenSite, node: Node, address: str) -> None:
+    """(3) Restart the node with that signer address where it has another; start it where it does not run.
+
+    A node gives its signer three seconds to be there, so that one that ended is started once more.
+    """
+    if set_signer_address(opened.files.home(node), address):
+        stop_unit(ctx, opened, node)
+    opened.fleet.start(node.unit, node.zone)
+
+    def is_up() -> bool:
+        if ask(opened, [node]):
+            return True
+        if opened.fleet.status(node.unit, node.zone).state in ("failed", "stopped"):
+            opened.fleet.start(node.unit, node.zone)
+        return False
+
+    _until(is_up, NODE_LIMIT_S, f"{node.name} does not answer", f"See its log on its host in {node.zone}; resume.")
+
+
+def stop_unit(ctx: Ctx, opened: OpenSite, thing: Node | Provider) -> None:
+    """End it, by force when it does not end by itself."""
+    try:
+        opened.fleet.stop(thing.unit, thing.zone)
+    except DeadlineError:
+        ctx.say(f"{thing.name} does not end by itself: it is killed")
+        opened.fleet.kill(thing.unit, thing.zone)
+        opened.fleet.stop(thing.unit, thing.zone)
+
+
+def _until(is_true: Callable[[], bool], limit_s: float, what: str, remedy: str) -> None:
+    """Ask until it is so; what does not answer is asked again."""
+    deadline = time.monotonic() + limit_s
+    last = ""
+    while True:
+        try:
+            if is_true():
+                return
+        except UnavailableError as error:
+            last = f": {error.message}"
+        if time.monotonic() >= deadline:
+            raise DeadlineError(f"{what} within {limit_s:g} s{last}", remedy=remedy)
+        time.sleep(_POLL_S)
+
+
+@step(title="Bring reserves into service", budget_s=30, retry=ACT)
+def start_reserves(ctx: Ctx, gateways: tuple[str, ...]) -> tuple[str, ...]:
+    """Starts the gateways that stand in reserve in the target."""
+    with open_site(ctx.order.site) as opened:
+        chosen = [gateway for gateway in opened.site.gateways if gateway.name in gateways]
+        for gateway in chosen:
+            opened.fleet.start(gateway.unit, gateway.zone)
+    return tuple(gateway.name for gateway in chosen)
+
+
+@step(title="Hand the provider's state over", budget_s=90, retry=ACT)
+def hand_over(ctx: Ctx, handover: Handover) -> HandedOver:
+    """Restores a provider's newest state into the one in reserve, reconciled with the chain, and starts that."""
+    with open_site(ctx.order.site) as opened:
+        given, taker = provider_named(opened, handover.provider), provider_named(opened, handover.reserve)
+        is_proven_stopped = True
+        try:
+            stop_unit(ctx, opened, given)
+        except UnavailableError as error:
+            is_proven_stopped = False
+            ctx.say(f"{given.name} can't be asked to stop ({error.message}): its disk proves nothing")
+        found = give_state(ctx, opened, given, taker, survivor=given.home if is_proven_stopped else None)
+    ctx.say(found.detail)
+    return found
+
+
+def give_state(ctx: Ctx, opened: OpenSite, given: Provider, taker: Provider, *, survivor: Path | None) -> HandedOver:
+    """The newest stored state of one in the other's home, its checkpoints at what the surviving disk proves; started.
+
+    Raises:
+        NotFoundError: no state of it was ever stored.
+    """
+    listed = list_snapshots(opened.repository, given.region, "provider").snapshots
+    own = [one for one in listed if one.source.name == given.name]
+    if not own:
+        raise NotFoundError(
+            f"no state of {given.name} is in any store",
+            remedy="Start the reserve afresh by hand; let provider-state-backup run on its schedule.",
+        )
+    verified = restore.open_manifest(opened.repository, own[0], chain_id=None, prefer=(taker.region,))
+    stop_unit(ctx, opened, taker)
+    scratch = taker.home / f"handover-{ctx.run_id}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    staged = restore.fetch(opened.repository, verified, scratch, ctx.run_id, prefer=(taker.region,))
+    has_survivor = survivor is not None and (survivor / "data").is_dir()
+    advances = reconcile_provider(opened, staged.path, survivor if has_survivor else None)
+    _take_its_place(staged.path / "data", taker.home, ctx.run_id)
+    shutil.rmtree(scratch)
+    opened.fleet.start(taker.unit, taker.zone)
+    skipped = max(advance.skips_replay_of for advance in advances)
+    proven = f"its disk proves {skipped} sequences more" if has_survivor else "what it did since is handled again"
+    return HandedOver(
+        provider=given.name,
+        reserve=taker.name,
+        snapshot=own[0].id,
+        replayed_from=min(advance.last_sequence for advance in advances),
+        detail=f"{taker.name} goes on where {given.name} was in {own[0].id}; {proven}",
+    )
+
+
+def _take_its_place(data: Path, home: Path, run_id: str) -> None:
+    """The new data for the old, by rename; the old is kept beside it."""
+    kept = home / f"data.vedr-old-{run_id}"
+    if (home / "data").exists():
+        if kept.exists():  # an earlier try came this far
+            shutil.rmtree(home / "data")
+        else:
+            (home / "data").rename(kept)
+    data.rename(home / "data")
+
+
+def provider_named(opened: OpenSite, name: str) -> Provider:
+    """NotFoundError when the site has no such provider."""
+    for provider in opened.site.providers:
+        if provider.name == name:
+            return provider
+    raise NotFoundError(f"site {opened.site.name} has no provider {name!r}", remedy="See vedr site show.")

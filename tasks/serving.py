@@ -1,0 +1,236 @@
+"""Steps that send users elsewhere, and look at what they get there: blocks, the API by its names, providers.
+
+Guarantees: what is reported was seen from outside; traffic only goes to gateways that were just proven healthy.
+Leaves out: moving what serves (tasks.relocating).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from tasks.observing import Seen, ask, in_sync
+from tasks.outages import holder_of
+from vedr.adapters.answering import answers_http
+from vedr.adapters.site import OpenSite, open_site
+from vedr.chain import sync
+from vedr.chain.block import Flag
+from vedr.chain.quorum import Domain
+from vedr.errors import DeadlineError, VerificationFailedError
+from vedr.failover.relocation import Relocation
+from vedr.failover.traffic_plan import TrafficPlan
+from vedr.inventory import Height
+from vedr.runbook.lease import Leases
+from vedr.runbook.order import Order
+from vedr.runbook.steps import Context, Retry, step
+
+PROBE: Final = Retry(attempts=3, delay_s=2.0)
+ACT: Final = Retry(attempts=4, delay_s=2.0)
+BLOCKS: Final = 3  # seen after the failover before the chain counts as moving
+WATCH_BLOCKS: Final = 10
+BLOCK_TIMES: Final = 30.0  # a chain that was halted needs some rounds until all have found each other
+MIN_COMPARED: Final = 2
+
+Ctx = Context[Order]
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """Where users are sent now."""
+
+    purpose: str
+    backends: tuple[str, ...]
+    answered: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Serves:
+    """What a user sees."""
+
+    height: int
+    app_hash: str
+    compared: int
+    signing: tuple[str, ...]
+    api: tuple[str, ...]
+    providers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The blocks that were looked at afterwards."""
+
+    first: int
+    last: int
+    signed: dict[str, int]
+
+
+@step(title="Send users elsewhere", budget_s=120, retry=ACT)
+def shift_traffic(ctx: Ctx, found: Relocation) -> Shifted:
+    """Changes the weights of every name away from what is lost, and awaits that every name server answers so."""
+    with open_site(ctx.order.site) as opened:
+        if not opened.site.traffic.backends:
+            return Shifted(f"away from {found.domain}", (), "this site names no traffic backends", ())
+        kind, name = found.domain.split(" ", 1)
+        domain = Domain("zone" if kind == "zone" else "region", name)
+        target = region_of(opened, found.target)
+        steering = opened.traffic
+        plan = steering.plan_away(
+            [domain], steering.prove(), epoch=epoch_of(ctx, opened), target=None if target == domain.name else target
+        )
+        return carry_out(ctx, opened, plan)
+
+
+def carry_out(ctx: Ctx, opened: OpenSite, plan: TrafficPlan) -> Shifted:
+    """Write it, and wait until users' answers show it."""
+    leases = Leases(opened.journal)
+    lease = leases.acquire("failover", ctx.run_id)
+    written = opened.traffic.shift(plan, still_ours=lambda: leases.check(lease))
+    answered = opened.traffic.wait_until_answered(plan)
+    ctx.say(f"{plan.purpose}: {answered}")
+    return Shifted(plan.purpose, written.written, str(answered), plan.notes)
+
+
+def epoch_of(ctx: Ctx, opened: OpenSite) -> int:
+    """Of the lease under which this run acts."""
+    return Leases(opened.journal).acquire("failover", ctx.run_id).epoch
+
+
+def region_of(opened: OpenSite, place: str) -> str:
+    """The region that a place, `zone …` or `region …`, lies in."""
+    name = place.split(" ", 1)[1]
+    return next(
+        (region for region, described in opened.site.regions.items() if name in (region, *described.zones)), name
+    )
+
+
+@step(title="Verify what users see", budget_s=90, retry=PROBE, acts=False)
+def verify_service(ctx: Ctx, found: Relocation) -> Serves:
+    """Awaits blocks, compares app hashes with a verified header, sees moved keys sign, asks the API and providers."""
+    with open_site(ctx.order.site) as opened:
+        seen = in_sync(ask(opened, opened.site.nodes))
+        height = await_blocks(opened, seen, BLOCKS)
+        app_hash, compared = compare(opened, height)
+        signing = tuple(move.validator for move in found.moves if await_signature(opened, move.validator))
+        api = _api_through_names(opened)
+        providers = tuple(
+            provider.name
+            for provider in opened.site.providers
+            if provider.name in {one.reserve for one in found.handovers}
+            and answers_http(f"{provider.url}{opened.site.traffic.health_path}", healthy=True)
+        )
+    missing = {one.reserve for one in found.handovers} - set(providers)
+    if missing:
+        raise VerificationFailedError(
+            f"{', '.join(sorted(missing))} took over and does not serve", remedy="Look at its log, then resume."
+        )
+    ctx.say(f"height {height}, {compared} nodes agree on its app hash; {', '.join(signing) or 'no moved key'} signs")
+    return Serves(height, app_hash, compared, signing, api, providers)
+
+
+def await_blocks(opened: OpenSite, seen: tuple[Seen, ...], blocks: int) -> Height:
+    """The tip, once it grew by so many; VerificationFailedError when nobody answers or it stands."""
+    if not seen:
+        raise VerificationFailedError("no node answers in sync", remedy="Bring one back: RB-DR-001.")
+    witness = max(seen, key=lambda one: one.status.latest_height)
+    limit_s = BLOCK_TIMES * opened.site.chain.block_time_s
+    try:
+        return sync.wait_for_height(
+            witness.rpc, Height(witness.status.latest_height + blocks), deadline_s=limit_s + blocks
+        )
+    except DeadlineError as error:
+        raise VerificationFailedError(
+            f"the chain makes no blocks: {error.message}",
+            remedy="See which power is missing: vedr topology; bring back another validator.",
+        ) from error
+
+
+def compare(opened: OpenSite, height: Height) -> tuple[str, int]:
+    """The app hash of that block, and how many nodes show it; VerificationFailedError when one shows another."""
+    light = opened.light_client()
+    header = light.verified_header(height)
+    agree, differ = 0, []
+    for one in in_sync(ask(opened, opened.site.nodes)):
+        if one.status.latest_height < height:
+            continue
+        if one.rpc.commit(height).header.app_hash.hex().upper() == header.app_hash:
+            agree += 1
+        else:
+            differ.append(one.node.name)
+    if differ or agree < MIN_COMPARED:
+        raise VerificationFailedError(
+            f"at height {height} {agree} nodes show the verified app hash, {', '.join(differ) or 'none'} another",
+            remedy="Stop the nodes that differ and run RB-DR-004." if differ else "Bring back another node.",
+        )
+    return header.app_hash, agree
+
+
+def await_signature(opened: OpenSite, validator: str) -> bool:
+    """Until a commit holds its signature; VerificationFailedError when none does in time, or evidence is against it."""
+    node = opened.site.node(validator)
+    address = bytes.fromhex(node.address)
+    witness = max(in_sync(ask(opened, opened.site.nodes)), key=lambda one: one.status.latest_height)
+    first = witness.status.latest_height
+    for height in map(Height, range(first, first + round(BLOCK_TIMES))):
+        sync.wait_for_height(witness.rpc, Height(height + 1), deadline_s=BLOCK_TIMES * opened.site.chain.block_time_s)
+        if any(address in evidence.addresses for evidence in witness.rpc.block(height).evidence):
+            raise VerificationFailedError(
+                f"block {height} holds evidence against {validator}",
+                remedy="Stop its signers at once and run RB-DR-005.",
+            )
+        commit = witness.rpc.commit(height).commit
+        if any(sig.address == address and sig.flag is Flag.COMMIT for sig in commit.signatures):
+            return True
+    raise VerificationFailedError(
+        f"{validator} signed none of the blocks {first} to {first + round(BLOCK_TIMES) - 1}",
+        remedy=f"Its key is held by {holder_of(opened, node) or 'nobody'}: look at that signer's log.",
+    )
+
+
+def _api_through_names(opened: OpenSite) -> tuple[str, ...]:
+    """What the global names lead to, each asked; VerificationFailedError when one of them does not serve."""
+    if not opened.site.traffic.backends:
+        return ()
+    proven = {proof.gateway: proof.problem for proof in opened.traffic.prove()}
+    found = []
+    for traffic in opened.traffic.backends:
+        for answer in traffic.answers(opened.site.traffic.global_names):
+            gateways = {one.name: one.gateways for one in traffic.backend.endpoints}
+            dead = [
+                name
+                for endpoint in answer.endpoints
+                for name in gateways[endpoint]
+                if proven.get(name, "is not of this site")
+            ]
+            if answer.problem or dead or not answer.endpoints:
+                raise VerificationFailedError(
+                    f"{answer.name} at {answer.server}: {answer.problem or f'leads to {dead or None}, not serving'}",
+                    remedy="See vedr traffic show; then resume.",
+                )
+            found.append(f"{answer.name} at {answer.server}: {', '.join(answer.endpoints)}")
+    return tuple(found)
+
+
+@step(title="Watch for a second signature", budget_s=60, retry=PROBE, acts=False)
+def watch_blocks(ctx: Ctx, found: Relocation) -> Watched:
+    """Looks at the next blocks: evidence of misbehaviour ends it, and every moved key has to sign on."""
+    with open_site(ctx.order.site) as opened:
+        seen = in_sync(ask(opened, opened.site.nodes))
+        last = await_blocks(opened, seen, WATCH_BLOCKS)
+        first = Height(last - WATCH_BLOCKS + 1)
+        witness = max(seen, key=lambda one: one.status.latest_height).rpc
+        addresses = {bytes.fromhex(opened.site.node(move.validator).address): move.validator for move in found.moves}
+        signed = dict.fromkeys(addresses.values(), 0)
+        for height in map(Height, range(first, last)):
+            if evidence := witness.block(height).evidence:
+                raise VerificationFailedError(
+                    f"block {height} holds {len(evidence)} pieces of evidence of misbehaviour",
+                    remedy="Stop the signers of the validators that it names and run RB-DR-005.",
+                )
+            for sig in witness.commit(height).commit.signatures:
+                if sig.flag is Flag.COMMIT and sig.address in addresses:
+                    signed[addresses[sig.address]] += 1
+    silent = [name for name, count in signed.items() if not count]
+    if silent:
+        raise VerificationFailedError(
+            f"{', '.join(silent)} signed none of the blocks {first} to {last - 1}", remedy="Look at its signer's log."
+        )
+    return Watched(first, last - 1, signed)
