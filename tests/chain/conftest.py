@@ -41,8 +41,8 @@ def make_signing_world(tmp_path: Path, start_server: Callable[[], Any]) -> Itera
     servers = [start_server() for _ in _signing.REGIONS]
 
     @contextlib.contextmanager
-    def make(*, tcp: bool) -> Iterator[object]:
-        world = _signing.World(tmp_path, servers, tcp=tcp)
+    def make(*, tcp: bool, full: int = 1) -> Iterator[object]:
+        world = _signing.World(tmp_path, servers, tcp=tcp, full=full)
         try:
             yield world
         finally:

@@ -84,13 +84,11 @@ class SignerProcess:
 class World:
     """Four equal validators, of which val0 signs by remote, three regions' stores, tokens with one key."""
 
-    def __init__(self, root: Path, servers: Sequence[Any], *, tcp: bool) -> None:
+    def __init__(self, root: Path, servers: Sequence[Any], *, tcp: bool, full: int = 1) -> None:
         self.root = root
-        self.network = Network(root, powers=(10, 10, 10, 10), full=1)
+        self.network = Network(root, powers=(10, 10, 10, 10), full=full)
         self.address = f"tcp://127.0.0.1:{free_ports(1)[0]}" if tcp else f"unix://{root}/privval.sock"
-        config = self.network.home("val0") / "config" / "config.toml"
-        setting = f'priv_validator_laddr = "{self.address}"'
-        config.write_text(re.sub(r'priv_validator_laddr = ".*"', setting, config.read_text()))
+        self.signs_remotely("val0", self.address)
         self.key_file = root / "key.json"
         shutil.move(self.network.home("val0") / "config" / "priv_validator_key.json", self.key_file)
         (self.network.home("val0") / "data" / "priv_validator_state.json").unlink()
@@ -98,6 +96,12 @@ class World:
         self.site_file = root / "site.toml"
         self.site_file.write_text(tomli_w.dumps(self._site()))
         self.signers: list[SignerProcess] = []
+
+    def signs_remotely(self, node: str, address: str) -> None:
+        """Let the node listen there for a signer, from its next start."""
+        config = self.network.home(node) / "config" / "config.toml"
+        setting = f'priv_validator_laddr = "{address}"'
+        config.write_text(re.sub(r'priv_validator_laddr = ".*"', setting, config.read_text()))
 
     @property
     def site(self) -> Site:
@@ -113,9 +117,16 @@ class World:
         assert answer.returncode == 0, answer.stderr
         return dict(json.loads(answer.stdout))
 
-    def sign(self, name: str, *arguments: str, key: str | None = None, wires: "Wires | None" = None) -> SignerProcess:
-        address, site_file = (wires.address, wires.site_file) if wires else (self.address, self.site_file)
-        fixed = ["--validator", "val0", "--connect", address, "--key", key or f"file:{self.key_file}"]
+    def sign(
+        self,
+        name: str,
+        *arguments: str,
+        key: str | None = None,
+        wires: "Wires | None" = None,
+        address: str | None = None,
+    ) -> SignerProcess:
+        wired, site_file = (wires.address, wires.site_file) if wires else (self.address, self.site_file)
+        fixed = ["--validator", "val0", "--connect", address or wired, "--key", key or f"file:{self.key_file}"]
         signer = SignerProcess(self, name, [*fixed, *arguments], site_file=site_file)
         self.signers.append(signer)
         return signer

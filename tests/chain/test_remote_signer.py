@@ -114,3 +114,46 @@ def test_a_register_is_founded_from_the_stopped_nodes_own_sign_state(
         assert "height regression" in signer.events("refused")[0]["message"]
         assert not signer.events("signed")
         assert world.vedr("found", "--new-key").returncode == 5
+
+
+def test_an_appointed_standby_takes_the_key_from_a_living_signer_once_its_node_asks_and_keeps_it(
+    make_signing_world: WorldMaker,
+) -> None:
+    """Both units are fixed: the same command line at each start, whoever holds the key."""
+    with make_signing_world(tcp=False, full=2) as world:
+        beside = f"unix://{world.root}/standby.sock"
+        world.signs_remotely("full1", beside)
+        assert world.vedr("found", "--new-key").returncode == 0
+        home = world.sign("us-east-1a", "--when-appointed")
+        home.holds()
+        world.network.start("val0", "val1", "val2", "val3", "full0")
+        home.signs_above(3)
+        early = world.sign("eu-west-1a", "--when-appointed", address=beside)
+        assert early.wait() == 5, "nobody is appointed: the key is left to its holder"
+
+        assert world.vedr("appoint", "--name", "eu-west-1a").returncode == 0
+        standby = world.sign("eu-west-1a", "--when-appointed", address=beside)
+        eventually(lambda: standby.events("waiting"), "the standby waits to be asked")
+        home.signs_above(world.network.height("full0"))
+        began = world.network.height("full0")
+        world.network.start("full1")
+        standby.signs_above(began)
+        assert home.wait() == 5, "it was superseded"
+        back = world.sign("us-east-1a", "--when-appointed")
+        assert back.wait() == 5, "its unit can't come back"
+        assert "eu-west-1a" in back.log.read_text()
+        status = world.status()
+        assert (status["appointed"], status["holder"].split("/")[0]) == ("eu-west-1a", "eu-west-1a")
+
+        handed_over = int(standby.events("signed")[0]["hrs"].split("/")[0])
+        world.network.reach(handed_over + 4, "full0")
+        missed = world.missed(4, handed_over + 3)
+        assert len(missed) <= 1, f"votes of val0 missing in {missed}"
+
+        standby.signal(signal.SIGKILL)
+        standby.wait()
+        again = world.sign("eu-west-1a", "--when-appointed", address=beside)
+        again.signs_above(world.network.height("full0") + 1)
+        assert (home.epoch, standby.epoch, again.epoch) == (1, 2, 3)
+        assert not again.events("waiting"), "what it held it takes up at once"
+        world.nothing_is_signed_twice()
