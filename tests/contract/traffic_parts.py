@@ -47,7 +47,11 @@ def make_site(**policy: object) -> Site:
     example = parse_site(EXAMPLE.read_text(encoding="utf-8"), source="example.toml")
     gateways = tuple(
         Gateway(
-            name=name, region=zone.rsplit("-", 1)[0], zone=zone, unit="api-gateway", url=f"http://{ADDRESSES[name]}:8080"
+            name=name,
+            region=zone.rsplit("-", 1)[0],
+            zone=zone,
+            unit="api-gateway",
+            url=f"http://{ADDRESSES[name]}:8080",
         )
         for name, zone in ZONES.items()
     )
@@ -57,7 +61,7 @@ def make_site(**policy: object) -> Site:
 
 @dataclass
 class Stage:
-    """A backend over a real server in calm times, a second connection to it, and somebody who changes what it serves."""
+    """A backend over a real server in calm times, a second connection to it, and somebody else who writes to it."""
 
     site: Site
     traffic: Traffic
@@ -115,7 +119,8 @@ class Knot:
 
     def update(self, *changes: tuple[str, int, str, str]) -> None:
         """By somebody else with the same key."""
-        message = dns.update.UpdateMessage(ZONE, keyring=dns.tsigkeyring.from_text({"vedr": ("hmac-sha256", self.secret)}))
+        keyring = dns.tsigkeyring.from_text({"vedr": ("hmac-sha256", self.secret)})
+        message = dns.update.UpdateMessage(ZONE, keyring=keyring)
         for name, ttl_s, kind, value in changes:
             message.replace(name, ttl_s, kind, value)
         assert dns.query.tcp(message, "127.0.0.1", port=self.port, timeout=5).rcode() == 0
@@ -133,7 +138,7 @@ class Knot:
         while time.monotonic() < deadline:
             with contextlib.suppress(dns.exception.DNSException, OSError):
                 answer = dns.query.tcp(question, "127.0.0.1", port=self.port, timeout=0.5)
-                if answer.answer or self.zone_text is None and self.primary is None:
+                if answer.answer or (self.zone_text is None and self.primary is None):
                     return
             time.sleep(0.02)
         raise AssertionError((self.folder / "log").read_text())

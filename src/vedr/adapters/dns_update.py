@@ -8,6 +8,7 @@ Leaves out: what is to be changed.
 
 import base64
 import binascii
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,6 @@ from typing import Final
 import dns.exception
 import dns.message
 import dns.name
-import dns.query
 import dns.rcode
 import dns.tsig
 import dns.update
@@ -23,6 +23,7 @@ import dns.update
 from vedr.adapters.dns_answers import TIMEOUT_S, Server, absolute
 from vedr.errors import ConflictError, InvalidInputError, RefusedError, UnavailableError, VedrError
 
+_LENGTH_BYTES: Final = 2  # RFC 1035, 4.2.2
 _CONFLICTS: Final = (dns.rcode.NXRRSET, dns.rcode.YXRRSET, dns.rcode.NXDOMAIN, dns.rcode.YXDOMAIN)
 _ALGORITHMS: Final = {
     "hmac-sha224": dns.tsig.HMAC_SHA224,
@@ -90,23 +91,25 @@ class Updater:
         self._send(message)
 
     def _send(self, message: dns.update.UpdateMessage) -> None:
-        where = self.server.address()
         try:
-            answer = dns.query.tcp(message, where, port=self.server.port, timeout=TIMEOUT_S)
+            answer = _exchange(message, self.server)
+            for problem in answer.errors:
+                # A server that does not have the zone refuses without a signature; success has to be signed.
+                if type(problem.exception) is not dns.exception.FormError or answer.rcode() == dns.rcode.NOERROR:
+                    raise problem.exception
         except dns.tsig.PeerError as error:
             raise self._refused_key(type(error).__name__, str(error)) from error
         except (dns.tsig.BadSignature, dns.tsig.BadTime, dns.message.UnknownTSIGKey) as error:
             raise self._refused_key(type(error).__name__, "the answer's signature is not of our key") from error
         except (dns.exception.DNSException, OSError, EOFError) as error:
             raise UnavailableError(
-                f"zone {self.zone}: {self.server} did not answer the update ({type(error).__name__}: {error})",
+                f"zone {self.zone}: {self.server} does not answer the update ({type(error).__name__}: {error})",
                 remedy="Not known whether it was applied: look, then repeat it.",
             ) from error
-        self._check(answer)
+        self._check(answer.rcode())
 
-    def _check(self, answer: dns.message.Message) -> None:
-        rcode = answer.rcode()
-        if rcode == dns.rcode.NOERROR and answer.had_tsig:
+    def _check(self, rcode: dns.rcode.Rcode) -> None:
+        if rcode == dns.rcode.NOERROR:
             return
         name = dns.rcode.to_text(rcode)
         if rcode in _CONFLICTS:
@@ -118,14 +121,9 @@ class Updater:
             raise UnavailableError(
                 f"zone {self.zone}: {self.server} failed (SERVFAIL)", remedy="Look at its log, then repeat it."
             )
-        if rcode in (dns.rcode.NOTAUTH, dns.rcode.REFUSED) or not answer.had_tsig:
-            raise RefusedError(
-                f"zone {self.zone}: {self.server} refuses the update ({name})",
-                remedy="Check that it is the zone's primary, and that it lets our key update.",
-            )
         raise RefusedError(
             f"zone {self.zone}: {self.server} does not carry out the update ({name})",
-            remedy="Check the zone's name and the names in [traffic].",
+            remedy="Check that it is the zone's primary, that our key may update, and the names in [traffic].",
         )
 
     def _refused_key(self, name: str, detail: str) -> VedrError:
@@ -139,3 +137,23 @@ class Updater:
 def _presented(records: RecordSet) -> Callable[[str], str]:
     """A value as zone files write it."""
     return (lambda value: f'"{value}"') if records.kind == "TXT" else str
+
+
+def _exchange(message: dns.update.UpdateMessage, server: Server) -> dns.message.Message:
+    """The answer with its problems: `dns.query.tcp` hides an answer that is not signed behind a format error."""
+    wire = message.to_wire()
+    with socket.create_connection((server.address(), server.port), timeout=TIMEOUT_S) as connection:
+        connection.sendall(len(wire).to_bytes(_LENGTH_BYTES, "big") + wire)
+        length = int.from_bytes(_read(connection, _LENGTH_BYTES), "big")
+        answer = _read(connection, length)
+    return dns.message.from_wire(answer, keyring=message.keyring, request_mac=message.mac, continue_on_error=True)
+
+
+def _read(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = connection.recv(count - len(data))
+        if not part:
+            raise EOFError("the connection ended before the answer")
+        data += part
+    return data

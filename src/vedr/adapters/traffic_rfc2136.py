@@ -28,6 +28,7 @@ from vedr.failover.traffic import (
     Share,
     already_serves,
     check_guard,
+    check_serves,
     parse_guard,
     tag_of,
 )
@@ -71,7 +72,7 @@ class DnsTraffic:
         self._servers = tuple(Server.parse(text) for text in config.servers) or (self._primary,)
         self._updater = Updater(self._primary, zone.zone, read_key)
         self._names = (*site.traffic.global_names, *regional_names(site))
-        self._book = Book({g.name: _addresses(g.name, g.url, config) for g in site.gateways})
+        self._book = Book(_addresses_of(site, config))
         endpoints = tuple(Endpoint(g.name, g.region, (g.name,)) for g in site.gateways)
         self._backend = Backend(NAME, endpoints, is_weighted=False)
 
@@ -83,6 +84,7 @@ class DnsTraffic:
         return self._look()[0]
 
     def shift(self, change: Change) -> bool:
+        check_serves(change)
         now, found, guard_text = self._look()
         check_guard(now, change)
         if already_serves(now, change, is_weighted=False):
@@ -132,6 +134,19 @@ class DnsTraffic:
 
     def _full(self, name: str) -> str:
         return f"{name}.{self._zone}."
+
+
+def _addresses_of(site: Site, config: DynamicDns) -> dict[str, tuple[str, ...]]:
+    found = {gateway.name: _addresses(gateway.name, gateway.url, config) for gateway in site.gateways}
+    owners: dict[str, str] = {}
+    for gateway, addresses in found.items():
+        for address in addresses:
+            if owners.setdefault(address, gateway) != gateway:
+                raise InvalidInputError(
+                    f"address {address} is of both {owners[address]} and {gateway}: they can't be told apart",
+                    remedy="Give each gateway an address of its own.",
+                )
+    return found
 
 
 def _addresses(gateway: str, url: str, config: DynamicDns) -> tuple[str, ...]:

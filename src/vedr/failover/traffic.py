@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from vedr.errors import ConflictError, CorruptError
+from vedr.errors import ConflictError, CorruptError, RefusedError
 from vedr.signature import Json, canonical_json
 
 TOTAL_WEIGHT: Final = 100
@@ -174,6 +174,14 @@ def parse_guard(text: str) -> Guard:
             f"{GUARD_NAME} holds {text!r}, which vedr did not write", remedy="Find out who did, then remove it."
         )
     return Guard(int(match[1]), match[2])
+
+
+def check_serves(change: Change) -> None:
+    """RefusedError when some name would be served by nobody."""
+    if empty := [name for name, share in change.names.items() if not share.serving]:
+        raise RefusedError(
+            f"{change.backend}: {', '.join(empty)} would be served by nobody", remedy="Plan anew, with proofs of health."
+        )
 
 
 def check_guard(now: Picture, change: Change) -> None:
