@@ -8,8 +8,8 @@ Format: docs/formats/signer-appointment.md.
 An appointment is NOT the safety: it is an order, and signs nothing.  That two signers never sign with one key is the
 sign-state register's epoch (vedr.chain.register), whatever appointments say or somebody writes there.
 
-Guarantees: an appointment that was made is in a majority of the regions, and every look at a majority finds it until
-another is made; of two made at once at most one succeeds; one that failed may be found all the same, until the next.
+Guarantees: an appointment that was made is in a majority of the regions, and who looks finds it until another is made
+or tried; of two made at once at most one succeeds.  One that failed half-way may be found all the same, until the next.
 Leaves out: who may appoint (a run's lease on the signer), and that the appointed one begins.
 """
 
@@ -184,7 +184,8 @@ class _View:
 class Poll:
     """The conversation (vedr.chain.register_claim.Conversation) that asks every region, and writes what is proposed.
 
-    A region is written, by compare and swap, where it shows a lower number, nothing, or damage.
+    A region is written, by compare and swap, where it shows a lower number, nothing, or damage; and the same number of
+    another one, once a majority has decided against that.
     """
 
     def __init__(self, validator: Validator, regions: Sequence[str]) -> None:
@@ -326,7 +327,11 @@ class Poll:
         return newest.pop() if newest else None
 
     def _lacks(self, view: _View) -> bool:
-        return self._wanted is not None and (view.shown is None or view.shown.seq < self._wanted.seq)
+        wanted = self._wanted
+        if wanted is None or view.shown == wanted:
+            return False
+        seq = view.shown.seq if view.shown else 0
+        return seq < wanted.seq or (seq == wanted.seq and self._is_of_majority(wanted))
 
     @property
     def _is_passed(self) -> bool:
