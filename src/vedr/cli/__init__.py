@@ -43,7 +43,7 @@ def build(only: str | None = None) -> typer.Typer:
             group = importlib.import_module(f"vedr.cli.{name.replace('-', '_')}").app
             app.add_typer(group, name=name, help=summary, no_args_is_help=True)
     if only is None:
-        for command in ("run", "check", "approve", "abandon"):
+        for command in ("run", "check", "topology", "approve", "abandon"):
             importlib.import_module(f"vedr.cli.{command}").attach(app)
     return app
 

@@ -6,7 +6,7 @@ Leaves out: asking the chain (`topology_facts`), the rules (`topology_findings`)
 `topology_layout`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vedr.chain.quorum import PowerMap
@@ -21,12 +21,13 @@ from vedr.readiness.topology_findings import (
     judge_power,
     judge_quorum,
     judge_redundancy,
+    judge_standbys,
     judge_validators,
     judge_zones,
 )
 from vedr.readiness.topology_layout import Layout, smallest_change, survives_any
-from vedr.readiness.topology_losses import Exposure, Loss, Restoration, Standby, expose
-from vedr.readiness.topology_places import RegionRow, places
+from vedr.readiness.topology_losses import Exposure, Loss, Restoration, expose
+from vedr.readiness.topology_places import RegionRow, placed, places, standbys_of
 from vedr.signature import Json
 
 
@@ -62,7 +63,7 @@ def audit(
     online: Iterable[bytes],
     *,
     moving: bool = True,
-    standbys: Sequence[Standby] = (),
+    hosts: Mapping[str, str | None] | None = None,
     serving: Iterable[str] | None = None,
 ) -> Audit:
     """Audit a site on the live validator set.
@@ -72,7 +73,8 @@ def audit(
         power_map: The active set by place (`chain.quorum.map_power`).
         online: Addresses of the validators that take part.
         moving: Whether the chain makes blocks.
-        standbys: Where validators can sign besides their own place.
+        hosts: By remotely signing validator, the node that it signs at now; None where that is not known, then its own
+            is assumed, and a finding.
         serving: Names of the nodes that answer and are in sync; None when nobody asked.
 
     Raises:
@@ -80,9 +82,12 @@ def audit(
     """
     if not power_map.members:
         raise InvalidInputError("the validator set is empty", remedy="Ask another node for /validators.")
+    known = {validator: host for validator, host in (hosts or {}).items() if host is not None}
     alive, serves = frozenset(online), None if serving is None else frozenset(serving)
+    standbys, power_map = standbys_of(site, known), placed(site, power_map, known)
+    ready = [standby for standby in standbys if serves is None or standby.node in serves]
     priority = site.regions_by_priority
-    now = expose(power_map, alive, standbys=standbys, priority=priority)
+    now = expose(power_map, alive, standbys=ready, priority=priority)
     everybody = [member.address for member in power_map.members]
     at_best = expose(power_map, everybody, standbys=standbys, priority=priority)
     regions = places(site, power_map, alive, at_best if now.halted else now, standbys=standbys, serving=serves)
@@ -95,14 +100,15 @@ def audit(
         *judge_zones(regions),
         *judge_full_nodes(regions),
         *judge_redundancy(site),
-        *judge_validators(site, power_map, alive, standbys),
+        *judge_validators(site, power_map, alive),
+        *judge_standbys(site, power_map, standbys, unknown=sorted(set(hosts or {}) - set(known))),
         *judge_layout(layout, regions, survives=survives),
     ]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Audit(site.name, power_map.total, regions, now, at_best, layout, survives, tuple(findings))
 
 
-def audit_json(found: Audit) -> Json:
+def audit_json(found: Audit) -> dict[str, Json]:
     """The audit as one JSON document; powers are voting power, shares thousandths."""
     return {
         "site": found.site,
@@ -178,7 +184,10 @@ def _restoration_json(way: Restoration | None) -> Json:
         "possible": way.possible,
         "missing_power": way.missing,
         "still_missing_power": way.still_missing,
-        "promote": [{"validator": one.validator, "power": one.power, "region": one.region} for one in way.promote],
+        "promote": [
+            {"validator": one.validator, "power": one.power, "node": one.node, "region": one.region}
+            for one in way.promote
+        ],
         "without_standby": [*way.without_standby],
     }
 

@@ -6,6 +6,7 @@ Steps:
     (3) At the lower of their heights both show the same header, and its commit verifies under its validator set.
     (4) Who takes part: on a moving chain, who signed one of the newest commits; on one that stands still, whose votes
         for the height being decided a source holds, but for validators of the site whose node is silent.
+    (5) Where each remotely signing validator signs now: the holder of its register, in a majority of the regions.
 
 Guarantees: facts come from two sources that agree, or VerificationFailedError says which did not answer or differed.
 Leaves out: the trust anchor.  Two nodes that lie alike with more than 2/3 of real signatures are not found here, but by
@@ -13,23 +14,28 @@ the light client.
 """
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from vedr.chain.block import ValidatorSet
-from vedr.chain.quorum import online_addresses
+from vedr.chain.quorum import map_power, online_addresses
+from vedr.chain.register import Validator
+from vedr.chain.register_holding import SignStateRegister
 from vedr.chain.rpc import ChainRpc, Status
 from vedr.chain.verification import LightBlock, check_commit, check_itself
 from vedr.chain.wire import to_datetime
 from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
 from vedr.inventory import Height, Node, Site
+from vedr.ports import Registers
+from vedr.readiness.topology import Audit, audit
 
 SOURCES: Final = 2
 ONLINE_COMMITS: Final = 3  # one late vote is not an absence
 STILL_BLOCK_TIMES: Final = 10  # a chain whose newest block is older (and older than clocks may differ) stands still
 MAX_ASKED_AT_ONCE: Final = 32
+REGISTER_DEADLINE_S: Final = 2.0  # as long as a node has to answer; a region that is down takes all of it
 
 
 class Opened(Protocol):
@@ -38,6 +44,10 @@ class Opened(Protocol):
     @property
     def site(self) -> Site:
         """Its description."""
+
+    @property
+    def registers(self) -> Mapping[str, Registers]:
+        """The regions' registers."""
 
     def rpc(self, node: Node) -> ChainRpc:
         """A node's RPC."""
@@ -50,7 +60,8 @@ class Opened(Protocol):
 class LiveFacts:
     """The chain as two sources show it.
 
-    `online` are the addresses that take part, `serving` the nodes of the site that answer and are in sync.
+    `online` are the addresses that take part, `serving` the nodes of the site that answer and are in sync. `hosts` has,
+    by validator, the node where its remote signer holds the key; None where no majority of the registers tells.
     """
 
     height: Height
@@ -59,8 +70,16 @@ class LiveFacts:
     validators: ValidatorSet
     online: frozenset[bytes]
     serving: frozenset[str]
-    answering: frozenset[str]
+    hosts: Mapping[str, str | None]
     sources: tuple[str, ...]
+
+
+def audit_live(opened: Opened, *, clock: Callable[[], dt.datetime]) -> tuple[LiveFacts, Audit]:
+    """The facts and the audit of a site as it stands; VerificationFailedError when the chain could not be asked."""
+    facts = observe(opened, clock=clock)
+    powers = map_power(opened.site, facts.validators)
+    found = audit(opened.site, powers, facts.online, moving=facts.moving, hosts=facts.hosts, serving=facts.serving)
+    return facts, found
 
 
 def observe(opened: Opened, *, clock: Callable[[], dt.datetime]) -> LiveFacts:
@@ -87,7 +106,7 @@ def observe(opened: Opened, *, clock: Callable[[], dt.datetime]) -> LiveFacts:
         validators=block.validators,
         online=online,
         serving=frozenset(serving),
-        answering=frozenset(statuses),
+        hosts=_hosts(opened),  # (5)
         sources=tuple(node.name for node in sources),
     )
 
@@ -157,3 +176,19 @@ def _voting(rpcs: Sequence[ChainRpc], block: LightBlock, site: Site, answering: 
         state = rpc.consensus_state()
         voted |= {vote.address for vote in state.votes if vote.height > block.header.height}
     return frozenset(voted - silent)
+
+
+def _hosts(opened: Opened) -> dict[str, str | None]:
+    site = opened.site
+    remote = [node for node in site.nodes if site.signers_of(node.name)]
+
+    def ask(validator: Node) -> str | None:
+        register = SignStateRegister(opened.registers, Validator(site.chain.chain_id, validator.address))
+        seen = register.look(deadline_s=REGISTER_DEADLINE_S)
+        if not seen.is_majority or seen.newest is None:
+            return None
+        held = (signer.node for signer in site.signers_of(validator.name) if seen.newest.is_held_by(signer.name))
+        return next(held, validator.name)
+
+    with ThreadPoolExecutor(MAX_ASKED_AT_ONCE, "registers") as pool:
+        return dict(zip([node.name for node in remote], pool.map(ask, remote), strict=True))

@@ -160,15 +160,14 @@ def judge_redundancy(site: Site) -> Iterable[Finding]:
         )
 
 
-def judge_validators(
-    site: Site, powers: PowerMap, alive: frozenset[bytes], standbys: Sequence[Standby]
-) -> Iterable[Finding]:
+def judge_validators(site: Site, powers: PowerMap, alive: frozenset[bytes]) -> Iterable[Finding]:
     active = {member.node for member in powers.members}
+    subject = f"site {site.name}"
     if missing := [node.name for node in site.nodes if node.is_validator and node.name not in active]:
         yield Finding(
             "validators",
             "warning",
-            f"site {site.name}",
+            subject,
             f"not in the active set: {', '.join(missing)}",
             "See whether they are jailed, unbonded or given a wrong address in the site file.",
         )
@@ -176,19 +175,33 @@ def judge_validators(
         yield Finding(
             "validators",
             "warning",
-            f"site {site.name}",
+            subject,
             f"not taking part: {', '.join(absent)}",
             "Bring each back with RB-DR-001 before anything else is lost.",
         )
-    region_of = {node.name: node.region for node in site.nodes}
+
+
+def judge_standbys(
+    site: Site, powers: PowerMap, standbys: Sequence[Standby], *, unknown: Sequence[str]
+) -> Iterable[Finding]:
+    subject = f"site {site.name}"
+    region_of = {member.node: member.region for member in powers.members}
     movable = {one.validator for one in standbys if one.region != region_of.get(one.validator)}
     if fixed := [m.node for m in powers.members if m.node != OUTSIDE and m.node not in movable]:
         yield Finding(
             "standbys",
             "warning",
-            f"site {site.name}",
-            f"cannot be promoted in another region: {', '.join(fixed)}",
-            "Let them sign remotely with their key in HSMs of two regions (docs/signer.md).",
+            subject,
+            f"cannot be promoted in another region at once: {', '.join(fixed)}",
+            "Let them sign remotely, with their key in the HSMs of two regions (docs/signer.md).",
+        )
+    if unknown:
+        yield Finding(
+            "standbys",
+            "warning",
+            subject,
+            f"where they sign now is not known, their own place is assumed: {', '.join(unknown)}",
+            "No majority of the registers answers: see vedr signer status.",
         )
 
 

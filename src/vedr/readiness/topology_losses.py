@@ -18,22 +18,25 @@ MAX_PAIRS: Final = 100  # listed; a thousand validators have half a million pair
 
 @dataclass(frozen=True, slots=True)
 class Standby:
-    """A place besides its own where a validator's key can sign: a remote signer, with the key in that region's HSM.
-
-    An empty `zone` is not known: the standby then counts as lost with any zone of its region.
-    """
+    """A node besides its own where a validator's key can sign: a remote signer, with the key in that region's HSM."""
 
     validator: str
+    node: str
+    zone: str
     region: str
-    zone: str = ""
+
+    def survives(self, losses: Iterable[Domain]) -> bool:
+        place = {"node": self.node, "zone": self.zone, "region": self.region}
+        return all(place[domain.kind] != domain.name for domain in losses)
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A lost validator that can sign again, and where."""
+    """A lost validator that can sign again, and where; a node signs for one validator."""
 
     validator: str
     power: int
+    node: str
     region: str
 
 
@@ -56,7 +59,7 @@ class Restoration:
         return self.still_missing == 0
 
     def __str__(self) -> str:
-        back = ", ".join(f"{one.validator} in {one.region}" for one in self.promote)
+        back = ", ".join(f"{one.validator} at {one.node}" for one in self.promote)
         if self.possible:
             return f"promote {len(self.promote)}: {back}"
         can = f"promoting {back} is not enough" if back else "no validator can be promoted"
@@ -137,7 +140,10 @@ class _Calculus:
         self.needed = needed_power(powers.total)
         self.alive = PowerMap(tuple(member for member in powers.members if member.address in online))
         self.dead = tuple(member for member in powers.members if member.address not in online)
-        self.region_of = {member.zone: member.region for member in powers.members}
+        self.within: dict[Domain, list[Member]] = {}
+        for member in self.alive.members:
+            for domain in (Domain("region", member.region), Domain("zone", member.zone), Domain("node", member.node)):
+                self.within.setdefault(domain, []).append(member)
         rank = {name: place for place, name in enumerate(priority)}
         self.standbys: dict[str, list[Standby]] = {}
         for standby in sorted(standbys, key=lambda one: rank.get(one.region, len(rank))):
@@ -183,26 +189,37 @@ class _Calculus:
         return Loss(domains, lost, left - self.needed, self._restoration(domains, left) if left < self.needed else None)
 
     def _restoration(self, losses: tuple[Domain, ...], left: int) -> Restoration:
-        """The heaviest first: no choice of as many validators has more power."""
-        lost = [member for member in self.alive.members if any(member.within(domain) for domain in losses)]
-        ours = sorted((m for m in (*self.dead, *lost) if m.node != OUTSIDE), key=lambda member: -member.power)
-        missing = short = self.needed - left
-        promote, without = [], []
-        for member in ours:
-            target = self._target(member, losses)
-            if target is None:
-                without.append(member.node)
-            elif short > 0:
-                promote.append(Promotion(member.node, member.power, target))
-                short -= member.power
-        return Restoration(missing, tuple(promote), max(0, short), tuple(without))
+        """The heaviest first, each as long as all chosen ones find a node: no choice of as many has more power.
 
-    def _target(self, member: Member, losses: tuple[Domain, ...]) -> str | None:
-        regions = {domain.name for domain in losses if domain.kind == "region"}
-        zones = {domain.name for domain in losses if domain.kind == "zone"}
-        thinned = {self.region_of[zone] for zone in zones}
-        for standby in self.standbys.get(member.node, ()):
-            in_lost_zone = standby.zone in zones if standby.zone else standby.region in thinned
-            if standby.region not in regions and not in_lost_zone:
-                return standby.region
-        return None
+        (Sets of validators that can be matched to nodes are a matroid, where the greedy choice is the best.)
+        """
+        lost = {member.address: member for domain in losses for member in self.within.get(domain, ())}
+        gone = (*self.dead, *lost.values())
+        ours = sorted((m for m in gone if m.node != OUTSIDE), key=lambda member: -member.power)
+        missing = short = self.needed - left
+        able = {m.node: [one for one in self.standbys.get(m.node, ()) if one.survives(losses)] for m in ours}
+        at: dict[str, Standby] = {}
+        chosen = []
+        for member in ours:
+            if short > 0 and _place(member.node, able, at, set()):
+                chosen.append(member)
+                short -= member.power
+        hosts = {standby.validator: standby for standby in at.values()}
+        return Restoration(
+            missing,
+            tuple(Promotion(m.node, m.power, hosts[m.node].node, hosts[m.node].region) for m in chosen),
+            max(0, short),
+            tuple(name for name, standbys in able.items() if not standbys),
+        )
+
+
+def _place(validator: str, able: Mapping[str, Sequence[Standby]], at: dict[str, Standby], tried: set[str]) -> bool:
+    """Find it a node, moving those placed before to their other nodes where that makes room (an augmenting path)."""
+    for standby in able[validator]:
+        if standby.node in tried:
+            continue
+        tried.add(standby.node)
+        if standby.node not in at or _place(at[standby.node].validator, able, at, tried):
+            at[standby.node] = standby
+            return True
+    return False

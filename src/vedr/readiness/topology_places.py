@@ -4,8 +4,8 @@ Guarantees: pure; every region of the site is there, by priority, and `outside` 
 Leaves out: judging them (`topology_findings`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from vedr.chain.quorum import OUTSIDE, Domain, Member, PowerMap
 from vedr.inventory import Site
@@ -14,7 +14,7 @@ from vedr.readiness.topology_losses import Exposure, Loss, Standby
 
 @dataclass(frozen=True, slots=True)
 class ValidatorRow:
-    """A validator of the active set that the site runs; `standbys` are the regions where it can be promoted."""
+    """A validator of the active set that the site runs; `standbys` are the nodes where it can be promoted."""
 
     name: str
     power: int
@@ -59,7 +59,7 @@ def places(
     losses = {loss.domains[0]: loss for loss in exposure.singles}
     elsewhere: dict[str, tuple[str, ...]] = {}
     for standby in standbys:
-        elsewhere[standby.validator] = (*elsewhere.get(standby.validator, ()), standby.region)
+        elsewhere[standby.validator] = (*elsewhere.get(standby.validator, ()), standby.node)
     members: dict[str, list[Member]] = {}
     for member in powers.members:
         members.setdefault(member.zone, []).append(member)
@@ -106,3 +106,33 @@ def percent(permille: int) -> str:
 def share_of(power: int, total: int) -> str:
     """Such as 40.0 %."""
     return percent(1000 * power // total)
+
+
+def standbys_of(site: Site, hosts: Mapping[str, str] | None = None) -> tuple[Standby, ...]:
+    """Where the site's validators can sign besides the place where they do, in regions that have an HSM.
+
+    Args:
+        site: Its remote signers.
+        hosts: By validator, the node that it signs at now; default: its own.
+    """
+    used = hosts or {}
+    nodes = {node.name: node for node in site.nodes}
+    busy = set(used.values())
+    return tuple(
+        Standby(signer.validator, signer.node, nodes[signer.node].zone, nodes[signer.node].region)
+        for signer in site.signers
+        if signer.node != used.get(signer.validator, signer.validator)
+        and signer.node not in busy
+        and site.regions[nodes[signer.node].region].hsm is not None
+    )
+
+
+def placed(site: Site, powers: PowerMap, hosts: Mapping[str, str]) -> PowerMap:
+    """The map with promoted validators where they sign now."""
+    nodes = {node.name: node for node in site.nodes}
+
+    def where(member: Member) -> Member:
+        host = nodes.get(hosts.get(member.node, member.node))
+        return member if host is None else replace(member, zone=host.zone, region=host.region)
+
+    return PowerMap(tuple(map(where, powers.members)))
