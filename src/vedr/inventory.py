@@ -19,6 +19,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from vedr.errors import InvalidInputError, NotFoundError
 from vedr.policies.approval import Approval
 from vedr.policies.checks import Checks
+from vedr.policies.controller import ControllerPolicy
 from vedr.policies.custody import Custody
 from vedr.policies.fleet import Fleet
 from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName
@@ -243,6 +244,7 @@ class Site(Frozen):
     checks: Checks = Checks()
     traffic: Traffic = Traffic()
     approval: Approval = Approval()
+    controller: ControllerPolicy = ControllerPolicy()
 
     def node(self, name: str) -> Node:
         """The node of that name, or NotFoundError listing those that exist."""

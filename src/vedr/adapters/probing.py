@@ -1,0 +1,160 @@
+"""Looks at every service of a site from where this process is: nodes by RPC, gateways and providers by HTTP, and what
+does not answer through its zone's supervisor.
+
+Guarantees: everything is asked at once, and a look ends within its deadline whatever hangs; a service that is gone is
+an answer, never an error; an answer says what was seen, in words that hold no secret.
+Leaves out: what the answers mean (vedr.failover.health).
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final
+
+import httpx
+
+from vedr.adapters.rpc import HttpChainRpc
+from vedr.chain.quorum import map_power, online_addresses
+from vedr.chain.rpc import ChainRpc
+from vedr.errors import NotFoundError, UnavailableError, VedrError
+from vedr.failover.controller import Chain
+from vedr.failover.health import Answer, Service, services_of
+from vedr.inventory import Gateway, Node, Provider, Site
+from vedr.ports import Clock, Fleet
+
+STILL_BLOCKS: Final = 6  # block times without a block: the chain stands still
+LEAST_STILL_S: Final = 6.0
+_NS_PER_S: Final = 1_000_000_000
+_WORKERS: Final = 32
+_WITNESSES: Final = 6  # nodes asked for the newest commit, at once
+_HTTP_SERVER_ERROR: Final = 500
+
+
+class SiteProber:
+    """`vedr.failover.health.Prober` of a site.  Close it when done.
+
+    Args:
+        site: Whose services.
+        fleet: The zones' supervisors; None when there is no token for them.
+        deadline_s: For each service, and a little more for the whole look.
+    """
+
+    def __init__(self, site: Site, fleet: Fleet | None, *, deadline_s: float) -> None:
+        self._things = {thing.name: thing for thing in site.placed}
+        self._services = services_of(site)
+        self._chain_id = site.chain.chain_id
+        self._health_path = site.checks.health_path
+        self._fleet = fleet
+        self._deadline_s = deadline_s
+        self._rpcs = {node.name: HttpChainRpc(node.rpc, name=node.name, deadline_s=deadline_s) for node in site.nodes}
+        self._http = httpx.Client(timeout=deadline_s, trust_env=False, follow_redirects=False)
+        self._pool = ThreadPoolExecutor(min(_WORKERS, 2 * len(self._services) or 1), thread_name_prefix="probe")
+        self._hanging: dict[str, Future[Answer]] = {}
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._http.close()
+        for rpc in self._rpcs.values():
+            rpc.close()
+
+    def look(self) -> Sequence[Answer]:
+        """As Prober says; a service whose last look has not ended yet is not asked on top of it."""
+        futures: dict[str, Future[Answer]] = {}
+        for service in self._services:
+            hanging = self._hanging.get(service.name)
+            futures[service.name] = hanging if hanging and not hanging.done() else self._pool.submit(self._ask, service)
+        done, _ = wait(futures.values(), timeout=2 * self._deadline_s)
+        self._hanging = {name: future for name, future in futures.items() if future not in done}
+        return [
+            future.result() if (future := futures[service.name]) in done else self._late(service)
+            for service in self._services
+        ]
+
+    def _late(self, service: Service) -> Answer:
+        return Answer(service, answers=False, said=f"no answer within {2 * self._deadline_s:g} s")
+
+    def _ask(self, service: Service) -> Answer:
+        thing = self._things[service.name]
+        answer = self._ask_node(service) if isinstance(thing, Node) else self._ask_http(service, thing)
+        if answer.answers or self._fleet is None:
+            return answer
+        return Answer(service, answers=False, said=f"{answer.said} ({self._unit(thing)})", height=answer.height)
+
+    def _ask_node(self, service: Service) -> Answer:
+        try:
+            status = self._rpcs[service.name].status()
+        except VedrError as error:
+            return Answer(service, answers=False, said=_brief(error))
+        height = int(status.latest_height)
+        if status.chain_id != self._chain_id:
+            return Answer(service, answers=False, said=f"is of chain {status.chain_id!r}")
+        if status.catching_up:
+            return Answer(service, answers=False, said=f"catches up, at height {height}", height=height)
+        return Answer(service, answers=True, said=f"height {height}", height=height)
+
+    def _ask_http(self, service: Service, thing: Gateway | Provider) -> Answer:
+        """A gateway that answers 5xx serves nobody; a provider daemon that says it is not well is there."""
+        try:
+            status = self._http.get(thing.url.rstrip("/") + self._health_path).status_code
+        except httpx.HTTPError as error:
+            return Answer(service, answers=False, said=type(error).__name__)
+        serves = status < _HTTP_SERVER_ERROR or isinstance(thing, Provider)
+        return Answer(service, answers=serves, said=f"HTTP {status}")
+
+    def _unit(self, thing: Node | Gateway | Provider) -> str:
+        """What its supervisor says; it may be gone as well, which proves nothing about the unit."""
+        if self._fleet is None:
+            return ""
+        try:
+            return f"unit {self._fleet.status(thing.unit, thing.zone).state}"
+        except UnavailableError:
+            return "supervisor does not answer"
+        except VedrError as error:
+            return _brief(error)
+
+
+class ChainProbe:
+    """Asks the chain how much of its power takes part, from several nodes at once.
+
+    Args:
+        site: Its nodes and block time.
+        rpc: A node's RPC.
+        clock: Compared with the newest block's time.
+    """
+
+    def __init__(self, site: Site, rpc: Callable[[Node], ChainRpc], clock: Clock) -> None:
+        self._site, self._rpc, self._clock = site, rpc, clock
+
+    def __call__(self) -> Chain:
+        """UnavailableError when no node answers."""
+        nodes = sorted(self._site.nodes, key=lambda node: node.is_validator)  # full nodes first: no load on signers
+        with ThreadPoolExecutor(_WITNESSES, thread_name_prefix="chain-probe") as pool:
+            heights = [found for found in pool.map(self._height, nodes) if found is not None]
+        for _, node in sorted(heights, key=lambda found: -found[0]):
+            try:
+                return self._read(self._rpc(node))
+            except (UnavailableError, NotFoundError):
+                continue
+        raise UnavailableError("no node answers", remedy="Look at the nodes' RPC from this host.")
+
+    def _height(self, node: Node) -> tuple[int, Node] | None:
+        try:
+            status = self._rpc(node).status()
+        except VedrError:
+            return None
+        return (int(status.latest_height), node) if status.chain_id == self._site.chain.chain_id else None
+
+    def _read(self, rpc: ChainRpc) -> Chain:
+        signed = rpc.commit()
+        height = signed.header.height
+        age_s = self._clock().timestamp() - signed.header.time_ns / _NS_PER_S
+        return Chain(
+            powers=map_power(self._site, rpc.validators(height)),
+            online=online_addresses(signed.commit),
+            height=int(height),
+            moves=age_s <= max(STILL_BLOCKS * self._site.chain.block_time_s, LEAST_STILL_S),
+        )
+
+
+def _brief(error: VedrError) -> str:
+    return error.message.partition(": ")[2] or error.message
