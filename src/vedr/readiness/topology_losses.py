@@ -139,6 +139,7 @@ class _Calculus:
         self.members = powers.members
         self.needed = needed_power(powers.total)
         self.alive = PowerMap(tuple(member for member in powers.members if member.address in online))
+        self.online = self.alive.total
         self.dead = tuple(member for member in powers.members if member.address not in online)
         self.within: dict[Domain, list[Member]] = {}
         for member in self.alive.members:
@@ -150,7 +151,7 @@ class _Calculus:
             self.standbys.setdefault(standby.validator, []).append(standby)
 
     def exposure(self) -> Exposure:
-        online = self.alive.total
+        online = self.online
         by_kind = {kind: self._domains(kind) for kind in KINDS}
         singles = [self._loss((domain,), power) for kind in KINDS for domain, power in by_kind[kind].items()]
         pairs: list[Loss] = []
@@ -185,7 +186,7 @@ class _Calculus:
         ]
 
     def _loss(self, domains: tuple[Domain, ...], lost: int) -> Loss:
-        left = self.alive.total - lost
+        left = self.online - lost
         return Loss(domains, lost, left - self.needed, self._restoration(domains, left) if left < self.needed else None)
 
     def _restoration(self, losses: tuple[Domain, ...], left: int) -> Restoration:
@@ -197,11 +198,15 @@ class _Calculus:
         gone = (*self.dead, *lost.values())
         ours = sorted((m for m in gone if m.node != OUTSIDE), key=lambda member: -member.power)
         missing = short = self.needed - left
-        able = {m.node: [one for one in self.standbys.get(m.node, ()) if one.survives(losses)] for m in ours}
+        able = {
+            m.node: surviving
+            for m in ours
+            if m.node in self.standbys and (surviving := [one for one in self.standbys[m.node] if one.survives(losses)])
+        }
         at: dict[str, Standby] = {}
         chosen = []
         for member in ours:
-            if short > 0 and _place(member.node, able, at, set()):
+            if short > 0 and member.node in able and _place(member.node, able, at, set()):
                 chosen.append(member)
                 short -= member.power
         hosts = {standby.validator: standby for standby in at.values()}
@@ -209,7 +214,7 @@ class _Calculus:
             missing,
             tuple(Promotion(m.node, m.power, hosts[m.node].node, hosts[m.node].region) for m in chosen),
             max(0, short),
-            tuple(name for name, standbys in able.items() if not standbys),
+            tuple(member.node for member in ours if member.node not in able),
         )
 
 
