@@ -89,7 +89,8 @@ class SiteNetwork:
 
     def health(self, url: str) -> None:
         try:
-            with httpx.stream("GET", url, timeout=HEALTH_DEADLINE_S, trust_env=False) as answer:
+            tls = url.startswith("https:")
+            with httpx.stream("GET", url, timeout=HEALTH_DEADLINE_S, trust_env=False, verify=tls) as answer:
                 status = answer.status_code
         except httpx.HTTPError as error:
             raise UnavailableError(

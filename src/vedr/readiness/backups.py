@@ -20,28 +20,22 @@ from vedr.chain.inspection import Inspected
 from vedr.errors import NotFoundError, VerificationFailedError
 from vedr.inventory import Provider, Site
 from vedr.policies.checks import Checks
+from vedr.readiness.ages import duration, judge_age
 from vedr.readiness.copies import Newest, check_copy, newest, newest_good, read_sample
 from vedr.readiness.examining import MARGIN, examine
-from vedr.readiness.finding import Part, Verdict, combine, duration, part_of
+from vedr.readiness.finding import Part, Verdict, combine, part_of
 from vedr.readiness.ports import StoreProbes
 from vedr.readiness.side_by_side import side_by_side
 from vedr.readiness.validation import Stopwatch
-from vedr.targets import Subject
 
 MIB: Final = 1024 * 1024
 BOOT_DEPTH: Final = 3
 _WHOLE: Final[tuple[Kind, ...]] = ("state", "config")
-MAX_SKEW_S: Final = 300.0  # between the clocks of two hosts
-_TAKE: Final = "Take one: vedr run {} --region {}; then see why the schedule did not (vedr ledger list)."
-_JOBS: Final[dict[Kind, str]] = {
+TAKE: Final = "Take one: vedr run {} --region {}; then see why the schedule did not (vedr ledger list)."
+JOBS: Final[dict[Kind, str]] = {
     "state": "chain-snapshot",
     "config": "config-backup",
     "provider": "provider-state-backup",
-}
-_SUBJECTS: Final[dict[Kind, Subject]] = {
-    "state": Subject.CHAIN_STATE,
-    "config": Subject.CONFIGURATION,
-    "provider": Subject.PROVIDER_STATE,
 }
 
 
@@ -90,7 +84,7 @@ def _copies_of(sample: _Sample) -> dict[str, Callable[[], Part]]:
     listed = sample.listed
     what = f"{listed.origin}/{listed.kind}"
     if not listed.ids:
-        remedy = _TAKE.format(_JOBS[listed.kind], listed.origin)
+        remedy = TAKE.format(JOBS[listed.kind], listed.origin)
         return {what: partial(Part, what, "failed", "there is none", remedy)}
     return {f"{what} in {region}": partial(sample.read, region) for region in sample.repository.regions}
 
@@ -109,7 +103,7 @@ def backup_freshness(repository: Repository, origins: Sequence[str], policy: Che
             now,
             warn_s=policy.snapshot_warn_age_s,
             limit_s=policy.snapshot_max_age_s,
-            remedy=_TAKE.format(_JOBS["state"], origin),
+            remedy=TAKE.format(JOBS["state"], origin),
         )
 
     return combine(
@@ -126,7 +120,7 @@ def provider_state_backups(
 
     def look(provider: Provider) -> Part:
         listed = newest(repository, provider.region, "provider", deadline_s=policy.subject_deadline_s)
-        remedy = _TAKE.format(_JOBS["provider"], provider.region)
+        remedy = TAKE.format(JOBS["provider"], provider.region)
         ids = listed.of(provider.name)
         if not ids:
             return Part(provider.name, "failed", "never backed up", remedy)
@@ -143,24 +137,10 @@ def provider_state_backups(
     )
 
 
-def judge_age(
-    subject: str, taken: dt.datetime, now: dt.datetime, *, warn_s: float, limit_s: float, remedy: str
-) -> Part:
-    """Pure: young enough, nearly too old, or too old; a time to come is nobody's backup."""
-    age_s = (now - taken).total_seconds()
-    if age_s < -MAX_SKEW_S:
-        return Part(subject, "failed", f"dated {duration(-age_s)} in the future", "Set the clocks right, take another.")
-    if age_s > limit_s:
-        return Part(subject, "failed", f"{duration(age_s)} old, limit {duration(limit_s)}", remedy)
-    if age_s > warn_s:
-        return Part(subject, "warning", f"{duration(age_s)} old, usual is {duration(warn_s)}", remedy)
-    return Part(subject, "passed", f"{duration(max(0.0, age_s))} old")
-
-
 def _proven_time(repository: Repository, listed: Newest, ids: Sequence[SnapshotId]) -> dt.datetime:
     """When the newest was taken, by its signed manifest."""
     if not ids:
-        raise NotFoundError("there is none", remedy=_TAKE.format(_JOBS[listed.kind], listed.origin))
+        raise NotFoundError("there is none", remedy=TAKE.format(JOBS[listed.kind], listed.origin))
     return load_manifest(repository, Listed(listed.source(ids[0]), ids[0], ())).manifest.created_at
 
 
@@ -171,6 +151,7 @@ def boot_verification(repository: Repository, origins: Sequence[str], policy: Ch
     """A node was booted from a recent snapshot of each region, and not long ago: snapshot-verify's signed records."""
 
     def look(origin: str) -> Part:
+        newest(repository, origin, "state", deadline_s=policy.subject_deadline_s)  # raises when no region answers
         return judge_proof(origin, newest_proofs(repository, origin, "state"), policy, now)
 
     looks = {origin: partial(look, origin) for origin in origins}
@@ -213,7 +194,7 @@ def boot_now(repository: Repository, origins: Sequence[str], store: StoreProbes,
 
 def _boot(repository: Repository, listed: Newest, store: StoreProbes) -> Part:
     if not listed.ids:
-        raise NotFoundError("there is none", remedy=_TAKE.format(_JOBS["state"], listed.origin))
+        raise NotFoundError("there is none", remedy=TAKE.format(JOBS["state"], listed.origin))
     snapshot = listed.ids[0]
     outcome = store.boot(Listed(listed.source(snapshot), snapshot, repository.regions)).require()
     return Part(listed.origin, "passed", f"{snapshot} booted, {duration(outcome.took_s)}")
@@ -251,34 +232,6 @@ def _require_same(snapshot: SnapshotId, inspected: Inspected, named: tuple[str, 
             f"snapshot {snapshot} names state {named}, the restored databases have {found}",
             remedy="Do not use it; verify the next older: vedr snapshot verify.",
         )
-
-
-# --- RPO
-
-
-def rpo_of_snapshots(site: Site, repository: Repository, policy: Checks, now: dt.datetime) -> list[Part]:
-    """Time since the newest copy that is whole in a majority of the regions, of each region and provider."""
-
-    def look(origin: str, kind: Kind, name: str | None) -> Part:
-        listed = newest(repository, origin, kind, deadline_s=policy.subject_deadline_s)
-        ids = listed.ids if name is None else listed.of(name)
-        copy = newest_good(repository, listed, ids, deadline_s=policy.subject_deadline_s)
-        limit_s = policy.rpo(_SUBJECTS[kind])
-        remedy = _TAKE.format(_JOBS[kind], origin)
-        taken = copy.verified.manifest.created_at
-        return judge_age(_subject(origin, kind, name), taken, now, warn_s=limit_s, limit_s=limit_s, remedy=remedy)
-
-    wanted: list[tuple[str, Kind, str | None]] = [
-        *((region, "state", None) for region in site.regions_by_priority),
-        *((region, "config", None) for region in site.regions_by_priority),
-        *((provider.region, "provider", provider.name) for provider in site.providers if not provider.reserve),
-    ]
-    looks = {_subject(*one): partial(look, *one) for one in wanted}
-    return examine(looks, deadline_s=_limit(policy, "rpo"))
-
-
-def _subject(origin: str, kind: Kind, name: str | None) -> str:
-    return f"{_SUBJECTS[kind]} {name or origin}"
 
 
 def _limit(policy: Checks, check: str) -> float:

@@ -127,11 +127,3 @@ def _remedy(bad: Sequence[Part]) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
-
-
-def duration(seconds: float) -> str:
-    """As people say it, to two digits or so."""
-    for size_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if abs(seconds) >= 2 * size_s:
-            return f"{seconds / size_s:.1f} {unit}"
-    return f"{seconds:.1f} s"

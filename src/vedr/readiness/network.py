@@ -17,8 +17,9 @@ from vedr.chain.rpc import ChainRpc, NetInfo, Status
 from vedr.errors import VerificationFailedError
 from vedr.inventory import Dns, Node, Site
 from vedr.policies.checks import Checks
+from vedr.readiness.ages import duration
 from vedr.readiness.examining import examine
-from vedr.readiness.finding import Part, Verdict, combine, combine_at_least, duration, look_at, part_of, worst
+from vedr.readiness.finding import Part, Verdict, combine, combine_at_least, look_at, part_of, worst
 from vedr.readiness.ports import Headers, NameAnswer, NetworkProbes
 from vedr.readiness.side_by_side import Answer, side_by_side
 
@@ -87,8 +88,9 @@ def _consensus(site: Site, rpc: Rpc, answers: Mapping[str, Answer[Status]], poli
     )
     if best is None:
         return Part("consensus", "could not run", "no node answers", "Bring nodes back first.")
-    signed = rpc(best).commit()
-    return judge_consensus(site, signed, rpc(best).validators(signed.header.height), policy)
+    source = rpc(best)
+    signed = source.commit()
+    return judge_consensus(site, signed, source.validators(signed.header.height), policy)
 
 
 def judge_consensus(site: Site, signed: SignedHeader, validators: ValidatorSet, policy: Checks) -> Part:
@@ -116,7 +118,8 @@ def cross_region_connectivity(site: Site, rpc: Rpc, policy: Checks) -> Verdict:
     places = {node.name: node.region for node in site.nodes}
 
     def ask(node: Node) -> tuple[Status, NetInfo]:
-        return rpc(node).status(), rpc(node).net_info()
+        source = rpc(node)
+        return source.status(), source.net_info()
 
     calls = {node.name: partial(ask, node) for node in site.nodes}
     answers = side_by_side(calls, deadline_s=policy.subject_deadline_s)
@@ -187,12 +190,13 @@ def state_sync_endpoints(site: Site, rpc: Rpc, headers: Callable[[], Headers], p
 
 
 def _serves(node: Node, rpc: Rpc, tip: VerifiedHeader, chain_id: str) -> Part:
-    status = rpc(node).status()
+    source = rpc(node)
+    status = source.status()
     if status.chain_id != chain_id:
         return Part(node.name, "failed", f"runs chain {status.chain_id}", "Correct its address in the site file.")
     if status.catching_up:
         return Part(node.name, "failed", "catching up")
-    served = rpc(node).commit(tip.height).header.hash()
+    served = source.commit(tip.height).header.hash()
     if served != tip.header.hash():
         raise VerificationFailedError(
             f"serves another header at {tip.height} than the verified one",

@@ -55,6 +55,9 @@ class OpenedSite(Protocol):
     def rpc(self, node: Node) -> ChainRpc:
         """A node's RPC."""
 
+    def witnesses(self) -> tuple[Node, ...]:
+        """Full and archive nodes, one region after the other in turn."""
+
     def light_client(self) -> "Headers":
         """Verified headers."""
 

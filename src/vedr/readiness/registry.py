@@ -3,12 +3,15 @@
 import dataclasses
 import random
 from collections.abc import Sequence
+from secrets import token_bytes
 from typing import Final
 
-from vedr.readiness import backups, network
+from vedr.readiness import backups, credentials, custody, network, rpo, schedule, sign_states, soundness, stores
 from vedr.readiness.finding import Verdict
 from vedr.readiness.ports import Ports
 from vedr.readiness.validation import Check
+
+TOKEN_BYTES: Final = 16
 
 CHECKS: Final[tuple[Check, ...]] = (
     Check(
@@ -67,6 +70,65 @@ CHECKS: Final[tuple[Check, ...]] = (
         "dns-health",
         "the names that users resolve point to gateways of the site",
         lambda at: network.dns_health(at.site, at.network, at.policy),
+    ),
+    Check(
+        "rpo",
+        "the newest verified copy of every component is younger than its RPO",
+        lambda at: rpo.recovery_points(at.site, at.opened.repository, at.opened.keys, at.policy, at.clock()),
+    ),
+    Check(
+        "key-backups",
+        "every key that is in a file is backed up, whole everywhere, and opens",
+        lambda at: custody.key_backups(at.site, at.opened.keys, at.policy, at.clock()),
+    ),
+    Check(
+        "hsm-replication",
+        "every key in hardware signs a fresh challenge on all its tokens",
+        lambda at: custody.hsm_replication(at.site, at.custody.replications()),
+    ),
+    Check(
+        "share-custody",
+        "the recovery key's shares are of the present key, and every custodian was heard of",
+        lambda at: custody.share_custody(at.site, at.policy, at.clock()),
+    ),
+    Check(
+        "sign-states",
+        "every validator's sign state is in a majority of the regions, near the tip",
+        lambda at: sign_states.sign_states(at.site, at.opened.rpc, at.opened.registers, at.policy),
+    ),
+    Check(
+        "secrets-access",
+        "every secret that the site file refers to can be read, every passphrase in every region",
+        lambda at: credentials.secrets_access(
+            at.site, at.custody, at.opened.keys.escrow, at.opened.repository.signer.public_hex, at.policy
+        ),
+    ),
+    Check(
+        "expiry",
+        "no certificate, passphrase or key runs out soon",
+        lambda at: credentials.expiry(at.site, at.network, at.custody, at.opened.keys, at.clock()),
+    ),
+    Check(
+        "bucket-read-write",
+        "every region's bucket takes, keeps, gives and removes; its registers swap",
+        lambda at: stores.bucket_read_write(
+            at.site, at.opened.stores, at.opened.registers, token_bytes(TOKEN_BYTES), at.clock()
+        ),
+    ),
+    Check(
+        "retention",
+        "buckets are versioned and locked as the site asks; nothing is kept long past its retention",
+        lambda at: stores.retention(at.site, at.opened.repository, at.store, at.policy),
+    ),
+    Check(
+        "schedule-adherence",
+        "every scheduled job ran when it was last due, in every region",
+        lambda at: schedule.schedule_adherence(at.site, at.opened.journal, at.policy, at.clock()),
+    ),
+    Check(
+        "topology",
+        "the fleet stands where it must, and no single loss halts the chain for good",
+        lambda at: soundness.topology(at.opened, at.clock),
     ),
 )
 

@@ -1,0 +1,94 @@
+"""Check of the validators' sign states: where they would be read when a host and its disk are gone.
+
+Guarantees: every validator is judged by the way it signs: by its register when signers hold its key in turn, else by
+the shipped copies of its file; one that has neither is a failure.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from vedr.chain.register import Validator
+from vedr.chain.register_holding import SignStateRegister
+from vedr.chain.register_survey import Seen
+from vedr.chain.rpc import ChainRpc
+from vedr.chain.shipping_watch import Copies, look_at_copies
+from vedr.errors import UnavailableError
+from vedr.inventory import Node, Site
+from vedr.policies.checks import Checks
+from vedr.ports import Registers
+from vedr.readiness.examining import MARGIN, examine
+from vedr.readiness.finding import Part, Verdict, combine
+from vedr.readiness.side_by_side import side_by_side
+
+_SHIP: Final = "Start the shipper on its host (vedr sign-state ship), or restore the regions' stores."
+_REGISTER: Final = "Restore the regions' stores; see vedr signer status --validator {}."
+
+
+def sign_states(
+    site: Site, rpc: Callable[[Node], ChainRpc], registers: Mapping[str, Registers], policy: Checks
+) -> Verdict:
+    """Each validator's sign state is in a majority of the regions, and near the tip."""
+    tip = _tip(site, rpc, policy)
+
+    def look(node: Node) -> Part:
+        validator = Validator(site.chain.chain_id, node.address)
+        seen = SignStateRegister(registers, validator).look()
+        if site.signers_of(node.name) or seen.newest is not None:
+            return judge_register(node.name, seen, tip, policy)
+        return judge_copies(node.name, look_at_copies(validator, registers), tip, policy)
+
+    looks = {node.name: partial(look, node) for node in site.nodes if node.is_validator}
+    return combine(
+        examine(looks, deadline_s=policy.deadline_of("sign-states") * MARGIN),
+        expected=f"every validator's sign state in a majority of the regions, within {policy.sign_state_warn_blocks} "
+        "blocks of the tip",
+        nothing="Name the site's validators in its file.",
+    )
+
+
+def _tip(site: Site, rpc: Callable[[Node], ChainRpc], policy: Checks) -> int:
+    calls = {node.name: partial(lambda one: rpc(one).status().latest_height, node) for node in site.nodes}
+    answers = side_by_side(calls, deadline_s=policy.subject_deadline_s)
+    heights = [answer.value for answer in answers.values() if answer.value is not None]
+    if not heights:
+        raise UnavailableError(
+            "no node tells the chain's height, so no lag can be told", remedy="Bring nodes back first: RB-DR-001."
+        )
+    return max(heights)
+
+
+def judge_register(name: str, seen: Seen, tip: int, policy: Checks) -> Part:
+    """Pure: a majority shows it, somebody holds it, and what it shows is near the tip."""
+    remedy = _REGISTER.format(name)
+    problems = "; ".join(f"{region}: {problem}" for region, problem in seen.problems.items())
+    if seen.newest is None or not seen.is_majority:
+        return Part(name, "failed", f"its register is in no majority of the regions ({problems})", remedy)
+    if not seen.newest.holder:
+        return Part(
+            name, "failed", "nobody holds its register", f"Start its signer; see vedr signer status --validator {name}."
+        )
+    part = _judge_lag(name, "register", tip - seen.newest.position.height, policy)
+    if part.status == "passed" and problems:
+        return Part(name, "warning", f"its register is not everywhere ({problems})", remedy)
+    return part
+
+
+def judge_copies(name: str, copies: Copies, tip: int, policy: Checks) -> Part:
+    """Pure: a majority has a shipped copy, and the highest is near the tip."""
+    problems = "; ".join(f"{region}: {problem}" for region, problem in copies.problems.items())
+    if not copies.is_majority:
+        return Part(name, "failed", f"shipped copies in no majority of the regions ({problems})", _SHIP)
+    part = _judge_lag(name, "shipped copies", tip - max(state.height for state in copies.states), policy)
+    if part.status == "passed" and problems:
+        return Part(name, "warning", f"its state is not shipped everywhere ({problems})", _SHIP)
+    return part
+
+
+def _judge_lag(name: str, what: str, behind: int, policy: Checks) -> Part:
+    remedy = f"Does {name} sign?  If so, what keeps its state back: vedr sign-state show, vedr signer status."
+    if behind > policy.sign_state_max_blocks:
+        return Part(name, "failed", f"{what} {behind} blocks behind", remedy)
+    if behind > policy.sign_state_warn_blocks:
+        return Part(name, "warning", f"{what} {behind} blocks behind", remedy)
+    return Part(name, "passed", f"{what} {max(0, behind)} behind")

@@ -1,0 +1,168 @@
+"""Checks of the regions' buckets: they take and give, and keep what they were told to keep.
+
+Guarantees: a probe object is removed again, unless an object lock holds it, then by a later check.
+Leaves out: backups in them (backups), and setting buckets up.
+"""
+
+import contextlib
+import datetime as dt
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from vedr.backup.layout import DAY, KINDS, Kind, manifest_key, parse_id, stamp
+from vedr.backup.repository import Repository
+from vedr.backup.retention import max_age
+from vedr.backup.retention import plan as retention_plan
+from vedr.errors import ConflictError, NotFoundError, RefusedError, VerificationFailedError
+from vedr.inventory import Region, Site
+from vedr.policies.checks import Checks
+from vedr.ports import ObjectKey, ObjectStore, Registers
+from vedr.readiness.ages import duration
+from vedr.readiness.copies import newest
+from vedr.readiness.examining import MARGIN, examine
+from vedr.readiness.finding import Part, Verdict, combine
+from vedr.readiness.ports import BucketState, StoreProbes
+
+PROBES: Final = "checks/probe/"
+REGISTER: Final = ObjectKey("checks/register")
+LOCK_MODE: Final = "COMPLIANCE"
+LEFT_OVER: Final = dt.timedelta(hours=1)  # older probe objects are of checks that are over
+_TRIES: Final = 3  # beside other checks that use the same register
+_POLICY: Final = "Check the bucket's policy, its credentials, and that its server honours conditional writes."
+
+
+# --- read and write
+
+
+def bucket_read_write(
+    site: Site,
+    stores: Mapping[str, ObjectStore],
+    registers: Mapping[str, Registers],
+    token: bytes,
+    now: dt.datetime,
+) -> Verdict:
+    """In every region: write, refuse to overwrite, read back, remove; and swap a register, not from a stale tag."""
+    looks: dict[str, Callable[[], Part]] = {}
+    for region, store in stores.items():
+        locked = site.regions[region].store.object_lock_days > 0
+        looks[region] = partial(_try_bucket, store, token, now, locked=locked)
+        looks[f"registers of {region}"] = partial(_try_register, registers[region], token)
+    return combine(
+        examine(looks, deadline_s=site.checks.deadline_of("bucket-read-write") * MARGIN),
+        expected="every region's bucket takes, keeps, gives and removes an object; its registers swap",
+        nothing="Name the regions' stores in the site file.",
+    )
+
+
+def _try_bucket(store: ObjectStore, content: bytes, now: dt.datetime, *, locked: bool) -> Part:
+    key = ObjectKey(f"{PROBES}{stamp(now)}-{content.hex()}")
+    store.create(key, content)
+    try:
+        if (read := store.get(key)) != content:
+            raise VerificationFailedError(f"{len(read)} other bytes came back than were written", remedy=_POLICY)
+        with contextlib.suppress(ConflictError):
+            store.create(key, b"over it")
+            raise VerificationFailedError("an existing object could be overwritten", remedy=_POLICY)
+    finally:
+        removed = _remove(store, key)
+    if not removed and not locked:
+        raise VerificationFailedError("a written object could not be removed", remedy=_POLICY)
+    for old in list(store.list(PROBES)):
+        if old.modified < now - LEFT_OVER:
+            _remove(store, old.key)
+    return Part(store.region, "passed", "takes and gives")
+
+
+def _remove(store: ObjectStore, key: ObjectKey) -> bool:
+    """False when a lock holds it."""
+    try:
+        store.delete(key)
+    except RefusedError:
+        return False
+    return True
+
+
+def _try_register(registers: Registers, token: bytes) -> Part:
+    name = f"registers of {registers.region}"
+    for _ in range(_TRIES):
+        before = registers.read(REGISTER)
+        stale = before.tag if before else None
+        try:
+            tag = registers.swap(REGISTER, token, expected=stale)
+        except ConflictError:
+            continue
+        after = registers.read(REGISTER)
+        if after is None or (after.tag == tag and after.data != token):
+            raise VerificationFailedError("what was swapped in is not there", remedy=_POLICY)
+        with contextlib.suppress(ConflictError):
+            registers.swap(REGISTER, token, expected=stale)
+            raise VerificationFailedError(
+                "a stale writer could swap", remedy="Never sign with these registers: report it."
+            )
+        return Part(name, "passed", "swap")
+    return Part(name, "could not run", "another check swapped each time", "Check again.")
+
+
+# --- retention and object lock
+
+
+def retention(site: Site, repository: Repository, probes: StoreProbes, policy: Checks) -> Verdict:
+    """Buckets versioned and locked as the site asks, the newest manifest held by its lock, old snapshots pruned."""
+    limit_s = policy.deadline_of("retention") * MARGIN
+    looks: dict[str, Callable[[], Part]] = {}
+    for name in site.regions_by_priority:
+        looks[f"bucket of {name}"] = partial(_bucket, name, site.regions[name], probes)
+        if site.regions[name].store.object_lock_days:
+            looks[f"lock in {name}"] = partial(_lock, name, repository, probes, policy)
+        looks |= {f"{name}/{kind}": partial(_pruned, repository, name, kind, policy) for kind in KINDS}
+    parts = examine(looks, deadline_s=limit_s)
+    return combine(
+        parts,
+        expected="every bucket versioned and locked as the site asks, nothing kept long past its retention",
+        nothing="Name the regions' stores in the site file.",
+        summary="; ".join(part.observed for part in parts if part.subject.startswith("bucket")),
+    )
+
+
+def _bucket(name: str, region: Region, probes: StoreProbes) -> Part:
+    return judge_bucket(name, region.store.object_lock_days, probes.bucket_state(name))
+
+
+def judge_bucket(name: str, wanted_days: int, state: BucketState) -> Part:
+    """Pure: the bucket as it is against the site's file."""
+    subject, remedy = f"bucket of {name}", "Set versioning and default retention again, and find out who changed them."
+    if not state.versioned:
+        return Part(subject, "failed", "not versioned", remedy)
+    if state.lock_days < wanted_days or (wanted_days and state.lock_mode != LOCK_MODE):
+        found = f"{state.lock_mode} {state.lock_days} days" if state.lock_days else "no object lock"
+        return Part(subject, "failed", f"{found}, the site asks for {LOCK_MODE} {wanted_days} days", remedy)
+    locked = f"locked {state.lock_days} days" if wanted_days else "no lock asked for"
+    return Part(subject, "passed", f"{name} versioned, {locked}")
+
+
+def _lock(region: str, repository: Repository, probes: StoreProbes, policy: Checks) -> Part:
+    """The rule may be set and objects unlocked all the same: ask for one."""
+    listed = newest(repository, region, "state", deadline_s=policy.subject_deadline_s)
+    if not listed.ids:
+        raise NotFoundError("no snapshot to ask about", remedy=f"Take one: vedr run chain-snapshot --region {region}.")
+    snapshot = listed.ids[0]
+    until = probes.held_until(region, manifest_key(listed.source(snapshot), snapshot))
+    if until is None or until <= repository.clock():
+        return Part(f"lock in {region}", "failed", f"{snapshot} is not locked", "See the bucket's default retention.")
+    return Part(f"lock in {region}", "passed", f"{snapshot} until {until:%Y-%m-%d}")
+
+
+def _pruned(repository: Repository, origin: str, kind: Kind, policy: Checks) -> Part:
+    """What is past its age and slack, and that retention would let go, if it ran."""
+    name, now = f"{origin}/{kind}", repository.clock()
+    listed = newest(repository, origin, kind, deadline_s=policy.subject_deadline_s)
+    limit = now - max_age(repository.retention, kind) - policy.retention_slack_days * DAY
+    if not any(parse_id(snapshot).created_at < limit for snapshot in listed.ids):
+        return Part(name, "passed", f"{len(listed.ids)} kept")
+    overdue = [one for one in retention_plan(repository, origin, kind).expired if one.created_at < limit]
+    if overdue:
+        age = duration((now - overdue[-1].created_at).total_seconds())
+        remedy = f"See why {kind} backups of {origin} do not prune; by hand: vedr snapshot prune."
+        return Part(name, "failed", f"{len(overdue)} past their retention, the oldest {age} old", remedy)
+    return Part(name, "passed", f"{len(listed.ids)} kept")
