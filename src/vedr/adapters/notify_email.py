@@ -7,15 +7,15 @@ have already.  Delivered means: the relay took it for every recipient.
 import contextlib
 import re
 import smtplib
-import ssl
 from email.headerregistry import Address
 from email.message import EmailMessage
 from typing import Final
 
 from vedr.adapters.notify_failure import unreachable
+from vedr.adapters.notify_http import trusted
 from vedr.adapters.secrets import resolve
 from vedr.continuity.message import Message
-from vedr.errors import NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.errors import RefusedError, UnavailableError, VedrError
 from vedr.policies.notifications import Email
 
 _LOCAL: Final = re.compile(r"[^A-Za-z0-9.-]+")
@@ -51,23 +51,15 @@ class EmailChannel:
     def _connected(self, timeout_s: float) -> smtplib.SMTP:
         policy = self._policy
         if policy.security == "tls":
-            return smtplib.SMTP_SSL(policy.server, policy.port, timeout=timeout_s, context=self._trust())
+            return smtplib.SMTP_SSL(policy.server, policy.port, timeout=timeout_s, context=trusted(policy.ca_file))
         relay = smtplib.SMTP(policy.server, policy.port, timeout=timeout_s)
         try:
             if policy.security == "starttls":
-                relay.starttls(context=self._trust())
+                relay.starttls(context=trusted(policy.ca_file))
         except BaseException:
             relay.close()
             raise
         return relay
-
-    def _trust(self) -> ssl.SSLContext:
-        try:
-            return ssl.create_default_context(cafile=self._policy.ca_file)
-        except (OSError, ssl.SSLError):
-            raise NotFoundError(
-                f"{self._policy.ca_file} holds no certificates", remedy="Correct the channel's ca_file."
-            ) from None
 
 
 def _leave(relay: smtplib.SMTP) -> None:

@@ -10,6 +10,7 @@ httpx.Client logs each request's URL at INFO, which here is the secret: its tran
 
 import datetime as dt
 import email.utils
+import functools
 import ipaddress
 import json
 import re
@@ -102,7 +103,7 @@ def post(hook: Hook, body: bytes, headers: Mapping[str, str], *, timeout_s: floa
         extensions={"timeout": httpx.Timeout(timeout_s).as_dict()},
     )
     try:
-        with httpx.HTTPTransport(verify=_trust(hook.ca_file), retries=0) as transport:
+        with httpx.HTTPTransport(verify=_trust(hook), retries=0) as transport:
             response = transport.handle_request(request)
             try:
                 answer = Answer(response.status_code, _read(response), dict(response.headers))
@@ -152,13 +153,25 @@ def _read(response: httpx.Response) -> str:
     return body.decode("utf-8", "replace")
 
 
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
+def _trust(hook: Hook) -> ssl.SSLContext:
+    if hook.url.scheme == "http":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used; it trusts nobody
+    return trusted(hook.ca_file)
+
+
+def trusted(ca_file: Path | None) -> ssl.SSLContext:
+    """Certificates of the system, or those in the file; NotFoundError when it holds none."""
     if ca_file is None:
-        return httpx.create_ssl_context()
+        return _system()
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError):
         raise NotFoundError(f"{ca_file} holds no certificates", remedy="Correct the channel's ca_file.") from None
+
+
+@functools.cache  # reading them takes a tenth of a second, and channels are told side by side
+def _system() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
 
 
 def _retry_after_s(answer: Answer) -> float:

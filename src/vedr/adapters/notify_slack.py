@@ -40,7 +40,7 @@ class SlackChannel:
 def render(message: Message) -> dict[str, object]:
     """Block Kit, with the whole text besides for phones' notifications."""
     title = f"{_MARKS[message.severity]} {message.subject}"
-    links = "  ".join(f"<{link.url}|{_link_text(link.label)}>" for link in message.links)
+    links = "  ".join(f"<{link.url.replace('&', '&amp;')}|{_link_text(link.label)}>" for link in message.links)
     blocks: list[dict[str, object]] = [
         {"type": "header", "text": {"type": "plain_text", "text": shortened(title, MAX_HEADER), "emoji": False}}
     ]
