@@ -22,13 +22,14 @@ from typing import Final, Generic, TypeVar, cast
 
 import httpx
 
+from tasks.notifying import Announcer
 from tasks.showing import PrefectShow
 from vedr.adapters.site import open_site
 from vedr.errors import VedrError
 from vedr.ledger import RunId
 from vedr.runbook.opening import opened_run
 from vedr.runbook.order import new_run_id
-from vedr.runbook.run import Executor, Outcome, Plainly, Run
+from vedr.runbook.run import Executor, Listener, Outcome, Plainly, Run
 from vedr.runbook.steps import O, Retry, Runbook
 from vedr.signature import Json
 
@@ -69,7 +70,7 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(order.site or None))
         executor: Executor = Plainly()
-        listeners = []
+        listeners: list[Listener] = []
         origin: dict[str, Json] = {}
         run_id: RunId | None = None
         if started := _flow_run():
@@ -79,6 +80,8 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
             listeners = [stack.enter_context(PrefectShow(api.answers))]
             origin = {"flow_run_id": flow_run_id}
             run_id = new_run_id("inc" if runbook.is_incident else "run", expected_at, seed=flow_run_id)
+        if runbook.is_incident and site.site.notifications.channels:
+            listeners.append(stack.enter_context(Announcer(site)))
         yield stack.enter_context(
             opened_run(
                 runbook,
