@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Final, Generic, TypeVar, cast
+from uuid import UUID
 
 import httpx
 
@@ -27,6 +28,7 @@ from tasks.showing import PrefectShow
 from vedr.adapters.site import open_site
 from vedr.errors import VedrError
 from vedr.ledger import RunId
+from vedr.runbook.asking import Inbox
 from vedr.runbook.opening import opened_run
 from vedr.runbook.order import new_run_id
 from vedr.runbook.run import Executor, Listener, Outcome, Plainly, Run
@@ -71,11 +73,15 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
         site = stack.enter_context(open_site(order.site or None))
         executor: Executor = Plainly()
         listeners: list[Listener] = []
+        inboxes: list[Inbox] = []
         origin: dict[str, Json] = {}
         run_id: RunId | None = None
         if started := _flow_run():
+            from tasks.approval import PrefectInbox  # noqa: PLC0415 - Prefect is there
+
             flow_run_id, expected_at = started
             api = Api()
+            inboxes = [PrefectInbox(UUID(flow_run_id), api.answers)]
             executor = PrefectExecutor(api)
             listeners = [stack.enter_context(PrefectShow(api.answers))]
             origin = {"flow_run_id": flow_run_id}
@@ -93,6 +99,7 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
                 origin=origin,
                 executor=executor,
                 listeners=listeners,
+                inboxes=inboxes,
             )
         )
 

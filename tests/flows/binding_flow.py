@@ -1,6 +1,8 @@
 """A runbook of three small steps over folders as regions, run in a process of its own by test_binding.
 
 Usage: binding_flow.py STATE flow|plain [INCIDENT]; STATE/hold: the second step waits until it is gone.
+       binding_flow.py STATE approve INCIDENT [OPTION …]: the command, over the same folders.
+STATE/people holds how many have to agree between the first step and the second: one, two.
 """
 
 import contextlib
@@ -13,14 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tasks import binding
+from vedr.cli import approve as approving
 from vedr.errors import ConflictError, NotFoundError, UnavailableError
 from vedr.policies.approval import Approval
 from vedr.ports import ObjectKey, StoredObject
 from vedr.runbook.journal import Journal
 from vedr.runbook.order import Order
+from vedr.runbook.plan import Action, Plan
 from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Context, Retry, Runbook, step
 from vedr.signature import Signer
@@ -83,9 +88,14 @@ STATE = Path(sys.argv[1]) if len(sys.argv) > 2 else Path()
 def _open_site(_name: str | None) -> Iterator[SimpleNamespace]:
     journal = open_journal(STATE)
     try:
-        yield SimpleNamespace(site=SimpleNamespace(targets=TargetOverrides(), approval=Approval()), journal=journal)
+        yield SimpleNamespace(site=SimpleNamespace(targets=TargetOverrides(), approval=_policy()), journal=journal)
     finally:
         journal.close()
+
+
+def _policy() -> Approval:
+    people = STATE / "people"
+    return Approval.model_validate({"runbooks": {"RB-DR-001": people.read_text()}} if people.exists() else {})
 
 
 def deed(what: str) -> int:
@@ -121,7 +131,8 @@ def third(ctx: Context[Order], text: str) -> str:
     return text
 
 
-RUNBOOK = Runbook("RB-DR-001", "binding test", Order, [first, second, third])
+PLAN = Plan("three steps", (Action("act", "here", 60, "deeds are done"),), warnings=("a test",))
+RUNBOOK = Runbook("RB-DR-001", "binding test", Order, [first, second, third], plan=lambda _: PLAN)
 
 
 @binding.runbook_flow(RUNBOOK)
@@ -130,6 +141,7 @@ def body(order: Order) -> Outcome:
     with binding.open_run(RUNBOOK, order) as run:
         started_s = time.monotonic()
         seen = run.step(first)
+        run.approve(PLAN)
         text = run.step(second, seen)
         ended_s = time.monotonic()
         run.step(third, text)
@@ -141,6 +153,11 @@ def body(order: Order) -> Outcome:
 
 if __name__ == "__main__":
     binding.open_site = _open_site  # type: ignore[assignment]
+    if sys.argv[2] == "approve":
+        approving.open_site = _open_site  # type: ignore[assignment]
+        app = typer.Typer()
+        approving.attach(app)
+        app(sys.argv[3:])
     order = Order(incident=sys.argv[3] if len(sys.argv) > 3 else "")
     outcome = body(order) if sys.argv[2] == "flow" else RUNBOOK.perform(order)
     assert isinstance(outcome, Outcome)

@@ -50,6 +50,8 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self._process:
+            return
         command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(PORT)]
         self._process = subprocess.Popen(
             command, env=self.env, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
@@ -126,6 +128,16 @@ class Runs:
         finally:
             journal.close()
 
+    def approve(self, *words: str) -> str:
+        run_id = self.entries()[0].run_id
+        command = [sys.executable, str(SCRIPT), str(self.state), "approve", run_id, *words]
+        return subprocess.run(
+            command, env=self._env | {"VEDR_PLAIN": "1"}, capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout
+
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.entries()] if (self.state / "deeds").exists() else []
+
     def deeds(self) -> list[str]:
         return (self.state / "deeds").read_text().split()
 
@@ -138,6 +150,7 @@ class Runs:
 
 @pytest.fixture
 def runs(tmp_path: Path, script: ModuleType, server: Server) -> Runs:
+    server.start()  # the test before may have left it dead
     return Runs(tmp_path, script, server.env)
 
 
@@ -177,7 +190,9 @@ def test_in_prefect_steps_are_tasks_with_their_retries_and_the_run_is_shown(runs
     entries = runs.entries()
     assert [entry.kind for entry in entries if entry.kind != "heartbeat"] == [
         "opened",
-        *["step_started", "step_completed"] * 3,
+        *["step_started", "step_completed"],
+        "note",  # nobody is asked
+        *["step_started", "step_completed"] * 2,
         "closed",
     ]
     shown = flow_run(entries)
@@ -214,6 +229,42 @@ def test_when_the_api_dies_in_mid_run_the_run_goes_on_and_is_done(runs: Runs, se
     assert [correction["now"] for correction in first] == ["Completed"]
     assert second == []
     assert flow_run(runs.entries())["state_type"] == "COMPLETED"
+
+
+def test_people_answer_in_prefect_s_ui_and_by_the_command_and_both_count(runs: Runs) -> None:
+    (runs.state / "people").write_text("two")
+    process = runs.start("flow")
+    run_id = paused(runs)
+    resume = f"{URL}/flow_runs/{run_id}/resume"
+    nameless = httpx.post(resume, json={"run_input": {"decision": "agree", "name": ""}}).json()
+    assert nameless["status"] == "REJECT"
+    zoe = {"decision": "agree", "name": "zoe", "why": "seen"}
+    assert httpx.post(resume, json={"run_input": zoe}).json()["status"] == "ACCEPT"
+    until(lambda: "answered" in runs.kinds(), 30, "zoe's answer counts")
+    assert paused(runs) == run_id  # and asks for the second
+    assert "zoe agreed" in runs.approve()
+    runs.approve("--as", "yan", "--yes")
+    assert "completed" in finished(process)
+    answered = [entry.payload for entry in runs.entries() if entry.kind == "answered"]
+    assert [(one["person"], one["via"], one["why"]) for one in answered] == [
+        ("zoe", "prefect", "seen"),
+        ("yan", "cli", ""),
+    ]
+    assert runs.deeds() == ["first", "second", "third"]
+    states = [state["type"] for state in httpx.get(f"{URL}/flow_run_states/", params={"flow_run_id": run_id}).json()]
+    assert states.count("PAUSED") == 2
+    assert states[-2:] == ["RUNNING", "COMPLETED"]
+
+
+def paused(runs: Runs) -> str:
+    """The id of the flow run, which waits with a form that shows the plan."""
+    until(lambda: "waiting" in runs.kinds(), 60, "the run asks")
+    until(lambda: flow_run(runs.entries())["state_type"] == "PAUSED", 30, "the flow run is paused")
+    shown = flow_run(runs.entries())
+    keyset = httpx.get(f"{URL}/flow_runs/{shown['id']}").json()["state"]["state_details"]["run_input_keyset"]
+    description = httpx.get(f"{URL}/flow_runs/{shown['id']}/input/{keyset['description']}").raise_for_status().json()
+    assert "deeds are done" in description
+    return str(shown["id"])
 
 
 def reconciled_twice(runs: Runs, server: Server) -> list[list[dict[str, str]]]:
@@ -260,3 +311,15 @@ def test_without_prefect_s_api_a_runbook_runs_plainly_in_seconds(tmp_path: Path,
     assert "completed" in finished(runs.start("plain"))
     assert time.monotonic() - started_s < 15
     assert "flow_run_id" not in runs.entries()[0].payload
+
+
+def test_when_the_api_dies_while_people_are_asked_the_command_is_the_way(runs: Runs, server: Server) -> None:
+    (runs.state / "people").write_text("one")
+    process = runs.start("flow")
+    paused(runs)
+    server.stop()
+    runs.approve("--as", "zoe", "--yes")
+    until(lambda: runs.entries()[-1].kind == "closed", 30, "the ledger is closed")
+    assert runs.deeds() == ["first", "second", "third"]
+    process.kill()
+    process.communicate()
