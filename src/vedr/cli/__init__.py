@@ -20,6 +20,7 @@ GROUPS: Final = {
     "ledger": "The durable record of every run: show, verify, export.",
     "signer": "The remote signer of a validator: run, status, found.",
     "sign-state": "Sign states of file-based validators: ship them to the regions, show what the regions hold.",
+    "controller": "The failover controller of a region: run, status.",
     "lab": "The embedded three-region network: up, down, status, faults.",
     "site": "Site files: check and show.",
     "hsm": "Keys in hardware: reference, check of replicas, inventory.",

@@ -116,7 +116,6 @@ class Controller:
         answers = self.prober.look()
         now = self.clock()
         verdicts = self.vantage.observe(answers, now)
-        self.exchange.gather()
         published = self.exchange.publish(verdicts, self.vantage.height)
         reports = self.exchange.gather()
         standing = self.tenure.keep()

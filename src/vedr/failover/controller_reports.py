@@ -155,7 +155,7 @@ class Exchange:
         self._registers, self._signer, self._trusted = dict(registers), signer, tuple(trusted)
         self._clock, self._spread = clock, spread
         self._heard: dict[str, Report] = {}
-        self._number = 0
+        self._number: int | None = None
         self.problems: dict[str, str] = {}
 
     def gather(self) -> Mapping[str, Report]:
@@ -176,9 +176,11 @@ class Exchange:
 
     def publish(self, verdicts: Mapping[Domain, Verdict], height: int) -> tuple[str, ...]:
         """Put a new report into every region; those that took it."""
+        if self._number is None:  # an earlier process of this vantage point has numbered before
+            self.gather()
         now = self._clock()
         shown = self._heard.get(self._vantage)
-        self._number = max(self._number, shown.number if shown else 0) + 1
+        self._number = max(self._number or 0, shown.number if shown else 0) + 1
         report = Report(self._vantage, self._process, self._number, now, now, height, dict(verdicts))
         data = encode(self._site, report, self._signer)
         took = self._spread(lambda region: self._put(region, report, data), self._registers)
@@ -216,6 +218,12 @@ def gather(
     """The newest report of each vantage point, and what was wrong in which region.  Damaged reports are problems."""
     keys, wanted = tuple(trusted), tuple(vantages)
     damaged: dict[str, str] = {}
+    opened: dict[tuple[str, bytes], Report] = {}  # regions mostly hold the same bytes, and signatures take time
+
+    def opening(vantage: str, data: bytes, region: str) -> Report:
+        if (vantage, data) not in opened:
+            opened[vantage, data] = decode(site, vantage, data, keys, where=region, heard_at=now)
+        return opened[vantage, data]
 
     def read(region: str) -> Mapping[str, Report]:
         shown = {}
@@ -223,18 +231,24 @@ def gather(
             found = registers[region].read(key_of(site, vantage))
             try:
                 if found is not None:
-                    shown[vantage] = decode(site, vantage, found.data, keys, where=region, heard_at=now)
+                    shown[vantage] = opening(vantage, found.data, region)
             except VerificationFailedError as error:
                 damaged[region] = error.message
         return shown
 
+    newest, problems = _merge(spread(read, registers))
+    return newest, {**damaged, **problems}
+
+
+def _merge(answers: Mapping[str, Mapping[str, Report] | VedrError]) -> tuple[dict[str, Report], dict[str, str]]:
+    """The report with the highest number of each vantage point, and the regions that did not answer."""
     newest: dict[str, Report] = {}
     problems: dict[str, str] = {}
-    for region, answer in spread(read, registers).items():
+    for region, answer in answers.items():
         if isinstance(answer, VedrError):
             problems[region] = answer.message
             continue
         for vantage, report in answer.items():
             if vantage not in newest or report.number > newest[vantage].number:
                 newest[vantage] = report
-    return newest, {**damaged, **problems}
+    return newest, problems
