@@ -149,6 +149,46 @@ class Fleet(Protocol):
         """Let it run on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """A workload that has as many equal instances as it is told to."""
+
+    workload: str
+    wanted: int
+    ready: int
+
+
+class Scaling(Protocol):
+    """Workloads of a region whose instances are equal: full nodes, gateways, provider daemons.  Never a signer."""
+
+    def replicas(self, workload: str, region: str) -> Replicas:
+        """NotFoundError when the region has no such workload."""
+
+    def scale(self, workload: str, region: str, replicas: int) -> Replicas:
+        """Ask for that many; what there was before.  ConflictError when somebody else scales it meanwhile."""
+
+    def wait_ready(self, workload: str, region: str, *, limit_s: float) -> Replicas:
+        """Until as many are ready as are wanted; DeadlineError tells what the others wait for."""
+
+
+class ZoneHosts(Protocol):
+    """The machines of a zone that workloads are placed on."""
+
+    def cordon(self, zone: str) -> tuple[str, ...]:
+        """Place nothing new on them; their names.  Idempotent."""
+
+    def uncordon(self, zone: str) -> tuple[str, ...]:
+        """Let them be used again; their names.  Idempotent."""
+
+    def drain(self, zone: str, *, limit_s: float) -> tuple[str, ...]:
+        """Move what runs there elsewhere, respecting disruption budgets; what was moved.
+
+        Raises:
+            RefusedError: something there would not be started elsewhere; nothing was moved.
+            DeadlineError: a budget forbids it still, or something does not go, named.
+        """
+
+
 class Files(Protocol):
     """Reaches a node's home directory.  In the lab, and on a node's own host, that is a local path."""
 
