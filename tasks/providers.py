@@ -18,7 +18,14 @@ from vedr.backup.layout import Source
 from vedr.backup.manifest import Facts
 from vedr.backup.provider_state import read_checkpoints
 from vedr.backup.snapshot import create
-from vedr.errors import DeadlineError, InvalidInputError, UnavailableError, VedrError, VerificationFailedError
+from vedr.errors import (
+    DeadlineError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+    VedrError,
+    VerificationFailedError,
+)
 from vedr.inventory import Provider
 from vedr.runbook.steps import Context, Retry, step
 
@@ -76,11 +83,29 @@ def take_provider_state(ctx: Ctx) -> ProvidersTaken:
 
 
 def providers_in(opened: OpenSite, region: str) -> tuple[Provider, ...]:
-    """The region's daemons; InvalidInputError when it has none, since an empty backup is no backup."""
-    found = tuple(provider for provider in opened.site.providers if provider.region == region)
+    """The region's daemons, those in reserve only while they serve.
+
+    Raises:
+        InvalidInputError: it has none, and an empty backup is no backup.
+    """
+    found = tuple(
+        provider
+        for provider in opened.site.providers
+        if provider.region == region and (not provider.reserve or _is_at_work(opened, provider))
+    )
     if not found:
         raise InvalidInputError(f"region {region} has no provider daemon", remedy="Remove its deployment, or add one.")
     return found
+
+
+def _is_at_work(opened: OpenSite, provider: Provider) -> bool:
+    """Not that it is stopped: a reserve that can't be asked about is backed up, or fails to be."""
+    try:
+        return opened.fleet.status(provider.unit, provider.zone).state != "stopped"
+    except NotFoundError:
+        return False
+    except UnavailableError:
+        return True
 
 
 def _take(opened: OpenSite, provider: Provider) -> ProviderSnapshot:

@@ -69,6 +69,18 @@ func TestAProviderResumesAndRefusesACheckpointAheadOfTheChain(t *testing.T) {
 	if err := provider.wait(); err == nil || !strings.Contains(provider.tail(), "not this provider's") {
 		t.Errorf("another provider's checkpoint: %v, %s", err, provider.tail())
 	}
+	for _, stream := range []string{"waldur_order", "provisioning"} {
+		if err := os.Remove(filepath.Join(home, "data", stream+"_checkpoint.json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address = freeAddresses(t, 1)[0]
+	provider = start(t, "labprovider", append(append([]string{"--reserve"}, args...), address)...)
+	until(t, "one in reserve goes on as the other", func() bool { return health(t, address) == "ok" })
+	provider.stop()
+	if data, err := os.ReadFile(checkpointFile); err != nil || !strings.Contains(string(data), "provider-other-0/marketplace") {
+		t.Errorf("it changed whose checkpoint it is: %s %v", data, err)
+	}
 	chain.stop()
 }
 

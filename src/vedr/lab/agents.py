@@ -80,7 +80,7 @@ def start_units(plan: Plan, zone: Zone | None, wanted: Sequence[Unit]) -> int:
     try:
         known = agent.units()
         for unit in wanted:
-            if unit.reserve and unit.name not in known:
+            if unit.reserve and (unit.name not in known or known[unit.name].state in ("stopped", "failed")):
                 agent.define(unit.definition())
         missing = [
             unit

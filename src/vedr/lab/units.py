@@ -171,6 +171,7 @@ def _provider(plan: Plan, provider: Member) -> Unit:
         "--listen", plan.listen(provider, PROVIDER_PORT),
         "--id", provider.name,
         "--wait",
+        *(("--reserve",) if provider.reserve else ()),
     )  # fmt: skip
     return Unit(provider.name, argv, home, _log(plan, provider.name), wave=3, reserve=provider.reserve)
 

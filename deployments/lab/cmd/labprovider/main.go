@@ -28,6 +28,7 @@ func run() error {
 	flag.StringVar(&config.ID, "id", "", "the provider's name, such as provider-us-east-0")
 	flag.StringVar(&config.Listen, "listen", "", "address of /healthz, IP:PORT")
 	flag.BoolVar(&config.Wait, "wait", false, "wait for a chain that is behind the checkpoints instead of refusing to start")
+	flag.BoolVar(&config.Reserve, "reserve", false, "go on as the provider whose checkpoints are in the home, under --id when there are none")
 	flag.Parse()
 	for name, value := range map[string]string{
 		"rpc": *urls, "home": config.Home, "id": config.ID, "listen": config.Listen,

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"virtengine.dev/vedr/lab/internal/durable"
@@ -50,6 +51,30 @@ func loadCheckpoints(dir, providerID string) (*checkpoints, error) {
 		c.last[stream] = found.LastSequence
 	}
 	return c, nil
+}
+
+// ownerOf is the provider whose checkpoints are in dir, the given one when there are none.
+func ownerOf(dir, otherwise string) (string, error) {
+	for _, stream := range streams {
+		path := (&checkpoints{dir: dir}).path(stream)
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		var found checkpoint
+		if err := json.Unmarshal(data, &found); err != nil {
+			return "", fmt.Errorf("checkpoint %s is corrupt: %w; restore it", path, err)
+		}
+		owner, whole := strings.CutSuffix(found.SubscriberID, "/"+stream)
+		if !whole {
+			return "", fmt.Errorf("checkpoint %s: subscriber %q is of no provider", path, found.SubscriberID)
+		}
+		return owner, nil
+	}
+	return otherwise, nil
 }
 
 func (c *checkpoints) path(stream string) string {

@@ -36,10 +36,11 @@ const (
 
 // Config is one provider.
 type Config struct {
-	Home   string
-	ID     string
-	Listen string
-	Wait   bool // wait for a chain that is behind the checkpoints instead of refusing
+	Home    string
+	ID      string
+	Listen  string
+	Wait    bool // wait for a chain that is behind the checkpoints instead of refusing
+	Reserve bool // go on as whoever the checkpoints are of: a failover put them there
 }
 
 type event struct {
@@ -110,7 +111,12 @@ func open(client *chainrpc.Client, config Config) (*daemon, error) {
 		return nil, err
 	}
 	var err error
-	if d.checkpoints, err = loadCheckpoints(d.dataDir(), config.ID); err != nil {
+	if config.Reserve {
+		if d.config.ID, err = ownerOf(d.dataDir(), config.ID); err != nil {
+			return nil, err
+		}
+	}
+	if d.checkpoints, err = loadCheckpoints(d.dataDir(), d.config.ID); err != nil {
 		return nil, err
 	}
 	if err := d.loadState(); err != nil {
