@@ -22,11 +22,11 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
-from tasks.freshness import PastRun, crons, last_due, opened_at, past_runs
 from tasks.reconcile import Correction, recent_runs, reconcile
 from vedr.adapters.site import open_site
 from vedr.inventory import Site
 from vedr.ledger import RunId
+from vedr.readiness.schedule import crons, last_due, newest_good, opened_at
 from vedr.runbook.journal import Journal
 from vedr.runbook.order import new_run_id
 from vedr.signature import Json
@@ -143,23 +143,12 @@ def find_missed(journal: Journal, plan: Mapping[str, str], regions: Sequence[str
     missed = []
     for flow, cron in plan.items():
         due = last_due(cron, now - GRACE)
-        newest = _newest_good(journal, flow, regions)
+        newest = newest_good(journal, flow, regions)
         for region in regions:
             good = newest.get(region)
             if due > since and (good is None or good.last.time < due) and (flow, region, due.isoformat()) not in told:
                 missed.append(Missed(flow, region, due, good.run_id if good else None))
     return tuple(missed)
-
-
-def _newest_good(journal: Journal, job: str, regions: Sequence[str]) -> dict[str, PastRun]:
-    """By region, the newest run that completed, also by finding another one fresh, or is at work."""
-    newest: dict[str, PastRun] = {}
-    for past in past_runs(journal, job):
-        if past.at_work or past.completed:
-            newest.setdefault(past.region, past)
-        if newest.keys() >= set(regions):
-            break
-    return newest
 
 
 def _told(journal: Journal) -> set[tuple[str, str, str]]:

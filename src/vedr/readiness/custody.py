@@ -27,7 +27,7 @@ from vedr.readiness.examining import MARGIN, examine
 from vedr.readiness.finding import Part, Verdict, combine, look_at, part_of
 from vedr.readiness.side_by_side import side_by_side
 
-BACK_UP: Final = "Take one: vedr run key-backup --region {} --even-if-fresh true; then see why the schedule did not."
+BACK_UP: Final = "Take one: vedr run key-backup --region {} --even-if-fresh; then see why the schedule did not."
 
 
 # --- key backups

@@ -23,20 +23,21 @@ from vedr.runbook.liveness import is_quiet
 
 LOOK_BACK_RUNS: Final = 30  # newest runs of a job that are looked at, over all regions
 VALIDATION: Final = "daily-validation"
+LOOKING: Final = "find_fresh"  # the step of tasks.freshness by which a run finds another one fresh, and ends
 EVERYWHERE: Final = ""  # the region of a job that runs once for the whole site
 _RUN_ID_TIME: Final = slice(4, 19)  # inc-YYYYMMDD-HHMMSS-xxxx
 
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """One run of a scheduled job.  `at_work`: somebody writes it still; `steps`: those that a completed run did."""
+    """One run of a scheduled job.  `at_work`: somebody writes it still; `worked`: it did the job, and completed."""
 
     run_id: RunId
     region: str
     last: Entry
     at_work: bool
     completed: bool
-    steps: frozenset[str]
+    worked: bool
 
 
 def crons(site: Site) -> dict[str, str]:
@@ -82,14 +83,14 @@ def past_runs(journal: Journal, job: str, *, since: dt.datetime | None = None) -
         if isinstance(order, dict):
             last = entries[-1]
             completed = last.kind == "closed" and last.payload.get("outcome") == "completed"
-            steps = last.payload.get("steps") if completed else None
+            steps = last.payload.get("steps")
             yield PastRun(
                 run_id=run_id,
                 region=str(order.get("region", EVERYWHERE)),
                 last=last,
                 at_work=not is_quiet(entries, journal.clock()),
                 completed=completed,
-                steps=frozenset(steps) if isinstance(steps, dict) else frozenset(),
+                worked=completed and isinstance(steps, dict) and bool(steps.keys() - {LOOKING}),
             )
 
 

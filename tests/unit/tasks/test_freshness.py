@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tasks import freshness
-from tasks.freshness import find_fresh, last_due, opened_at, past_runs, period
+from tasks.freshness import find_fresh
 from tasks.orders import RegionJob
 from tasks.watchdog import GRACE, find_missed
 from vedr.adapters.memory_store import MemoryStore
@@ -20,6 +20,7 @@ from vedr.errors import UnavailableError
 from vedr.ledger import RunId
 from vedr.policies.names import RegionName
 from vedr.ports import ObjectKey
+from vedr.readiness.schedule import LOOKING, last_due, opened_at, past_runs, period
 from vedr.runbook.journal import Journal
 from vedr.runbook.opening import opened_run
 from vedr.runbook.run import Outcome
@@ -244,3 +245,7 @@ def test_due_times_and_periods_follow_the_expression() -> None:
 def test_a_scheduled_job_runs_plainly_without_prefect() -> None:
     program = "import sys, tasks.freshness; sys.exit('prefect' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_ledger_tells_a_run_that_only_looked_from_one_that_worked() -> None:
+    assert find_fresh.key == LOOKING
