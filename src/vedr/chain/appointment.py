@@ -161,7 +161,7 @@ def appointed(
     """
     poll = Poll(validator, tuple(registers))
     with Regions(poll, key_of(validator), registers) as regions:
-        regions.wait_for(lambda: poll.is_agreed or (poll.has_asked_all and poll.is_readable), deadline_s=deadline_s)
+        regions.wait_for(lambda: poll.is_agreed or (poll.has_asked_all and poll.is_answered), deadline_s=deadline_s)
         with regions.looking():
             return poll.current()
 

@@ -1,8 +1,10 @@
 """`vedr signer` put together in this process: a key file, registers in memory, a node's socket, metrics over HTTP."""
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -11,21 +13,24 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from signer_world import CHAIN_ID, MemoryKey
+from signer_world import CHAIN_ID, MemoryKey, prevote
 from typer.testing import CliRunner
 
 from vedr.adapters import privval_signer
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.adapters.metrics_http import serve_metrics
-from vedr.adapters.privval_signer import CountedRegisters, Settings, check_key, register_of, run
+from vedr.adapters.privval_signer import CountedRegisters, Settings, check_key, register_of, run, subject_of
+from vedr.adapters.privval_socket import SocketStream
 from vedr.adapters.site import OpenSite
-from vedr.chain.register import NEVER_SIGNED
+from vedr.chain.appointment import appoint
+from vedr.chain.encoding import bytes_field, message_field
+from vedr.chain.register import NEVER_SIGNED, Content
 from vedr.cli import signer as command
 from vedr.cli.output import stdout
 from vedr.errors import (
@@ -38,7 +43,11 @@ from vedr.errors import (
 )
 from vedr.inventory import Node
 from vedr.ports import ObjectKey
+from vedr.runbook.order import new_run_id
+from vedr.signer.messages import MAX_MESSAGE_BYTES
 from vedr.signer.metrics import Metrics
+from vedr.signer.protobuf import Message
+from vedr.signer.stream import receive_message, send_message
 from vedr.signer.tenure import Terms
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -46,6 +55,7 @@ PUBLIC = KEY.public_key().public_bytes_raw()
 ADDRESS = hashlib.sha256(PUBLIC).hexdigest()[:40].upper()
 REGIONS = ("us-east", "eu-west", "ap-south")
 OURS = Terms("us-east-1a", take_over=False, planned=False, watch_s=0)
+THEIRS = Terms("eu-west-1a", take_over=False, planned=False, watch_s=0)
 
 
 def node(name: str = "val0", address: str = ADDRESS) -> Node:
@@ -164,6 +174,133 @@ def test_it_holds_the_register_and_ends_when_told(opened: OpenSite, settings: Se
         one.holds()
         assert one.stop() is None
     assert one.logged[0][1] == {"epoch": 1, "hrs": "0/0/0", "validator": "val0"}
+
+
+def appoint_now(opened: OpenSite, name: str) -> None:
+    now = dt.datetime.now(dt.UTC)
+    appoint(opened.registers, subject_of(opened, node()), name, run_id=new_run_id("run", now), at=now)
+
+
+def newest_of(opened: OpenSite) -> Content:
+    newest = register_of(opened, node()).look().newest
+    assert newest is not None
+    return newest
+
+
+class NodeOf:
+    """The validator's node: it listens for its signer and asks it for prevotes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(settings.connect[0].removeprefix("unix://"))
+        self._listener.listen()
+        self._listener.settimeout(20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def refusals(self, *heights: int) -> list[str]:
+        """Of one connection; empty where it was signed."""
+        connected, _ = self._listener.accept()
+        with connected:
+            stream = SocketStream(connected, timeout_s=20)
+            return [self._refusal(stream, height) for height in heights]
+
+    def _refusal(self, stream: SocketStream, height: int) -> str:
+        vote = message_field(1, prevote(height).encode()) + bytes_field(2, CHAIN_ID.encode())
+        send_message(stream, message_field(3, vote))
+        answer = Message.parse(receive_message(stream, limit_bytes=MAX_MESSAGE_BYTES), what="answer").message(4)
+        return answer.message(2).text(2) if answer.has(2) else ""
+
+
+def standby_of(settings: Settings, folder: Path, **changes: Any) -> Settings:
+    """The other host's fixed unit."""
+    return changed(
+        settings,
+        **{
+            "connect": (f"unix://{folder}/standby.sock",),
+            "state_file": folder / "standby" / "priv_validator_state.json",
+            "terms": THEIRS,
+            "when_appointed": True,
+            **changes,
+        },
+    )
+
+
+def test_an_appointed_signer_waits_until_its_node_asks_and_then_takes_over_from_a_living_one(
+    opened: OpenSite, settings: Settings, tmp_path: Path
+) -> None:
+    found(opened)
+    home, standby = changed(settings, when_appointed=True), standby_of(settings, tmp_path)
+    with NodeOf(home) as old_node, NodeOf(standby) as new_node, running(opened, home) as old:
+        old.holds()
+        assert old_node.refusals(5) == [""]
+        appoint_now(opened, "eu-west-1a")
+        with running(opened, standby) as new:
+            new.until(lambda: "waiting" in dict(new.logged))
+            assert newest_of(opened).is_held_by("us-east-1a")
+            lagging, signed = new_node.refusals(3, 6)
+            assert ("lags behind" in lagging, signed) == (True, "")
+            assert newest_of(opened).is_held_by("eu-west-1a")
+            assert "taken over" in old_node.refusals(7)[0]
+            old.until(lambda: old.error)
+            with pytest.raises(ConflictError, match=r"held by eu-west-1a .* not by us-east-1a"):
+                run(opened, home, log=lambda *_: None, stopping=threading.Event())
+        with running(opened, standby) as again:
+            again.holds()
+            assert "waiting" not in dict(again.logged), "it held the key, so there is nobody to wait for"
+    assert isinstance(old.error, ConflictError)
+    assert newest_of(opened).epoch == 3
+
+
+def test_with_nobody_appointed_the_key_is_left_to_its_holder(
+    opened: OpenSite, settings: Settings, tmp_path: Path
+) -> None:
+    found(opened)
+    with running(opened, changed(settings, when_appointed=True)) as one:
+        one.holds()
+        with pytest.raises(ConflictError, match="held by us-east-1a/"):
+            run(opened, standby_of(settings, tmp_path), log=lambda *_: None, stopping=threading.Event())
+
+
+def test_a_waiting_signer_whose_appointment_has_passed_to_another_ends_and_takes_nothing(
+    opened: OpenSite, settings: Settings, tmp_path: Path
+) -> None:
+    found(opened)
+    with running(opened, settings) as old:
+        old.holds()
+        appoint_now(opened, "eu-west-1a")
+        standby = standby_of(settings, tmp_path)
+        with NodeOf(standby) as node_of_standby, running(opened, standby) as waiting:
+            waiting.until(lambda: "waiting" in dict(waiting.logged))
+            appoint_now(opened, "us-east-1a")
+            assert "not by eu-west-1a" in node_of_standby.refusals(6)[0]
+            waiting.until(lambda: waiting.error)
+        assert isinstance(waiting.error, ConflictError)
+        assert newest_of(opened).is_held_by("us-east-1a")
+
+
+def test_a_waiting_signer_without_a_majority_answers_so_and_tries_again(
+    opened: OpenSite, settings: Settings, tmp_path: Path
+) -> None:
+    found(opened)
+    terms = Terms("eu-west-1a", take_over=True, planned=True, watch_s=0)
+    standby = standby_of(settings, tmp_path, when_appointed=False, when_asked=True, terms=terms)
+    stores = [cast("MemoryRegisters", opened.registers[region]) for region in REGIONS[:2]]
+    with running(opened, settings) as old, NodeOf(standby) as node_of_standby:
+        old.holds()
+        with running(opened, standby) as waiting:
+            waiting.until(lambda: "waiting" in dict(waiting.logged))
+            for store in stores:
+                store.faults.down = True
+            assert "no majority" in node_of_standby.refusals(5)[0]
+            for store in stores:
+                store.faults.down = False
+            assert node_of_standby.refusals(5) == [""]
+            assert waiting.stop() is None
 
 
 def test_two_processes_of_one_host_do_not_share_a_sign_state(opened: OpenSite, settings: Settings) -> None:
@@ -342,6 +479,25 @@ def test_status_shows_every_region_and_fails_without_a_majority(vedr: Terminal, 
         vedr("status", "--validator", "val0", "--json")
 
 
+def test_status_shows_who_is_appointed_beside_who_holds_the_key(vedr: Terminal, opened: OpenSite) -> None:
+    vedr("found", "--validator", "val0", "--new-key")
+    assert "appointed: nobody" in vedr("status", "--validator", "val0")
+    assert json.loads(vedr("status", "--validator", "val0", "--json"))["appointed"] is None
+    run_id = "inc-20261102-120000-aaaa"
+    made = vedr("appoint", "--validator", "val0", "--name", "eu-west-1a", "--run-id", run_id)
+    assert f"val0: to be signed for by eu-west-1a (appointment 1, by {run_id}" in made
+    assert "appointed: eu-west-1a (appointment 1" in vedr("status", "--validator", "val0")
+    assert "appointment 2, by run-" in vedr("appoint", "--validator", "val0", "--name", "us-east-1a")
+    assert json.loads(vedr("status", "--validator", "val0", "--json"))["appointed"] == "us-east-1a"
+    with pytest.raises(InvalidInputError, match="not a run id"):
+        vedr("appoint", "--validator", "val0", "--name", "us-east-1a", "--run-id", "mine")
+    for region in REGIONS[:2]:
+        opened.registers[region].overwrite(  # type: ignore[attr-defined]
+            ObjectKey(f"signer-appointment/{CHAIN_ID}/{ADDRESS}.json"), b"{"
+        )
+    assert "appointed: no majority of the regions shows" in vedr("status", "--validator", "val0")
+
+
 def test_a_register_is_founded_by_exactly_one_statement_of_how_far_the_key_signed(
     vedr: Terminal, tmp_path: Path
 ) -> None:
@@ -384,8 +540,18 @@ def test_run_takes_its_terms_from_the_command_line(
     assert (seen[0].connect, seen[0].region, seen[0].floor) == (("unix:///a", "tcp://b:1"), "us-east", None)
     assert seen[1].terms == Terms("eu-west-1a", take_over=True, planned=True, watch_s=7)
     assert (seen[1].region, str(seen[1].floor)) == ("eu-west", "5/1/0")
-    with pytest.raises(InvalidInputError, match="--planned without"):
-        vedr(*fixed, "--planned")
+    assert not seen[1].when_appointed
+    vedr(*fixed, "--when-appointed")
+    vedr(*fixed, "--when-asked", "--take-over", "--planned")
+    assert (seen[2].when_appointed, seen[2].when_asked, seen[2].terms.take_over) == (True, False, False)
+    assert (seen[3].when_appointed, seen[3].when_asked, seen[3].terms.planned) == (False, True, True)
+    for flags, said in (
+        (["--planned"], "--planned without"),
+        (["--when-appointed", "--take-over"], "--when-appointed with --take-over"),
+        (["--when-asked", "--take-over"], "not --planned"),
+    ):
+        with pytest.raises(InvalidInputError, match=said):
+            vedr(*fixed, *flags)
 
 
 def test_a_log_line_is_one_json_object_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:

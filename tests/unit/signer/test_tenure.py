@@ -1,5 +1,6 @@
 """Beginning, handing over and being superseded, over the real register in three regions in memory."""
 
+import datetime as dt
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,13 +12,15 @@ import pytest
 from signer_world import CHAIN_ID, NIL, OTHER_BLOCK, MemoryKey, World, precommit, prevote, proposal
 
 from vedr.adapters.memory_registers import MemoryRegisters
-from vedr.chain.register import NEVER_SIGNED, Position, Validator
+from vedr.chain.appointment import Appointment
+from vedr.chain.register import NEVER_SIGNED, Content, Position, Validator
 from vedr.chain.register_holding import SignStateRegister
 from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError
 from vedr.inventory import Height
+from vedr.ledger import RunId
 from vedr.signer.canonical import sign_bytes
-from vedr.signer.rules import Mark
-from vedr.signer.tenure import Tenure, Terms, begin, holder_of, look, own_mark
+from vedr.signer.rules import Mark, NotSignedError, Reason
+from vedr.signer.tenure import Tenure, Terms, begin, holder_of, look, own_mark, terms_when_appointed
 
 REGIONS = ("us-east", "eu-west", "ap-south")
 VALIDATOR = Validator(CHAIN_ID, "AB" * 20)
@@ -49,11 +52,11 @@ class Regions:
         for act in self.while_watched:
             act()
 
-    def begin(self, terms: Terms, *, own: Mark | None = None, floor: Mark | None = None) -> Tenure:
+    def begin(self, terms: Terms, *, own: Mark | None = None, floor: Mark | None = None, **more: Any) -> Tenure:
         tenure = begin(
             self.register,
             terms,
-            holder=holder_of(terms.name, next(self._pids)),
+            **{"holder": holder_of(terms.name, next(self._pids)), **more},
             own=own,
             floor=floor,
             sleep=self.sleep,
@@ -145,6 +148,45 @@ def test_a_planned_hand_over_needs_no_silence(regions: Regions) -> None:
     new = regions.signer(replace(THEIRS, planned=True))
     new.signature(prevote(1))
     assert "taken over" in old.refusal(prevote(2))
+
+
+def test_an_attempt_that_seemed_to_fail_does_not_stand_in_the_way_of_the_next_by_the_same_process(
+    regions: Regions,
+) -> None:
+    regions.found()
+    regions.begin(OURS)
+    taking_over, holder = replace(THEIRS, planned=True), holder_of("eu-west-1a", 7)
+    for store in regions.stores.values():
+        store.faults.maps["swap"] = "." * store.faults.seen["swap"] + "d" * 50
+    with pytest.raises(UnavailableError):
+        regions.begin(taking_over, holder=holder, deadline_s=0.1)
+    for store in regions.stores.values():
+        store.faults.maps.clear()
+        store.deliver()
+    assert regions.begin(taking_over, holder=holder).epoch == 3
+
+
+def test_nothing_is_taken_over_when_a_look_at_the_registers_says_not_now(regions: Regions) -> None:
+    regions.found(Position(Height(9), 0, 3))
+
+    def check(shown: Content) -> None:
+        assert shown.position == Position(Height(9), 0, 3)
+        raise NotSignedError(Reason.NOT_HELD, "not now")
+
+    with pytest.raises(NotSignedError, match="not now"):
+        regions.begin(OURS, check=check)
+    assert look(regions.register).epoch == 0
+
+
+def test_the_appointed_one_takes_over_from_a_living_holder_and_another_one_begins_nowhere() -> None:
+    appointment = Appointment(4, "eu-west-1a", RunId("inc-20261102-120000-aaaa"), dt.datetime.now(dt.UTC))
+    assert terms_when_appointed(OURS, None) == OURS
+    assert terms_when_appointed(replace(THEIRS, take_over=False), appointment) == replace(THEIRS, planned=True)
+    with pytest.raises(
+        ConflictError, match=r"held by eu-west-1a .*inc-20261102-120000-aaaa.* not by us-east-1a"
+    ) as caught:
+        terms_when_appointed(OURS, appointment)
+    assert "appoint us-east-1a" in caught.value.remedy
 
 
 def test_a_region_that_is_down_holds_up_nobody(regions: Regions) -> None:
