@@ -13,7 +13,8 @@ from vedr.chain.quorum import Domain
 from vedr.errors import ConflictError
 from vedr.failover.traffic import Guard
 from vedr.failover.traffic_answers import differences, wait_until_answered
-from vedr.failover.traffic_plan import Moves, TrafficPlan, View, plan_away, plan_back, plan_undo
+from vedr.failover.traffic_division import Moves, View
+from vedr.failover.traffic_plan import TrafficPlan, plan_away, plan_back, plan_undo
 
 pytestmark = pytest.mark.server
 

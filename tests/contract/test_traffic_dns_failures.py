@@ -28,7 +28,8 @@ from vedr.errors import (
 )
 from vedr.failover.traffic import Change, Share
 from vedr.failover.traffic_answers import wait_until_answered
-from vedr.failover.traffic_plan import Moves, TrafficPlan, View, plan_away
+from vedr.failover.traffic_division import Moves, View
+from vedr.failover.traffic_plan import TrafficPlan, plan_away
 from vedr.inventory import Dns
 
 pytestmark = pytest.mark.server
@@ -230,7 +231,7 @@ def test_an_address_of_nobody_is_shown_and_taken_out_by_a_plan(make_knot: Callab
     assert traffic.picture().names["api"].strangers == ("198.51.100.1",)
     plan = leaving(traffic)
     assert any("198.51.100.1, which is no endpoint here: taken out" in note for note in plan.notes)
-    with pytest.raises(DeadlineError, match="leads to 198.51.100.1"):
+    with pytest.raises(DeadlineError, match=r"leads to 198.51.100.1"):
         wait_until_answered([traffic], plan, deadline_s=0)
     traffic.shift(plan.changes[0])
     assert traffic.picture().names["api"].strangers == ()

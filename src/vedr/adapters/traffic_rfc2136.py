@@ -32,7 +32,7 @@ from vedr.failover.traffic import (
     parse_guard,
     tag_of,
 )
-from vedr.failover.traffic_plan import regional_names
+from vedr.failover.traffic_division import regional_names
 from vedr.inventory import Dns, Site
 from vedr.policies.traffic import DynamicDns
 

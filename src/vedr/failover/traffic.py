@@ -5,7 +5,7 @@ gateway, or all gateways of a zone or region); a *weight* is the endpoint's part
 add up to 100 where vedr wrote them; 0 means that nobody is sent there.
 
 Guarantees: plain values that survive being recorded in a ledger.
-Leaves out: deciding (`traffic_plan`), carrying out on several backends (`steering`), and every protocol.
+Leaves out: deciding (`traffic_plan`), carrying out on several backends (`traffic_steering`), and every protocol.
 """
 
 import hashlib
@@ -36,12 +36,14 @@ class Backend:
     """Something that sends users somewhere.
 
     `name` is unique in the site; `endpoints` are all that any of its names can lead to; `is_weighted`: it can send one
-    endpoint more users than another, else each weight is all or nothing; `region`: it is lost with that region.
+    endpoint more users than another, else each weight is all or nothing; `has_ttl`: its answers are cached; `region`:
+    it is lost with that region.
     """
 
     name: str
     endpoints: tuple[Endpoint, ...]
     is_weighted: bool
+    has_ttl: bool = True
     region: str | None = None
 
 
@@ -180,7 +182,8 @@ def check_serves(change: Change) -> None:
     """RefusedError when some name would be served by nobody."""
     if empty := [name for name, share in change.names.items() if not share.serving]:
         raise RefusedError(
-            f"{change.backend}: {', '.join(empty)} would be served by nobody", remedy="Plan anew, with proofs of health."
+            f"{change.backend}: {', '.join(empty)} would be served by nobody",
+            remedy="Plan anew, with proofs of health.",
         )
 
 
@@ -203,4 +206,4 @@ def already_serves(now: Picture, change: Change, *, is_weighted: bool) -> bool:
 def is_as_wanted(now: Share, wanted: Share, *, is_weighted: bool) -> bool:
     """Without weights, it matters only who is there."""
     alike = now.weights == wanted.weights if is_weighted else now.serving == wanted.serving
-    return alike and now.ttl_s == wanted.ttl_s and not now.strangers
+    return alike and now.ttl_s in (None, wanted.ttl_s) and not now.strangers

@@ -21,7 +21,8 @@ from vedr.errors import InvalidInputError, UnavailableError, VedrError
 from vedr.failover import traffic_answers
 from vedr.failover.traffic import Picture, Traffic
 from vedr.failover.traffic_answers import Answered
-from vedr.failover.traffic_plan import Moves, TrafficPlan, View, plan_away, plan_back, plan_undo
+from vedr.failover.traffic_division import Moves, View
+from vedr.failover.traffic_plan import TrafficPlan, plan_away, plan_back, plan_undo
 from vedr.inventory import Gateway, Site
 from vedr.ports import Clock
 
