@@ -76,3 +76,19 @@ class BackupRestore(Order):
     reason: OneLine = Field(
         default="", title="Why", description="One line for the record: what was lost, and how it was noticed."
     )
+
+
+class DailyValidation(Order):
+    """The daily checks of the whole site."""
+
+    checks: str = Field(
+        default="",
+        title="Only these checks",
+        description="Names with spaces between them (`vedr check --list`).  Empty: all of them.",
+        pattern=r"^[a-z -]*$",
+    )
+    boot: bool = Field(
+        default=False,
+        title="Boot snapshots now",
+        description="Boot the newest snapshot of each region now, in place of asking when that was done last.",
+    )
