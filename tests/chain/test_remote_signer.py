@@ -1,5 +1,6 @@
 """`vedr signer` against real nodes: sockets, kills, a take-over from a frozen signer, and nothing signed twice."""
 
+import logging
 import signal
 import time
 from pathlib import Path
@@ -128,9 +129,6 @@ def test_an_appointed_standby_takes_the_key_from_a_living_signer_once_its_node_a
         home.holds()
         world.network.start("val0", "val1", "val2", "val3", "full0")
         home.signs_above(3)
-        early = world.sign("eu-west-1a", "--when-appointed", address=beside)
-        assert early.wait() == 5, "nobody is appointed: the key is left to its holder"
-
         assert world.vedr("appoint", "--name", "eu-west-1a").returncode == 0
         standby = world.sign("eu-west-1a", "--when-appointed", address=beside)
         eventually(lambda: standby.events("waiting"), "the standby waits to be asked")
@@ -149,6 +147,7 @@ def test_an_appointed_standby_takes_the_key_from_a_living_signer_once_its_node_a
         world.network.reach(handed_over + 4, "full0")
         missed = world.missed(4, handed_over + 3)
         assert len(missed) <= 1, f"votes of val0 missing in {missed}"
+        logging.getLogger(__name__).warning("hand-over at %d, votes missed in %s", handed_over, missed)
 
         standby.signal(signal.SIGKILL)
         standby.wait()
