@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vedr.adapters.secrets_manager import AwsVault
     from vedr.continuity.delivery import Channel
     from vedr.custody.key_backup_store import KeyRepository
+    from vedr.failover.traffic_steering import Steering
 
 PROBE_DEADLINE_S: Final = 2.0  # for RPC calls that only ask whether a node is there
 
@@ -143,6 +144,13 @@ class OpenSite:
         from vedr.adapters.notify_channels import open_channel  # noqa: PLC0415 (mail and TLS: only incidents pay)
 
         return tuple(open_channel(policy) for policy in self.site.notifications.channels)
+
+    @cached_property
+    def traffic(self) -> "Steering":
+        """What users are sent to."""
+        from vedr.adapters.traffic_site import open_steering  # noqa: PLC0415 (DNS and mesh: only failovers pay)
+
+        return open_steering(self.site, utc_now)
 
     @cached_property
     def files(self) -> Files:
