@@ -102,7 +102,8 @@ def measure(entries: Sequence[Entry]) -> Timing:
             case "waiting":
                 asked = entry
             case "step_started":
-                running = rows.setdefault(_text(entry.payload, "step"), _Row(_text(entry.payload, "title"), 0))
+                rows = _with(rows, _text(entry.payload, "step"), entry.payload)
+                running = rows[_text(entry.payload, "step")]
                 running.state = "running"
             case "step_completed" | "step_failed":
                 running = rows[_text(entry.payload, "step")]
@@ -153,6 +154,24 @@ class _Row:
     def freeze(self, key: str) -> StepRow:
         took_ms = None if self.took_ms is None else max(0, self.took_ms - self.waited_ms)
         return StepRow(key, self.title, self.budget_ms, self.state, self.attempts, took_ms, self.waited_ms)
+
+
+def _with(rows: dict[str, _Row], key: str, started: Mapping[str, Json]) -> dict[str, _Row]:
+    """The rows with that step among them: one of several things takes the place of the step that it is one of."""
+    if key in rows:
+        return rows
+    base = key.split(":", 1)[0]
+    row = _Row(_text(started, "title"), _number(started, "budget_ms"))
+    siblings = [known for known in rows if known.split(":", 1)[0] == base]
+    if not siblings:
+        return {**rows, key: row}
+    placed: dict[str, _Row] = {}
+    for known, other in rows.items():
+        if known != base:
+            placed[known] = other
+        if known == siblings[-1]:
+            placed[key] = row
+    return placed
 
 
 def forecast(
