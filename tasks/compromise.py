@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
+from tasks.notifying import Announced, announce
 from tasks.observing import ask, tip_of
 from tasks.orders import OneLine
 from vedr.adapters.site import OpenSite, open_site
@@ -92,10 +93,11 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What security on call is told."""
+    """What security on call is told, and what came of it."""
 
     to: tuple[str, ...]
     text: str
+    announced: Announced
 
 
 # --- (1) contain
@@ -247,7 +249,7 @@ def _backup_before(opened: OpenSite, owner: Owner, contained: Contained) -> Back
 
 @step(title="Notify security", budget_s=10, acts=False)
 def notify_security(ctx: Ctx, contained: Contained, fenced: Fenced) -> Notice:
-    """Records and shows what security on call, and the affected, are to be told."""
+    """Tells the site's channels what is known, and records whom it reached; also shown, should it reach nobody."""
     order = ctx.order
     state = "contained" if contained.stopped else f"NOT CONTAINED ({contained.why_not})"
     keys = ", ".join(print_[:16] for print_ in fenced.fingerprints) or "unknown"
@@ -256,7 +258,10 @@ def notify_security(ctx: Ctx, contained: Contained, fenced: Fenced) -> Notice:
         f"{contained.at:%H:%M:%S} UTC.  {order.reason}"
     )
     ctx.say(text)
-    return Notice(("security on call", "incident commander"), text.strip())
+    facts = {"state": state, "key": keys, "certainty": order.certainty, "seen": order.reason}
+    with open_site(order.site) as opened:
+        announced = announce(opened, ctx, "declared", facts)
+    return Notice(("security on call", "incident commander"), text.strip(), announced)
 
 
 # --- shared with tasks.compromise_aftermath
