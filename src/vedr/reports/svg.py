@@ -21,13 +21,16 @@ STYLE: Final = """
 .ink{fill:#16202b}.soft{fill:#5b6875}.paper{fill:#fff}.card{fill:#f4f6f8;stroke:#d4dae0}.zone{fill:#fff;stroke:#d4dae0}
 .grid{stroke:#d4dae0}.line{stroke:#16202b}.good{fill:#1a7f4b}.warn{fill:#b26a00}.bad{fill:#c62828}.off{fill:#c9d1d9}
 .lost{fill:none;stroke:#8a97a3;stroke-dasharray:3 3}.badline{fill:none;stroke:#c62828;stroke-width:2}
+.amber{fill:#e0a030}.red{fill:#d64545}.green{fill:#2e9e63}.blue{fill:#3b6ea8}.grey{fill:#9aa7b4}
+.budget{fill:#dfe7ef;stroke:#b9c7d6}.away{fill:#8a97a3;opacity:.18}.target{stroke:#c62828}.plot{fill:none;stroke:#3b6ea8;stroke-width:2}
 .c0{fill:#3b6ea8}.c1{fill:#2a9d8f}.c2{fill:#8e6bbf}.c3{fill:#c08a2d}.c4{fill:#7a8894}.onc{fill:#fff}
 @media (prefers-color-scheme:dark){.ink{fill:#e6ebf0}.soft{fill:#9aa7b4}.paper{fill:#12181f}
 .card{fill:#1a222b;stroke:#33404d}.zone{fill:#12181f;stroke:#33404d}.grid{stroke:#33404d}.line{stroke:#e6ebf0}
-.good{fill:#4cc38a}.warn{fill:#f0a94a}.bad{fill:#ff6b6b}.off{fill:#3a4653}.badline{stroke:#ff6b6b}}
+.good{fill:#4cc38a}.warn{fill:#f0a94a}.bad{fill:#ff6b6b}.off{fill:#3a4653}.badline{stroke:#ff6b6b}.budget{fill:#26323e;stroke:#40505f}.target{stroke:#ff6b6b}.plot{stroke:#7fb2e8}}
 @media print{.ink{fill:#16202b}.soft{fill:#5b6875}.paper{fill:#fff}.card{fill:#f4f6f8;stroke:#d4dae0}
 .zone{fill:#fff;stroke:#d4dae0}.grid{stroke:#d4dae0}.line{stroke:#16202b}.good{fill:#1a7f4b}.warn{fill:#b26a00}
-.bad{fill:#c62828}.off{fill:#c9d1d9}}
+.bad{fill:#c62828}.off{fill:#c9d1d9}.budget{fill:#dfe7ef;stroke:#b9c7d6}.target{stroke:#c62828}
+.plot{stroke:#3b6ea8}.line{stroke:#16202b}.badline{stroke:#c62828}}
 """
 
 

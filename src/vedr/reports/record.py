@@ -1,0 +1,87 @@
+"""A run as the regions hold it, with what is wrong with it: the only source of a report.
+
+Guarantees: a chain that does not hold is told apart from one that does, and what can still be read of it is kept apart
+from what is proven.
+Leaves out: how runs hold one another (`Journal.verify`), which the index asks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from vedr.errors import NotFoundError, VerificationFailedError
+from vedr.ledger import Entry, RunId, Sealed, check_successor, is_closed, open_entry, verify_chain
+from vedr.runbook.journal import Journal, Recorded
+
+Proof = Literal["verified", "incomplete", "unverifiable"]
+"""`incomplete`: every entry is genuine and in its place, but a region lacks some or did not answer."""
+
+_MAX_PROBLEMS: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run's entries, and how far they are proven.
+
+    `chain` are the entries that follow one another, signed by keys that the site trusts; of an unverifiable run those
+    up to the first that does not fit, in the region that has most. `problems` are sentences.
+    """
+
+    run_id: RunId
+    chain: tuple[Sealed, ...]
+    proof: Proof
+    problems: tuple[str, ...]
+    regions: tuple[str, ...]
+    silent: tuple[str, ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(sealed.entry for sealed in self.chain)
+
+
+def read_record(journal: Journal, run_id: RunId) -> Record:
+    """The run; NotFoundError when no region knows it, UnavailableError when too few regions answer."""
+    try:
+        recorded = journal.read(run_id)
+        verify_chain(recorded.chain)
+    except VerificationFailedError as error:
+        return _unverifiable(journal, run_id, error)
+    silent = tuple(region for region in journal.replicas.regions if region not in recorded.lagging)
+    incomplete = _incomplete(recorded, silent)
+    proof: Proof = "unverifiable" if recorded.damage else "incomplete" if incomplete else "verified"
+    problems = (*recorded.damage, *incomplete)[:_MAX_PROBLEMS]
+    return Record(run_id, recorded.chain, proof, problems, journal.replicas.regions, silent)
+
+
+def _incomplete(recorded: Recorded, silent: tuple[str, ...]) -> tuple[str, ...]:
+    """What regions lack; the newest entry of an open run may still be on its way."""
+    settled = len(recorded.chain) - (not is_closed(recorded.entries))
+    lacking = []
+    for region, seqs in recorded.lagging.items():
+        if missing := [seq for seq in seqs if seq < settled]:
+            lacking.append(f"{region} lacks {len(missing)} entries: vedr ledger heal {recorded.run_id}")
+    return (*lacking, *(f"{region} did not answer and was not checked" for region in silent))
+
+
+def _unverifiable(journal: Journal, run_id: RunId, error: VerificationFailedError) -> Record:
+    copies = journal.copies_by_region(run_id)
+    if not any(copies.values()):
+        raise NotFoundError(
+            f"no run {run_id} in the ledger of site {journal.site}", remedy="List runs: vedr ledger list."
+        ) from error
+    readable = max((_prefix(journal, run_id, objects) for objects in copies.values()), key=len)
+    silent = tuple(region for region in journal.replicas.regions if region not in copies)
+    return Record(run_id, readable, "unverifiable", (error.message,), journal.replicas.regions, silent)
+
+
+def _prefix(journal: Journal, run_id: RunId, objects: Mapping[str, bytes]) -> tuple[Sealed, ...]:
+    """The entries of one region from the first on, as long as each is genuine and follows the one before."""
+    chain: list[Sealed] = []
+    while (data := objects.get(f"{len(chain):08d}.json")) is not None:
+        try:
+            sealed = open_entry(data, journal.trusted, site=journal.site, run_id=run_id, seq=len(chain))
+            check_successor(chain[-1] if chain else None, sealed)
+        except VerificationFailedError:
+            break
+        chain.append(sealed)
+    return tuple(chain)
