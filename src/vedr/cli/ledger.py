@@ -214,7 +214,13 @@ def _entry(entry: Entry) -> dict[str, Json]:
 def _detail(entry: Entry) -> str:
     payload = entry.payload
     error = payload.get("error")
-    parts = [str(payload[key]) for key in ("runbook", "step", "text", "what", "outcome", "reason") if key in payload]
+    parts = [
+        str(payload[key])
+        for key in ("runbook", "step", "text", "what", "person", "outcome", "reason", "done")
+        if key in payload
+    ]
+    if isinstance(approved := payload.get("approved"), bool):
+        parts.append("agreed" if approved else f"refused: {payload.get('why')}")
     parts += [
         f"{key[:-3]} {_s(value)}" for key, value in payload.items() if key.endswith("_ms") and isinstance(value, int)
     ]
