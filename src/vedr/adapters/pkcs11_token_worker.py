@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from vedr.adapters import fence_hsm_token as fencing
 from vedr.adapters import pkcs11_token_provisioning as provisioning
 from vedr.adapters.pkcs11_token import Pkcs11Token, open_here
 from vedr.adapters.pkcs11_token_wire import (
@@ -74,5 +75,7 @@ def _served(token: Pkcs11Token, request: Message) -> object:
         case "generate":
             key_id = bytes.fromhex(request["id"])
             return provisioning.generate(token, request["kind"], label=request["label"], key_id=key_id).spki
+        case "disable" | "still signs" as what:
+            return fencing.served(token, what, request["label"])
         case other:
             raise ConflictError(f"a token's process was asked to {other!r}", remedy="Run one version of vedr only.")
