@@ -20,6 +20,7 @@ from vedr.errors import InvalidInputError, NotFoundError
 from vedr.policies.approval import Approval
 from vedr.policies.checks import Checks
 from vedr.policies.controller import ControllerPolicy
+from vedr.policies.continuity import Continuity
 from vedr.policies.custody import Custody
 from vedr.policies.fleet import Fleet
 from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName
@@ -241,6 +242,7 @@ class Site(Frozen):
     schedule: Schedule = Schedule()
     custody: Custody = Custody()
     notifications: Notifications = Notifications()
+    continuity: Continuity = Continuity()
     checks: Checks = Checks()
     traffic: Traffic = Traffic()
     approval: Approval = Approval()
