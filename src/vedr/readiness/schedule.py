@@ -111,38 +111,41 @@ def newest_good(journal: Journal, job: str, regions: Sequence[str]) -> dict[str,
 def schedule_adherence(site: Site, journal: Journal, policy: Checks, now: dt.datetime) -> Verdict:
     """Every job ran in every region since it was last due, and yesterday's validation did as well."""
     parts: list[Part] = []
-    grace = dt.timedelta(seconds=policy.grace_s)
+    before = now - dt.timedelta(seconds=policy.grace_s)
     since = next((opened_at(run_id) for run_id in journal.runs()), None)
     for job, cron in crons(site).items():
         good = newest_good(journal, job, tuple(site.regions))
-        ended = {region: past.last.time for region, past in good.items()}
-        parts += judge_job(
-            job, last_due(cron, now - grace), {region: ended.get(region) for region in site.regions}, now
-        )
-    parts.append(look_at(VALIDATION, lambda: _validation(site, journal, now - grace, since)))
+        ended = {region: good[region].last.time if region in good else None for region in site.regions}
+        parts += judge_job(job, last_due(cron, before), ended, since=since, now=now)
+    parts.append(look_at(VALIDATION, lambda: _validation(site, journal, before, since)))
     return combine(
-        parts,
+        parts if since is not None else [],
         expected="a completed run of every job in every region since it was last due",
-        nothing="Give the site's file a [schedule].",
+        nothing="No job ever ran here: deploy the schedules (prefect deploy --all) and start the workers.",
         summary=f"{len(parts)} schedules kept",
     )
 
 
-def judge_job(job: str, due: dt.datetime, ended: Mapping[str, dt.datetime | None], now: dt.datetime) -> list[Part]:
-    """Pure: the newest good run of each region against the time that it was due."""
+def judge_job(
+    job: str,
+    due: dt.datetime,
+    ended: Mapping[str, dt.datetime | None],
+    *,
+    since: dt.datetime | None,
+    now: dt.datetime,
+) -> list[Part]:
+    """Pure: the newest good run of each region against the time that it was due, on a site that runs `since` then."""
     parts = []
     for region, end in ended.items():
-        name, remedy = (
-            f"{job} {region}",
-            f"Run it: vedr run {job} --region {region}; then look at its worker and schedule.",
-        )
-        if end is None:
-            parts.append(Part(name, "failed", "never completed", remedy))
-        elif end < due:
-            late = duration((now - due).total_seconds())
-            parts.append(Part(name, "failed", f"missed {due:%Y-%m-%d %H:%M} UTC, {late} ago", remedy))
-        else:
+        name = f"{job} {region}"
+        if end is not None and end >= due:
             parts.append(Part(name, "passed", f"ran {end:%Y-%m-%d %H:%M} UTC"))
+        elif since is not None and due <= since:
+            parts.append(Part(name, "passed", "not due yet on a site this young"))
+        else:
+            late = duration((now - due).total_seconds())
+            remedy = f"Run it: vedr run {job} --region {region}; then look at its worker and schedule."
+            parts.append(Part(name, "failed", f"missed {due:%Y-%m-%d %H:%M} UTC, {late} ago", remedy))
     return parts
 
 
@@ -152,7 +155,7 @@ def _validation(site: Site, journal: Journal, before: dt.datetime, since: dt.dat
     newest = next((run_id for run_id in reversed(journal.runs_of(VALIDATION))), None)
     if newest is not None and opened_at(newest) >= due:
         return Part(VALIDATION, "passed", f"ran {opened_at(newest):%Y-%m-%d %H:%M} UTC")
-    if since is None or since > due:
+    if since is None or due <= since:
         return Part(VALIDATION, "passed", "not due yet on a site this young")
     remedy = "Look at its deployment and worker (pool ops); run it: vedr run daily-validation."
     return Part(VALIDATION, "failed", f"missed {due:%Y-%m-%d %H:%M} UTC", remedy)
