@@ -15,9 +15,10 @@ from vedr.errors import VedrError
 from vedr.failover.controller import Decision, Places, Surroundings, decide, is_fresh, places_of
 from vedr.failover.controller_lease import AtOnce, Seen
 from vedr.failover.controller_lease import look as look_at_book
+from vedr.failover.controller_lease import opener as book_opener
 from vedr.failover.controller_ledger import JournalLedger, open_ones
 from vedr.failover.controller_loop import request_for
-from vedr.failover.controller_reports import Report, gather
+from vedr.failover.controller_reports import Report, gather, opener
 from vedr.failover.health import Verdict
 from vedr.policies.controller import ControllerPolicy
 from vedr.signature import Json
@@ -42,10 +43,9 @@ def look(opened: OpenSite, now: dt.datetime) -> Status:
     site, places = opened.site, places_of(opened.site)
     spread = AtOnce(len(site.regions))
     try:
-        book = look_at_book(site.name, opened.registers, site.signing.trusted, spread)
-        found, problems = gather(
-            site.name, places.regions, opened.registers, site.signing.trusted, now=now, spread=spread
-        )
+        trusted = site.signing.trusted
+        book = look_at_book(site.name, opened.registers, book_opener(site.name, trusted), spread)
+        found, problems = gather(site.name, opened.registers, opener(site.name, trusted), spread)
     finally:
         spread.close()
     reports = {vantage: replace(report, heard_at=min(now, report.at)) for vantage, report in found.items()}

@@ -113,9 +113,9 @@ def encode(site: str, copy: Copy, signer: Signer) -> bytes:
     )
 
 
-def decode(site: str, data: bytes, trusted: Iterable[str], *, where: str) -> Copy:
+def decode(site: str, data: bytes, trusted: Iterable[str]) -> Copy:
     """What the bytes say; VerificationFailedError unless a trusted key signed them as this site's book."""
-    what = f"the controllers' book in {where}"
+    what = "the controllers' book"
     if len(data) > MAX_BYTES:
         raise CorruptError(f"{what}: {len(data)} bytes, more than {MAX_BYTES}", remedy=_DAMAGED)
     signed = open_document(data, trusted, what=what)

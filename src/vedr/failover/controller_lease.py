@@ -11,6 +11,7 @@ Leaves out: stopping what a holder began before it lost the lease; starts are re
 is safe to repeat or is not repeated (vedr.failover.controller_loop).
 """
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,8 @@ from vedr.ports import Registers, Tagged
 from vedr.signature import Signer
 
 T = TypeVar("T")
+Opener = Callable[[bytes], Copy]
+_REMEMBERED: Final = 16  # books that were opened
 _ATTEMPTS: Final = 3  # of one region's read and swap, when others write there at the same moment
 ABSENT: Final = "has no book"
 
@@ -140,7 +143,8 @@ class Tenure:
     ) -> None:
         check_holder(holder)
         self.holder: Final = holder
-        self._site, self._registers, self._signer, self._trusted = site, dict(registers), signer, tuple(trusted)
+        self._site, self._registers, self._signer = site, dict(registers), signer
+        self._open = opener(site, trusted)
         self._key = key_of(site)
         self._lease_s = lease_s
         self._monotonic = monotonic
@@ -156,7 +160,7 @@ class Tenure:
 
     def look(self) -> Seen:
         """What every region shows; writes nothing."""
-        return look(self._site, self._registers, self._trusted, self._spread)
+        return look(self._site, self._registers, self._open, self._spread)
 
     def keep(self) -> Standing:
         """Renew the lease, take it when it is free, or see who has it; never raises for regions that are away."""
@@ -284,7 +288,7 @@ class Tenure:
             registers = self._registers[region]
             for _ in range(_ATTEMPTS):
                 found = registers.read(self._key)
-                copy = self._decoded(region, found)
+                copy = self._decoded(found)
                 wanted = change(copy)
                 if wanted is None:
                     return copy
@@ -300,21 +304,26 @@ class Tenure:
         answers = self._spread(one, self._registers)
         return {region: answer for region, answer in answers.items() if isinstance(answer, Copy)}
 
-    def _decoded(self, region: str, found: Tagged | None) -> Copy | None:
+    def _decoded(self, found: Tagged | None) -> Copy | None:
         """None when there is nothing to believe: it is replaced by the next page, and never counted."""
         try:
-            return decode(self._site, found.data, self._trusted, where=region) if found else None
+            return self._open(found.data) if found else None
         except VerificationFailedError:
             return None
 
 
-def look(site: str, registers: Mapping[str, Registers], trusted: Iterable[str], spread: Spread = one_by_one) -> Seen:
-    """What every region shows of the book; writes nothing."""
+def opener(site: str, trusted: Iterable[str]) -> Opener:
+    """`controller_book.decode` for this site, with a memory: regions mostly hold the same bytes."""
     keys = tuple(trusted)
+    return functools.lru_cache(maxsize=_REMEMBERED)(lambda data: decode(site, data, keys))
+
+
+def look(site: str, registers: Mapping[str, Registers], opening: Opener, spread: Spread = one_by_one) -> Seen:
+    """What every region shows of the book; writes nothing."""
 
     def read(region: str) -> Copy | None:
         found = registers[region].read(key_of(site))
-        return decode(site, found.data, keys, where=region) if found else None
+        return opening(found.data) if found else None
 
     copies: dict[str, Copy] = {}
     problems: dict[str, str] = {}

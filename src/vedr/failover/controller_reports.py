@@ -11,7 +11,8 @@ Leaves out: what the verdicts mean together (vedr.failover.controller).
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, get_args
 
@@ -28,6 +29,9 @@ MAX_BYTES: Final = 512 * 1024  # a verdict has under 1.5 KiB
 _DAMAGED: Final = "Find out who wrote it: only controllers of this site write there.  The next report replaces it."
 
 
+_REMEMBERED: Final = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What one vantage point says.  `at`: its own clock; `heard_at`: ours, when we first saw this number."""
@@ -39,6 +43,10 @@ class Report:
     heard_at: dt.datetime
     height: int
     verdicts: Mapping[Domain, Verdict]
+
+
+Opener = Callable[[str, bytes], Report]
+"""Gives the report of a vantage point that is in these bytes."""
 
 
 def key_of(site: str, vantage: str) -> ObjectKey:
@@ -61,11 +69,11 @@ def encode(site: str, report: Report, signer: Signer) -> bytes:
     )
 
 
-def decode(
-    site: str, vantage: str, data: bytes, trusted: Iterable[str], *, where: str, heard_at: dt.datetime
-) -> Report:
-    """What the bytes say; VerificationFailedError unless a trusted key signed them as this vantage point's report."""
-    what = f"the report of {vantage} in {where}"
+def decode(site: str, vantage: str, data: bytes, trusted: Iterable[str]) -> Report:
+    """What the bytes say, heard when they were written; VerificationFailedError unless a trusted key signed them as
+    this vantage point's report.
+    """
+    what = f"the report of {vantage}"
     if len(data) > MAX_BYTES:
         raise CorruptError(f"{what}: {len(data)} bytes, more than {MAX_BYTES}", remedy=_DAMAGED)
     match open_document(data, trusted, what=what):
@@ -81,7 +89,7 @@ def decode(
         } if (of_site, of_vantage) == (site, vantage) and number >= 1:
             verdicts = [_verdict(item, what) for item in listed]
             time = parse_time(at, what)
-            return Report(vantage, process, number, time, heard_at, height, {one.domain: one for one in verdicts})
+            return Report(vantage, process, number, time, time, height, {one.domain: one for one in verdicts})
         case _:
             raise CorruptError(f"{what}: not that report of site {site}", remedy=_DAMAGED)
 
@@ -125,6 +133,12 @@ def _verdict(item: Json, what: str) -> Verdict:
             raise CorruptError(f"{what}: not a verdict", remedy=_DAMAGED)
 
 
+def opener(site: str, trusted: Iterable[str]) -> Opener:
+    """`decode` for this site, with a memory: the regions mostly hold the same bytes, and signatures take time."""
+    keys = tuple(trusted)
+    return functools.lru_cache(maxsize=_REMEMBERED)(lambda vantage, data: decode(site, vantage, data, keys))
+
+
 class Exchange:
     """One controller's side of it: publishes its own report, gathers everybody's.  Not thread-safe.
 
@@ -152,7 +166,7 @@ class Exchange:
         spread: Spread = one_by_one,
     ) -> None:
         self._site, self._vantage, self._process = site, vantage, process
-        self._registers, self._signer, self._trusted = dict(registers), signer, tuple(trusted)
+        self._registers, self._signer, self._open = dict(registers), signer, opener(site, trusted)
         self._clock, self._spread = clock, spread
         self._heard: dict[str, Report] = {}
         self._number: int | None = None
@@ -163,15 +177,13 @@ class Exchange:
         that did not answer.
         """
         now = self._clock()
-        found, self.problems = gather(
-            self._site, tuple(self._registers), self._registers, self._trusted, now=now, spread=self._spread
-        )
+        found, self.problems = gather(self._site, self._registers, self._open, self._spread)
         for vantage, report in found.items():
             before = self._heard.get(vantage)
             if before is None:
                 self._heard[vantage] = replace(report, heard_at=min(now, report.at))
             elif report.number > before.number:
-                self._heard[vantage] = report
+                self._heard[vantage] = replace(report, heard_at=now)
         return dict(self._heard)
 
     def publish(self, verdicts: Mapping[Domain, Verdict], height: int) -> tuple[str, ...]:
@@ -191,7 +203,8 @@ class Exchange:
         """Whether the region has it now.  A later one that is there is another process's of this vantage point."""
         registers, key = self._registers[region], key_of(self._site, self._vantage)
         found = registers.read(key)
-        if found is not None and (shown := self._believed(region, found.data)) and shown.number >= report.number:
+        shown = self._believed(found.data) if found else None
+        if shown is not None and shown.number >= report.number:
             return False
         try:
             registers.swap(key, data, expected=found.tag if found else None)
@@ -199,39 +212,26 @@ class Exchange:
             return False  # the next report is numbered above whatever is there
         return True
 
-    def _believed(self, region: str, data: bytes) -> Report | None:
+    def _believed(self, data: bytes) -> Report | None:
         try:
-            return decode(self._site, self._vantage, data, self._trusted, where=region, heard_at=self._clock())
+            return self._open(self._vantage, data)
         except VerificationFailedError:
             return None
 
 
 def gather(
-    site: str,
-    vantages: Iterable[str],
-    registers: Mapping[str, Registers],
-    trusted: Iterable[str],
-    *,
-    now: dt.datetime,
-    spread: Spread = one_by_one,
+    site: str, registers: Mapping[str, Registers], opening: Opener, spread: Spread = one_by_one
 ) -> tuple[dict[str, Report], dict[str, str]]:
     """The newest report of each vantage point, and what was wrong in which region.  Damaged reports are problems."""
-    keys, wanted = tuple(trusted), tuple(vantages)
     damaged: dict[str, str] = {}
-    opened: dict[tuple[str, bytes], Report] = {}  # regions mostly hold the same bytes, and signatures take time
-
-    def opening(vantage: str, data: bytes, region: str) -> Report:
-        if (vantage, data) not in opened:
-            opened[vantage, data] = decode(site, vantage, data, keys, where=region, heard_at=now)
-        return opened[vantage, data]
 
     def read(region: str) -> Mapping[str, Report]:
         shown = {}
-        for vantage in wanted:
+        for vantage in registers:
             found = registers[region].read(key_of(site, vantage))
             try:
                 if found is not None:
-                    shown[vantage] = opening(vantage, found.data, region)
+                    shown[vantage] = opening(vantage, found.data)
             except VerificationFailedError as error:
                 damaged[region] = error.message
         return shown
