@@ -69,7 +69,7 @@ def take_provider_state(ctx: Ctx) -> ProvidersTaken:
         done, failed = [], []
         for provider in daemons:
             try:
-                done.append(_take(opened, provider))
+                done.append(take_state(opened, provider))
             except VedrError as error:
                 failed.append((provider.name, error))
                 ctx.say(f"{provider.name}: {error.message}")
@@ -108,7 +108,7 @@ def _is_at_work(opened: OpenSite, provider: Provider) -> bool:
         return True
 
 
-def _take(opened: OpenSite, provider: Provider) -> ProviderSnapshot:
+def take_state(opened: OpenSite, provider: Provider) -> ProviderSnapshot:
     try:
         return _take_by(opened, provider, "pause")
     except DeadlineError:  # more mutable files than a pause allows: a daemon may be stopped, it catches up by itself

@@ -19,13 +19,14 @@ from typing import Final
 
 from tasks.observing import ask
 from tasks.outages import holder_of
+from vedr.adapters.answering import answers_http
 from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.adapters.snapshots import reconcile_provider
 from vedr.backup import restore
 from vedr.backup.repository import list_snapshots
 from vedr.chain.appointment import appoint
-from vedr.chain.node_config import set_signer_address
+from vedr.chain.node_config import remove_stale_socket, set_signer_address
 from vedr.chain.register import Validator
 from vedr.errors import DeadlineError, NotFoundError, UnavailableError
 from vedr.failover.relocation import Handover, Move, signer_named
@@ -36,6 +37,7 @@ from vedr.runbook.steps import Context, Retry, step
 ACT: Final = Retry(attempts=3, delay_s=2.0)
 NODE_LIMIT_S: Final = 60.0  # from its start until it answers; its signer may need some seconds to be there
 HOLD_LIMIT_S: Final = 60.0  # until the standby's signer was asked for a signature, and holds the registers
+SERVE_LIMIT_S: Final = 30.0
 _POLL_S: Final = 0.25
 
 Ctx = Context[Order]
@@ -71,8 +73,8 @@ def promote(ctx: Ctx, move: Move) -> Promoted:
         return put_in_charge(ctx, opened, signer)
 
 
-def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> Promoted:
-    """(1) to (4).
+def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limit_s: float = HOLD_LIMIT_S) -> Promoted:
+    """(1) to (4); `hold_limit_s` has room for what its node has to catch up with before it asks for a signature.
 
     Raises:
         UnavailableError: no majority of the regions, or the standby's host does not answer.
@@ -84,9 +86,9 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> Promoted:
     ctx.say(f"{signer.name} is to hold the key of {validator.name} (appointment {appointed.seq})")
     opened.fleet.start(signer.unit, node.zone)  # (2)
     let_wait(ctx, opened, node, signer.listen)  # (3)
-    _until(  # (4)
+    wait_until(  # (4)
         lambda: holder_of(opened, validator) == signer.name,
-        HOLD_LIMIT_S,
+        hold_limit_s,
         f"{signer.name} was not asked for a signature",
         f"See the logs of {signer.unit} and {node.unit} in {node.zone}; then resume.",
     )
@@ -103,16 +105,16 @@ def let_wait(ctx: Ctx, opened: OpenSite, node: Node, address: str) -> None:
     """
     if set_signer_address(opened.files.home(node), address):
         stop_unit(ctx, opened, node)
-    opened.fleet.start(node.unit, node.zone)
 
     def is_up() -> bool:
         if ask(opened, [node]):
             return True
         if opened.fleet.status(node.unit, node.zone).state in ("failed", "stopped"):
+            remove_stale_socket(address)
             opened.fleet.start(node.unit, node.zone)
         return False
 
-    _until(is_up, NODE_LIMIT_S, f"{node.name} does not answer", f"See its log on its host in {node.zone}; resume.")
+    wait_until(is_up, NODE_LIMIT_S, f"{node.name} does not answer", f"See its log on its host in {node.zone}; resume.")
 
 
 def stop_unit(ctx: Ctx, opened: OpenSite, thing: Node | Provider) -> None:
@@ -125,7 +127,7 @@ def stop_unit(ctx: Ctx, opened: OpenSite, thing: Node | Provider) -> None:
         opened.fleet.stop(thing.unit, thing.zone)
 
 
-def _until(is_true: Callable[[], bool], limit_s: float, what: str, remedy: str) -> None:
+def wait_until(is_true: Callable[[], bool], limit_s: float, what: str, remedy: str) -> None:
     """Ask until it is so; what does not answer is asked again."""
     deadline = time.monotonic() + limit_s
     last = ""
@@ -189,6 +191,13 @@ def give_state(ctx: Ctx, opened: OpenSite, given: Provider, taker: Provider, *, 
     _take_its_place(staged.path / "data", taker.home, ctx.run_id)
     shutil.rmtree(scratch)
     opened.fleet.start(taker.unit, taker.zone)
+    health = f"{taker.url}{opened.site.traffic.health_path}"
+    wait_until(
+        lambda: answers_http(health, healthy=True),
+        SERVE_LIMIT_S,
+        f"{taker.name} does not serve with {given.name}'s state",
+        f"See its log on its host in {taker.zone}; resume.",
+    )
     skipped = max(advance.skips_replay_of for advance in advances)
     proven = f"its disk proves {skipped} sequences more" if has_survivor else "what it did since is handled again"
     return HandedOver(

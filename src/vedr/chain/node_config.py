@@ -15,6 +15,7 @@ from vedr.errors import CorruptError, NotFoundError
 
 TomlValue = bool | int | str
 SIGNER_ADDRESS: Final = "priv_validator_laddr"
+_UNIX: Final = "unix://"
 
 
 def set_signer_address(home: Path, address: str) -> bool:
@@ -36,6 +37,15 @@ def set_signer_address(home: Path, address: str) -> bool:
         return False
     replace_file(path, edited.encode(), mode=0o644)
     return True
+
+
+def remove_stale_socket(address: str) -> None:
+    """Take away the unix socket that a killed node left: CometBFT does not start where one lies.
+
+    Only for a node that is stopped.
+    """
+    if address.startswith(_UNIX):
+        Path(address.removeprefix(_UNIX)).unlink(missing_ok=True)
 
 
 def edit_root(text: str, values: Mapping[str, TomlValue]) -> str:

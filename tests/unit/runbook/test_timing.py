@@ -144,6 +144,20 @@ def test_a_retry_policy_backs_off_and_refuses_nonsense() -> None:
             Retry(**wrong)  # type: ignore[arg-type]
 
 
+def test_a_wait_that_nobody_lived_to_end_is_waiting_and_not_our_overhead() -> None:
+    killed = history(
+        (0, "opened", OPENED),
+        (1, "waiting", {"what": "approval"}),
+        (21, "heartbeat", {}),
+        (51, "resumed", {}),
+        (52, "closed", {"outcome": "completed"}),
+    )
+    measured = measure(killed)
+    assert (measured.waiting_ms, measured.interrupted_ms, measured.overhead_ms) == (20_000, 30_000, 2_000)
+    still = measure(killed[:3])
+    assert (still.waiting_ms, still.overhead_ms) == (20_000, 1_000)
+
+
 def test_a_step_needs_a_plain_name_and_an_annotated_result() -> None:
     for wrong in ("_hidden", "<lambda>"):
         with pytest.raises(InvalidInputError, match="bad name"):

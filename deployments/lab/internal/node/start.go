@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -126,7 +127,7 @@ func identities(c *cfg.Config, role Role, isolated bool) (types.PrivValidator, *
 
 func consensusSigner(c *cfg.Config, role Role) (types.PrivValidator, error) {
 	if c.PrivValidatorListenAddr != "" { // a remote signer connects: CometBFT replaces this one
-		return types.NewMockPV(), nil
+		return types.NewMockPV(), removeSocket(c.PrivValidatorListenAddr)
 	}
 	keyFile, stateFile := c.PrivValidatorKeyFile(), c.PrivValidatorStateFile()
 	hasKey, err := fileExists(keyFile)
@@ -143,6 +144,18 @@ func consensusSigner(c *cfg.Config, role Role) (types.PrivValidator, error) {
 		return nil, errors.Join(err, fmt.Errorf("sign state %s is missing: without it the key could sign a height twice; restore the highest known state first", stateFile))
 	}
 	return privval.LoadFilePV(keyFile, stateFile), nil
+}
+
+// removeSocket takes away what a killed node left: CometBFT cannot listen where a unix socket lies.
+func removeSocket(address string) error {
+	path, isUnix := strings.CutPrefix(address, "unix://")
+	if !isUnix {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("signer socket: %w", err)
+	}
+	return nil
 }
 
 // redial keeps trying lost persistent peers at a steady pace.

@@ -1,0 +1,64 @@
+"""The way home after RB-DR-002 and RB-DR-003."""
+
+from typing import Final
+
+from tasks.binding import open_run, runbook_flow
+from tasks.failover_orders import Failback, subjects_of_failback
+from tasks.returning import (
+    confirm_home,
+    decide_return,
+    describe_return,
+    give_back,
+    plan_of_return,
+    return_traffic,
+    stand_down,
+    take_key_home,
+)
+from tasks.serving import verify_service, watch_blocks
+from vedr.adapters.site import open_site
+from vedr.runbook.run import Outcome
+from vedr.runbook.steps import Runbook
+from vedr.targets import HOUR_S
+
+RUNBOOK: Final = Runbook(
+    "failback",
+    "failback",
+    Failback,
+    [
+        confirm_home,
+        decide_return,
+        take_key_home,
+        return_traffic,
+        give_back,
+        verify_service,
+        watch_blocks,
+        stand_down,
+    ],
+    target_s=2 * HOUR_S,
+    subjects=subjects_of_failback,
+    plan=plan_of_return,
+)
+
+
+@runbook_flow(RUNBOOK)
+def failback(order: Failback) -> Outcome:
+    """Take home what a failover moved away.  Target: 2 h, the work recovery time.
+
+    Args:
+        order: Which zone or region is healthy again.
+    """
+    with open_run(RUNBOOK, order) as run:
+        run.step(confirm_home)
+        found = run.step(decide_return)
+        with open_site(order.site) as opened:
+            stages_pct = opened.site.traffic.stages_pct
+        run.approve(describe_return(found, stages_pct))
+        for move in found.moves:
+            run.step(take_key_home.named(move.validator), move)
+        shifted = run.step(return_traffic, found)
+        for handover in found.handovers:
+            run.step(give_back.named(handover.reserve), handover)
+        run.step(verify_service, found)
+        run.step(watch_blocks, found)
+        run.step(stand_down, shifted, found.gateways)  # last: older answers of name servers still lead to them
+    return run.outcome

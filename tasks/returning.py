@@ -1,0 +1,259 @@
+"""Steps of the failback: what was moved away from a zone or region goes home, under the same protocol.
+
+1. The place is healthy: its supervisors answer, its full nodes are in sync, its gateways serve.
+2. Each key that has its home there: the home signer is appointed and started, its node catches up, and takes the key
+   over at its first request; until then the standby signs.  Then the standby's node is a full node again.
+3. Users come back in stages; each provider's state comes back with what its disk proves.
+
+Guarantees: as tasks.relocating; nothing is stopped away from home before its counterpart at home is seen to serve.
+Leaves out: repairing what is not healthy (RB-DR-001, RB-DR-006).
+"""
+
+import time
+from typing import Final
+
+from tasks.failover_orders import Failback
+from tasks.observing import Seen, ask, in_sync, tip_of
+from tasks.outages import holders_of, situation_of
+from tasks.providers import take_state
+from tasks.relocating import (
+    HandedOver,
+    Promoted,
+    give_state,
+    let_wait,
+    provider_named,
+    put_in_charge,
+    stop_unit,
+)
+from tasks.serving import Shifted, await_blocks, carry_out, epoch_of
+from vedr.adapters.answering import answers_http
+from vedr.adapters.site import OpenSite, open_site
+from vedr.chain.quorum import Domain
+from vedr.errors import RefusedError, UnavailableError, VedrError
+from vedr.failover.node_failure import MAX_HEALTHY_LAG_BLOCKS
+from vedr.failover.relocation import Handover, Move, Relocation, place_of, signer_named, within
+from vedr.runbook.plan import Action, Plan
+from vedr.runbook.steps import Context, Retry, step
+
+PROBE: Final = Retry(attempts=3, delay_s=2.0)
+ACT: Final = Retry(attempts=3, delay_s=2.0)
+CATCH_UP_LIMIT_S: Final = 900.0
+FAILOVERS: Final = ("RB-DR-002", "RB-DR-003")
+
+Ctx = Context[Failback]
+
+
+@step(title="Confirm that home is healthy", budget_s=60, retry=PROBE, acts=False)
+def confirm_home(ctx: Ctx) -> str:
+    """Asks its supervisors, full nodes, gateways and store; refuses while any of them does not serve."""
+    with open_site(ctx.order.site) as opened:
+        domain = place_of(opened.site, ctx.order.place)
+        problems = _ailments(opened, domain)
+    if problems:
+        raise RefusedError(
+            f"{domain} is not healthy: {'; '.join(problems)}",
+            remedy="Start what is down, bring nodes back by RB-DR-001 or RB-DR-006, then order the failback again.",
+        )
+    ctx.say(f"{domain} is healthy")
+    return f"{domain}: supervisors, full nodes, gateways and store serve"
+
+
+def _ailments(opened: OpenSite, domain: Domain) -> list[str]:
+    site = opened.site
+    inside = [node for node in site.nodes if within(domain, node.zone, node.region)]
+    everywhere = in_sync(ask(opened, site.nodes))
+    tip = tip_of(everywhere) or 0
+    by_name = {one.node.name: one for one in everywhere}
+    problems = [_ailment(by_name.get(node.name), node.name, tip) for node in inside if not node.is_validator]
+    for zone in sorted({node.zone for node in inside}):
+        try:
+            opened.fleet.status(next(node.unit for node in inside if node.zone == zone), zone)
+        except UnavailableError as error:
+            problems.append(f"the supervisor of {zone}: {error.message}")
+    for gateway in site.gateways:
+        if within(domain, gateway.zone, gateway.region) and not gateway.reserve:
+            is_up = answers_http(f"{gateway.url}{site.traffic.health_path}", healthy=True)
+            problems.append("" if is_up else f"{gateway.name} does not serve")
+    for region in sorted({node.region for node in inside}):
+        try:
+            next(iter(opened.stores[region].list("ledger/")), None)
+        except VedrError as error:
+            problems.append(f"the store of {region}: {error.message}")
+    return [problem for problem in problems if problem]
+
+
+def _ailment(seen: Seen | None, name: str, tip: int) -> str:
+    if seen is None:
+        return f"{name} does not answer in sync"
+    lag = tip - seen.status.latest_height
+    return f"{name} is {lag} blocks behind" if lag > MAX_HEALTHY_LAG_BLOCKS else ""
+
+
+@step(title="Decide what goes home", budget_s=30, retry=PROBE, acts=False)
+def decide_return(ctx: Ctx) -> Relocation:
+    """Reads the registers and the ledger of the failovers: which keys and which providers' states are away."""
+    with open_site(ctx.order.site) as opened:
+        found = what_is_away(opened, ctx.order)
+    ctx.say(
+        f"home to {found.domain}: {', '.join(move.validator for move in found.moves) or 'no key'}; "
+        f"{', '.join(one.reserve for one in found.handovers) or 'no provider'}"
+    )
+    return found
+
+
+def what_is_away(opened: OpenSite, order: Failback) -> Relocation:
+    """Everything that has its home in the place and serves elsewhere now; users are asked to come back in any case."""
+    site, domain = opened.site, place_of(opened.site, order.place)
+    situation = situation_of(opened, in_sync(ask(opened, site.nodes)), lost=None)
+    holders = holders_of(opened)
+    moves = []
+    for node in site.nodes:
+        holder = holders.get(node.name, "")
+        if not holder or not within(domain, node.zone, node.region):
+            continue
+        home = site.signers_of(node.name)[0]
+        if holder != home.name:
+            power = situation.powers.get(node.name, 0)
+            moves.append(Move(node.name, power, holder, home.name, node.name, node.zone, node.region))
+    online = situation.outside_online + sum(situation.powers.get(name, 0) for name in situation.signing)
+    return Relocation(
+        domain=str(domain),
+        target=str(domain),
+        planned=True,
+        moves=tuple(moves),
+        left=(),
+        handovers=_handovers_home(opened, domain),
+        gateways=tuple(gateway.name for gateway in site.gateways if gateway.reserve),
+        total_power=sum(situation.powers.values()),
+        online_before=online,
+        online_after=online,
+    )
+
+
+def _handovers_home(opened: OpenSite, domain: Domain) -> tuple[Handover, ...]:
+    """The reserves that serve with the state of the place's providers, as the ledger of the last failovers says."""
+    away: dict[str, str] = {}
+    for runbook in (*FAILOVERS, "failback"):
+        for run_id in opened.journal.runs_of(runbook):
+            for entry in opened.journal.read(run_id).entries:
+                result = entry.payload.get("result")
+                key = str(entry.payload.get("step", ""))
+                if (
+                    entry.kind == "step_completed"
+                    and key.startswith(("hand_over:", "give_back:"))
+                    and isinstance(result, dict)
+                ):
+                    away[f"{entry.time.isoformat()} {key}"] = f"{result['provider']} {result['reserve']}"
+    serves: dict[str, str] = {}
+    for _, pair in sorted(away.items()):
+        given, taker = pair.split(" ")
+        owner = serves.pop(given, given)  # a reserve's state is of whom it took it from
+        serves[taker] = owner
+    found = []
+    for taker, owner in serves.items():
+        provider = next((one for one in opened.site.providers if one.name == owner), None)
+        if provider and taker != owner and within(domain, provider.zone, provider.region):
+            found.append(Handover(taker, owner, provider.zone))
+    return tuple(found)
+
+
+def plan_of_return(order: Failback) -> Plan:
+    """What the failback would do, as everything is now; changes nothing."""
+    with open_site(order.site) as opened:
+        return describe_return(what_is_away(opened, order), opened.site.traffic.stages_pct)
+
+
+def describe_return(found: Relocation, stages_pct: tuple[int, ...]) -> Plan:
+    """The plan that is shown and approved."""
+    keys = [
+        Action(
+            f"take the key of {move.validator} home", f"{move.zone}, node {move.node}", 240,
+            f"{move.power} power signs at home; {move.holder} is refused by the registers",
+        )
+        for move in found.moves
+    ]  # fmt: skip
+    users = [
+        Action(f"send {pct} % of its users home", found.domain, 60, "as the names' answers show") for pct in stages_pct
+    ]
+    providers = [
+        Action(f"give {one.provider}'s state back to {one.reserve}", one.zone, 90, "its orders are served at home")
+        for one in found.handovers
+    ]
+    return Plan(title=f"failback to {found.domain}", actions=(*keys, *users, *providers))
+
+
+@step(title="Take the key home", budget_s=960, retry=ACT)
+def take_key_home(ctx: Ctx, move: Move) -> Promoted:
+    """Appoints the home signer; its node catches up and takes the key over; the standby's node is a full node again."""
+    with open_site(ctx.order.site) as opened:
+        site = opened.site
+        promoted = put_in_charge(ctx, opened, signer_named(site, move.signer), hold_limit_s=CATCH_UP_LIMIT_S)
+        standby = signer_named(site, move.holder)
+        node = site.node(standby.node)
+        opened.fleet.stop(standby.unit, node.zone)
+        let_wait(ctx, opened, node, "")
+    ctx.say(f"{node.name} is a full node again")
+    return promoted
+
+
+@step(title="Send users home, by stages", budget_s=600, retry=ACT)
+def return_traffic(ctx: Ctx, found: Relocation) -> tuple[Shifted, ...]:
+    """Each stage of the site's policy: weights, users' answers, blocks that go on; then the next."""
+    done = []
+    with open_site(ctx.order.site) as opened:
+        if not opened.site.traffic.backends:
+            return ()
+        domain, steering = place_of(opened.site, ctx.order.place), opened.traffic
+        for stage_pct in opened.site.traffic.stages_pct:
+            epoch = epoch_of(ctx, opened)
+            plan = steering.plan_back(domain, steering.prove(), epoch=epoch, stage_pct=stage_pct)
+            done.append(carry_out(ctx, opened, plan))
+            _watch_stage(opened, ctx.order.stage_s, found)
+    return tuple(done)
+
+
+def _watch_stage(opened: OpenSite, stage_s: int, found: Relocation) -> None:
+    """For so long, blocks have to go on and the place's gateways to serve."""
+    until = time.monotonic() + stage_s
+    while True:
+        await_blocks(opened, in_sync(ask(opened, opened.site.nodes)), 1)
+        domain = place_of(opened.site, found.domain.split(" ", 1)[1])
+        silent = [problem for problem in _ailments(opened, domain) if "does not serve" in problem]
+        if silent:
+            raise RefusedError(
+                f"{'; '.join(silent)} at this stage", remedy="Repair it and resume, or run RB-DR-002/-003 again."
+            )
+        if time.monotonic() >= until:
+            return
+
+
+@step(title="Give the provider's state back", budget_s=120, retry=ACT)
+def give_back(ctx: Ctx, handover: Handover) -> HandedOver:
+    """Stores the reserve's newest state, restores it at home with what the reserve's disk proves, starts it there."""
+    with open_site(ctx.order.site) as opened:
+        reserve, home = provider_named(opened, handover.provider), provider_named(opened, handover.reserve)
+        stop_unit(ctx, opened, home)
+        if not ctx.resuming:
+            taken = take_state(opened, reserve)
+            ctx.say(f"{reserve.name}: {taken.snapshot}")
+        stop_unit(ctx, opened, reserve)
+        found = give_state(ctx, opened, reserve, home, survivor=reserve.home)
+    ctx.say(found.detail)
+    return found
+
+
+@step(title="Stand the reserves down", budget_s=120, retry=ACT)
+def stand_down(ctx: Ctx, shifted: tuple[Shifted, ...], gateways: tuple[str, ...]) -> tuple[str, ...]:
+    """Stops the gateways in reserve when nobody can have an older answer any more that leads to them."""
+    with open_site(ctx.order.site) as opened:
+        running = [
+            gateway
+            for gateway in opened.site.gateways
+            if gateway.name in gateways and opened.fleet.status(gateway.unit, gateway.zone).state == "running"
+        ]
+        if running and shifted:
+            ctx.say(f"older answers live {opened.site.traffic.failover_ttl_s} s: {len(running)} gateways wait for that")
+            time.sleep(opened.site.traffic.failover_ttl_s)
+        for gateway in running:
+            opened.fleet.stop(gateway.unit, gateway.zone)
+    return tuple(gateway.name for gateway in running)
