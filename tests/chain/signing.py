@@ -56,6 +56,11 @@ class SignerProcess:
         lines = [line for line in self.log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
         return [facts for facts in map(json.loads, lines) if facts["event"] == event]
 
+    @property
+    def precommits(self) -> list[int]:
+        """Heights that it signed for."""
+        return [int(one["hrs"].split("/")[0]) for one in self.events("signed") if one["kind"] == "precommit"]
+
     def signs_above(self, height: int, *, within_s: float = 60) -> None:
         def there() -> bool:
             assert self.process.poll() is None, self.log.read_text()

@@ -143,11 +143,11 @@ def test_an_appointed_standby_takes_the_key_from_a_living_signer_once_its_node_a
         status = world.status()
         assert (status["appointed"], status["holder"].split("/")[0]) == ("eu-west-1a", "eu-west-1a")
 
-        handed_over = int(standby.events("signed")[0]["hrs"].split("/")[0])
-        world.network.reach(handed_over + 4, "full0")
-        missed = world.missed(4, handed_over + 3)
-        assert len(missed) <= 1, f"votes of val0 missing in {missed}"
-        logging.getLogger(__name__).warning("hand-over at %d, votes missed in %s", handed_over, missed)
+        last, first = home.precommits[-1], standby.precommits[0]
+        assert first - last <= 2, f"nobody signed between {last} and {first}"
+        world.network.reach(first + 4, "full0")
+        missed = world.missed(last - 1, first + 1)  # on a busy machine also votes that came too late
+        logging.getLogger(__name__).warning("handed over from %d to %d, votes missed in %s", last, first, missed)
 
         standby.signal(signal.SIGKILL)
         standby.wait()
