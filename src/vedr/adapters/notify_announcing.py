@@ -162,6 +162,16 @@ class Announcer:
                 log.warning("run %s is %s: not told by %s", run_id, event, delivery)
 
 
+@contextlib.contextmanager
+def announcing(opened: OpenSite, *, is_incident: bool = True) -> Iterator[tuple[Announcer, ...]]:
+    """The listener for a run, where there is anybody to tell; none else."""
+    if not (is_incident and opened.site.notifications.channels):
+        yield ()
+        return
+    with Announcer(opened) as announcer:
+        yield (announcer,)
+
+
 def event_of(entry: Entry) -> Event | None:
     """The event that an entry of a run's ledger is; None for what nobody need be told."""
     match entry.kind:
