@@ -23,8 +23,8 @@ from uuid import UUID
 
 import httpx
 
-from tasks.notifying import Announcer
 from tasks.showing import PrefectShow
+from vedr.adapters.notify_announcing import announcing
 from vedr.adapters.site import open_site
 from vedr.errors import VedrError
 from vedr.ledger import RunId
@@ -86,8 +86,7 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
             listeners = [stack.enter_context(PrefectShow(api.answers))]
             origin = {"flow_run_id": flow_run_id}
             run_id = new_run_id("inc" if runbook.is_incident else "run", expected_at, seed=flow_run_id)
-        if runbook.is_incident and site.site.notifications.channels:
-            listeners.append(stack.enter_context(Announcer(site)))
+        listeners += stack.enter_context(announcing(site, is_incident=runbook.is_incident))
         yield stack.enter_context(
             opened_run(
                 runbook,
