@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from vedr.adapters.notify_announcing import announcing
 from vedr.adapters.site import open_site
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
 from vedr.cli.run import Watcher, find_runbook
@@ -56,7 +57,8 @@ def abandon(
             return
         if not yes:
             typer.confirm(f"{run_id}: take these steps back and close the run?", abort=True, err=True)
-        done = give_up(runbook, opened.journal, run_id, reason, listeners=[Watcher(live=False)])
+        with announcing(opened, is_incident=runbook.is_incident) as telling:
+            done = give_up(runbook, opened.journal, run_id, reason, listeners=[Watcher(live=False), *telling])
     _show_done(done, as_json=as_json)
 
 
