@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -6,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from loopback_ports import free_port
 
 from vedr.adapters.traffic_rfc2136 import DnsTraffic
 
@@ -22,6 +24,9 @@ def _beside(name: str, file: str) -> ModuleType:
 
 
 _parts = _beside("traffic_parts", "traffic_parts.py")
+_twins = _beside("traffic_kubernetes_twin", "kubernetes_twin.py")
+_istio = _beside("traffic_istio_parts", "traffic_istio_parts.py")
+_route53 = _beside("traffic_route53_parts", "traffic_route53_parts.py")
 
 
 @pytest.fixture
@@ -49,3 +54,50 @@ def traffic_by_rfc2136(make_knot: Callable[..., Any]) -> Any:
         return DnsTraffic(site, site.traffic.backends[0], knot.dns, lambda: knot.key)
 
     return _parts.Stage(site, connect(), connect(), "api", lambda: knot.update(("api", 60, "A", "192.0.2.30")))
+
+
+@pytest.fixture(scope="session")
+def moto_of_traffic() -> Iterator[str]:
+    """moto's server; every test makes hosted zones of its own."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 (two seconds that only these tests pay)
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
+    server.start()
+    yield f"http://127.0.0.1:{server._port}"
+    server.stop()
+
+
+@pytest.fixture
+def make_route53(moto_of_traffic: str) -> Iterator[Callable[..., Any]]:
+    """A hosted zone with weighted record sets, served by name servers, behind a strict front."""
+    with contextlib.ExitStack() as closing:
+
+        def make(**policy: Any) -> Any:
+            strict = _route53.StrictRoute53(moto_of_traffic)
+            url = closing.enter_context(strict.served())
+            return _route53.make_zone(url, moto_of_traffic, strict, closing, policy)
+
+        yield make
+
+
+@pytest.fixture
+def traffic_by_route53(make_route53: Callable[..., Any]) -> Any:
+    """In calm times, over moto."""
+    return make_route53().stage()
+
+
+@pytest.fixture
+def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """A cluster with a VirtualService and its DestinationRule."""
+    twin = _twins.Twin(tmp_path, free_port())
+    twin.start()
+    yield lambda **policy: _istio.make_mesh(twin, _twins.TOKEN, policy)
+    twin.stop()
+
+
+@pytest.fixture
+def traffic_by_istio(make_mesh: Callable[..., Any]) -> Iterator[Any]:
+    """In calm times, over a twin of the Kubernetes API."""
+    mesh = make_mesh()
+    yield mesh.stage()
+    mesh.close()

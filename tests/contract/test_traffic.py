@@ -21,7 +21,7 @@ pytestmark = pytest.mark.server
 US = Domain("region", "us-east")
 
 
-@pytest.fixture(params=["rfc2136"])
+@pytest.fixture(params=["rfc2136", "route53", "istio"])
 def stage(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(f"traffic_by_{request.param}")
 
@@ -47,9 +47,9 @@ def test_the_picture_tells_who_serves_and_repeats_itself(stage: Stage) -> None:
 def test_a_shift_is_seen_by_whoever_looks_and_by_users(stage: Stage) -> None:
     plan = leaving(stage)
     assert stage.traffic.shift(plan.changes[0])
-    assert regions_of(stage, stage.name) == {"eu-west"}
+    assert "us-east" not in regions_of(stage, stage.name)
     assert stage.beside.picture().guard == plan.guard
-    answered = wait_until_answered([stage.beside], plan, deadline_s=5)
+    answered = wait_until_answered([stage.beside], plan, deadline_s=20)
     assert answered.cached_s == plan.longest_ttl_s
     assert not differences("x", plan.changes[0].names, stage.beside.answers(list(plan.changes[0].names)))
 
@@ -75,10 +75,11 @@ def test_what_somebody_else_changed_meanwhile_is_not_overwritten(stage: Stage) -
 def test_an_older_epoch_is_refused_and_changes_nothing(stage: Stage) -> None:
     old = leaving(stage, epoch=6)
     assert stage.traffic.shift(leaving(stage, epoch=7, target="ap-south").changes[0])
+    served = stage.traffic.picture()
     for plan in (old, leaving(stage, epoch=6)):
         with pytest.raises(ConflictError, match="epoch 7"):
             stage.beside.shift(plan.changes[0])
-    assert regions_of(stage, stage.name) == {"ap-south"}
+    assert stage.traffic.picture() == served
 
 
 def test_of_two_shifts_at_once_at_most_one_is_carried_out(stage: Stage) -> None:
@@ -105,7 +106,7 @@ def test_away_and_back_in_stages_ends_as_it_began(stage: Stage) -> None:
         view = View(stage.traffic.backend, stage.traffic.picture())
         plan = plan_back(Moves(stage.site, ALL, 2), [view], US, stage_pct)
         assert stage.traffic.shift(plan.changes[0])
-        wait_until_answered([stage.traffic], plan, deadline_s=5)
+        wait_until_answered([stage.traffic], plan, deadline_s=20)
     assert {name: share.serving for name, share in stage.traffic.picture().names.items()} == {
         name: share.serving for name, share in calm.names.items()
     }
@@ -128,4 +129,4 @@ def test_names_that_a_change_leaves_out_stay_as_they_are(stage: Stage) -> None:
     assert stage.traffic.shift(dataclasses.replace(change, names={stage.name: change.names[stage.name]}))
     now = stage.traffic.picture().names
     assert {name: now[name] for name in kept} == kept
-    assert regions_of(stage, stage.name) == {"eu-west"}
+    assert "us-east" not in regions_of(stage, stage.name)

@@ -78,6 +78,32 @@ def records(server: Server, name: str, kind: str, *, tcp: bool = False) -> Recor
         RefusedError: REFUSED or another error; an alias where records are expected.
         NotFoundError: it has no authority for the name.
     """
+    answer = _authoritative(server, name, kind, tcp=tcp)
+    if _of_kind(answer, "CNAME") is not None:
+        raise RefusedError(f"{server}: {name} is an alias (CNAME)", remedy="Give the name address records of its own.")
+    return _of_kind(answer, kind) or Records()
+
+
+def targets(server: Server, name: str) -> Records:
+    """Where one answer leads: addresses of both families, or the name that stands in for them; errors as `records`."""
+    answer = _authoritative(server, name, "A", tcp=False)
+    if (alias := _of_kind(answer, "CNAME")) is not None:
+        return alias
+    found = [_of_kind(answer, "A"), _of_kind(_authoritative(server, name, "AAAA", tcp=False), "AAAA")]
+    there = [records for records in found if records is not None]
+    values = tuple(value for records in there for value in records.values)
+    return Records(values, max((records.ttl_s or 0 for records in there), default=None))
+
+
+def _of_kind(answer: dns.message.Message, kind: str) -> Records | None:
+    wanted = dns.rdatatype.from_text(kind)
+    for rrset in answer.answer:
+        if rrset.rdtype == wanted:
+            return Records(tuple(sorted(_text(rrset))), rrset.ttl)
+    return None
+
+
+def _authoritative(server: Server, name: str, kind: str, *, tcp: bool) -> dns.message.Message:
     answer = _ask(server, name, kind, tcp=tcp)
     rcode = answer.rcode()
     if rcode == dns.rcode.SERVFAIL:
@@ -91,13 +117,7 @@ def records(server: Server, name: str, kind: str, *, tcp: bool = False) -> Recor
             f"{server} has no authority for {name}: it answers from elsewhere",
             remedy="Name the zone's own servers in [traffic].",
         )
-    if any(rrset.rdtype == dns.rdatatype.CNAME for rrset in answer.answer):
-        raise RefusedError(f"{server}: {name} is an alias (CNAME)", remedy="Give the name address records of its own.")
-    wanted = dns.rdatatype.from_text(kind)
-    for rrset in answer.answer:
-        if rrset.rdtype == wanted:
-            return Records(tuple(sorted(_text(rrset))), rrset.ttl)
-    return Records()
+    return answer
 
 
 def _text(rrset: dns.rrset.RRset) -> Iterator[str]:

@@ -37,7 +37,7 @@ class Route53(Frozen):
     """Weighted record sets of a hosted zone.  They exist already: only weights and TTLs are changed here."""
 
     kind: Literal["route53"]
-    hosted_zone: Annotated[str, StringConstraints(pattern=r"^Z[A-Z0-9]{1,31}$")]
+    hosted_zone: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{2,32}$")]
     set_identifier: str = Field(default="{gateway}", description="`{gateway}` and `{name}` are filled in")
     servers: tuple[Authority, ...] = Field(
         default=(), description="authoritative servers that are asked; none: those that the hosted zone names"
