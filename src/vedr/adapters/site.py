@@ -150,7 +150,7 @@ class OpenSite:
         """What users are sent to."""
         from vedr.adapters.traffic_site import open_steering  # noqa: PLC0415 (DNS and mesh: only failovers pay)
 
-        return open_steering(self.site, utc_now)
+        return open_steering(self.site, utc_now, self._closing)
 
     @cached_property
     def files(self) -> Files:
