@@ -17,6 +17,7 @@ from vedr.cli import run as run_command
 from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, VedrError
 from vedr.ledger import RunId
 from vedr.policies.approval import Approval
+from vedr.policies.notifications import Notifications
 from vedr.runbook.asking import UnansweredError
 from vedr.runbook.opening import opened_run
 from vedr.runbook.order import Order
@@ -63,7 +64,8 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
 
     @contextlib.contextmanager
     def open_site(_: str | None = None) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(site=SimpleNamespace(approval=POLICY), journal=world.journal())
+        site = SimpleNamespace(approval=POLICY, notifications=Notifications())
+        yield SimpleNamespace(site=site, journal=world.journal())
 
     def body(order: Order) -> Outcome:
         with opened_run(RUNBOOK, order, world.journal(), approval=POLICY) as run:
