@@ -13,7 +13,7 @@ from typing import Final
 
 from vedr.custody import key_backup_store
 from vedr.custody.hsm_check import Replication
-from vedr.custody.key_backup_catalogue import Backup, entry_key, envelope_key, parse_id
+from vedr.custody.key_backup_catalogue import Backup, entry_key, envelope_key, open_entry, parse_id
 from vedr.custody.key_backup_collect import Owner, owners
 from vedr.custody.key_backup_store import Found, KeyRepository
 from vedr.custody.key_material import KeyKind
@@ -80,18 +80,19 @@ def newest_of_owners(repository: KeyRepository, origins: Sequence[str]) -> dict[
 
 
 def _require_copies(repository: KeyRepository, backup: Backup, policy: Checks) -> None:
-    """Entry and envelope in every region, the envelope byte for byte."""
-    calls = {region: partial(_require_copy, store, backup) for region, store in repository.stores.items()}
+    """Entry and envelope in every region, signed and byte for byte."""
+    calls = {region: partial(_require_copy, repository, store, backup) for region, store in repository.stores.items()}
     answers = side_by_side(calls, deadline_s=policy.subject_deadline_s)
     wrong = [f"{region}: {part_of(region, a.error).observed}" for region, a in answers.items() if a.error is not None]
     if wrong:
         raise VerificationFailedError("; ".join(wrong), remedy=BACK_UP.format(backup.origin))
 
 
-def _require_copy(store: ObjectStore, backup: Backup) -> None:
-    if hashlib.sha256(store.get(envelope_key(backup))).hexdigest() != backup.sha256:
-        raise CorruptError(f"envelope of {backup.id} is not what was stored", remedy="Use another region's copy.")
-    store.head(entry_key(backup.origin, backup.id, backup.generation))
+def _require_copy(repository: KeyRepository, store: ObjectStore, backup: Backup) -> None:
+    stored = store.get(entry_key(backup.origin, backup.id, backup.generation))
+    entry = open_entry(stored, repository.trusted, origin=backup.origin, backup=backup.id, generation=backup.generation)
+    if entry != backup or hashlib.sha256(store.get(envelope_key(backup))).hexdigest() != backup.sha256:
+        raise CorruptError(f"{backup.id} is not what was stored", remedy="Use another region's copy.")
 
 
 def _open_each(repository: KeyRepository, chosen: Sequence[Found]) -> Part:
