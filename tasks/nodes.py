@@ -11,7 +11,15 @@ from typing import Final
 from tasks.observing import Seen, ask, others, references, tip_of
 from tasks.orders import SingleNodeFailure
 from tasks.recovery import Participating, Proven, bring, ensure_stopped, participation, points_of, swap, wait_in_sync
-from tasks.signing import SLOWEST_BLOCK_TIMES, Guarded, give_sign_state, guard, set_aside_unreadable, start_guarded
+from tasks.signing import (
+    SLOWEST_BLOCK_TIMES,
+    Guarded,
+    give_sign_state,
+    guard,
+    set_aside_unreadable,
+    signer_state,
+    start_guarded,
+)
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.backup import restore
 from vedr.chain import quorum, state_sync, sync
@@ -88,6 +96,7 @@ def _evidence(opened: OpenSite, node: Node) -> Evidence:
         tip=tip_of(others(opened, node)),
         data_opens=opens,
         data_finding=finding,
+        signer=signer_state(opened, node),
     )
 
 
@@ -190,7 +199,7 @@ def recover_data(ctx: Ctx, choice: Choice) -> Recovered:
 
 
 def _recover(ctx: Ctx, opened: OpenSite, node: Node, way: Way) -> Recovered:
-    if way is not Way.RESTART and node.is_validator:
+    if way is not Way.RESTART and node.is_validator and not opened.site.signers_of(node.name):
         set_aside_unreadable(opened, node, ctx.say)
     match way:
         case Way.RESTART:
@@ -264,8 +273,7 @@ def _replace_by_snapshot(ctx: Ctx, opened: OpenSite, node: Node) -> sync.CatchUp
     state_sync.undo(_plan(ctx, opened, node))
     proven = bring(ctx, opened, node, points_of(opened))
     swap(ctx, opened, node, proven)
-    guard(opened, node, ctx.say)
-    opened.fleet.start(node.unit, node.zone)
+    start_guarded(opened, node, guard(opened, node, ctx.say))
     return wait_in_sync(ctx, opened, node)
 
 

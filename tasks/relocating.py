@@ -11,14 +11,12 @@ Leaves out: validators that sign from a key file, which stay where they are (rel
 """
 
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tasks.observing import ask
 from tasks.outages import holder_of
+from tasks.signing import start_with_signer, wait_until
 from vedr.adapters.answering import answers_http
 from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, open_site, utc_now
@@ -26,7 +24,7 @@ from vedr.adapters.snapshots import reconcile_provider
 from vedr.backup import restore
 from vedr.backup.repository import list_snapshots
 from vedr.chain.appointment import appoint
-from vedr.chain.node_config import remove_stale_socket, set_signer_address
+from vedr.chain.node_config import set_signer_address
 from vedr.chain.register import Validator
 from vedr.errors import DeadlineError, NotFoundError, UnavailableError
 from vedr.failover.relocation import Handover, Move, signer_named
@@ -35,10 +33,8 @@ from vedr.runbook.order import Order
 from vedr.runbook.steps import Context, Retry, step
 
 ACT: Final = Retry(attempts=3, delay_s=2.0)
-NODE_LIMIT_S: Final = 60.0  # from its start until it answers; its signer may need some seconds to be there
 HOLD_LIMIT_S: Final = 60.0  # until the standby's signer was asked for a signature, and holds the registers
 SERVE_LIMIT_S: Final = 30.0
-_POLL_S: Final = 0.25
 
 Ctx = Context[Order]
 
@@ -99,22 +95,10 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
 
 
 def let_wait(ctx: Ctx, opened: OpenSite, node: Node, address: str) -> None:
-    """(3) Restart the node with that signer address where it has another; start it where it does not run.
-
-    A node gives its signer three seconds to be there, so that one that ended is started once more.
-    """
+    """(3) Restart the node with that signer address where it has another; start it where it does not run."""
     if set_signer_address(opened.files.home(node), address):
         stop_unit(ctx, opened, node)
-
-    def is_up() -> bool:
-        if ask(opened, [node]):
-            return True
-        if opened.fleet.status(node.unit, node.zone).state in ("failed", "stopped"):
-            remove_stale_socket(address)
-            opened.fleet.start(node.unit, node.zone)
-        return False
-
-    wait_until(is_up, NODE_LIMIT_S, f"{node.name} does not answer", f"See its log on its host in {node.zone}; resume.")
+    start_with_signer(opened, node, address)
 
 
 def stop_unit(ctx: Ctx, opened: OpenSite, thing: Node | Provider) -> None:
@@ -125,21 +109,6 @@ def stop_unit(ctx: Ctx, opened: OpenSite, thing: Node | Provider) -> None:
         ctx.say(f"{thing.name} does not end by itself: it is killed")
         opened.fleet.kill(thing.unit, thing.zone)
         opened.fleet.stop(thing.unit, thing.zone)
-
-
-def wait_until(is_true: Callable[[], bool], limit_s: float, what: str, remedy: str) -> None:
-    """Ask until it is so; what does not answer is asked again."""
-    deadline = time.monotonic() + limit_s
-    last = ""
-    while True:
-        try:
-            if is_true():
-                return
-        except UnavailableError as error:
-            last = f": {error.message}"
-        if time.monotonic() >= deadline:
-            raise DeadlineError(f"{what} within {limit_s:g} s{last}", remedy=remedy)
-        time.sleep(_POLL_S)
 
 
 @step(title="Bring reserves into service", budget_s=30, retry=ACT)

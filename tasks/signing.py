@@ -6,20 +6,27 @@ Leaves out: a validator that moves to another host (the promotion protocol of RB
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from tasks.observing import references
+from tasks.observing import ask, references
+from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.chain import fence, floor
+from vedr.chain.appointment import appointed
+from vedr.chain.node_config import remove_stale_socket
 from vedr.chain.register import Validator
 from vedr.chain.shipping_watch import look_at_copies
 from vedr.chain.sign_state import FILE_NAME, SignState, read_sign_state, write_sign_state
-from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, VedrError
-from vedr.inventory import Height, Node, load_site
+from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.inventory import Height, Node, RemoteSigner, load_site
+from vedr.ports import UnitState
 
 Say = Callable[[str], None]
+NODE_LIMIT_S: Final = 60.0  # from its start until it answers; its signer may need some seconds to be there
+_POLL_S: Final = 0.25
 SLOWEST_BLOCK_TIMES: Final = 3.0  # a chain this many times slower than usual still counts as moving
 
 
@@ -59,6 +66,8 @@ def guard(opened: OpenSite, node: Node, say: Say) -> Guarded:
     """
     if not node.is_validator:
         return Guarded("", "this node does not sign")
+    if opened.site.signers_of(node.name):
+        return _guarded_by_registers(opened, node)
     _check_key(opened, node)
     found = _find_floor(opened, node, say)
     written = floor.apply_floor(found, opened.files.home(node) / "data" / FILE_NAME)
@@ -67,11 +76,90 @@ def guard(opened: OpenSite, node: Node, say: Say) -> Guarded:
 
 
 def start_guarded(opened: OpenSite, node: Node, guarded: Guarded) -> str:
-    """Start the unit; RefusedError for a validator that nobody found a floor for."""
+    """Start the unit, its remote signer first; RefusedError for a validator that nobody found a floor for."""
     if node.is_validator and not guarded.floor:
         raise RefusedError(f"{node.name} has no floor", remedy="The runbook's order is broken: report this.")
+    if signer := home_signer(opened, node):
+        opened.fleet.start(signer.unit, node.zone)
+        start_with_signer(opened, node, signer.listen)
     started = opened.fleet.start(node.unit, node.zone)
     return f"{started.state} since {started.since.isoformat()}"
+
+
+def start_with_signer(opened: OpenSite, node: Node, address: str) -> None:
+    """Start a node that waits for a signer there, or for none, until it answers.
+
+    A node gives its signer three seconds to be there, so that one that ended is started once more.
+
+    Raises:
+        DeadlineError: it does not answer in time.
+    """
+
+    def is_up() -> bool:
+        if ask(opened, [node]):
+            return True
+        if opened.fleet.status(node.unit, node.zone).state in ("failed", "stopped"):
+            remove_stale_socket(address)
+            opened.fleet.start(node.unit, node.zone)
+        return False
+
+    wait_until(is_up, NODE_LIMIT_S, f"{node.name} does not answer", f"See its log on its host in {node.zone}; resume.")
+
+
+def wait_until(is_true: Callable[[], bool], limit_s: float, what: str, remedy: str) -> None:
+    """Ask until it is so; what does not answer is asked again."""
+    deadline = time.monotonic() + limit_s
+    last = ""
+    while True:
+        try:
+            if is_true():
+                return
+        except UnavailableError as error:
+            last = f": {error.message}"
+        if time.monotonic() >= deadline:
+            raise DeadlineError(f"{what} within {limit_s:g} s{last}", remedy=remedy)
+        time.sleep(_POLL_S)
+
+
+def home_signer(opened: OpenSite, node: Node) -> RemoteSigner | None:
+    """The remote signer beside a validator; None for a node that signs by itself or not at all."""
+    signers = opened.site.signers_of(node.name)
+    return signers[0] if signers else None
+
+
+def signer_state(opened: OpenSite, node: Node) -> UnitState | None:
+    """The state of its remote signer's unit; None where there is none, or it can't be asked."""
+    signer = home_signer(opened, node)
+    if signer is None:
+        return None
+    try:
+        return opened.fleet.status(signer.unit, node.zone).state
+    except (UnavailableError, NotFoundError):
+        return None
+
+
+def _guarded_by_registers(opened: OpenSite, node: Node) -> Guarded:
+    """Nothing to prove on its disk: the registers refuse whatever is not above them.
+
+    Raises:
+        RefusedError: another signer is to hold its key.
+        UnavailableError: no majority of the regions answers.
+    """
+    validator = Validator(opened.site.chain.chain_id, node.address)
+    seen = register_of(opened, node).look()
+    if not seen.is_majority or seen.newest is None:
+        raise UnavailableError(
+            f"no majority of the regions shows the register of {node.name}",
+            remedy="Two regions' stores have to answer; restore one.",
+        )
+    home = opened.site.signers_of(node.name)[0]
+    order = appointed(opened.registers, validator)
+    if order is not None and order.name != home.name:
+        raise RefusedError(
+            f"{node.name}: {order} is to hold its key",
+            remedy="Its key was moved by a failover; to take it home run the failback.",
+        )
+    return Guarded(str(seen.newest.position), "the regions' registers refuse whatever is not above them")
 
 
 def set_aside_unreadable(opened: OpenSite, node: Node, say: Say) -> None:

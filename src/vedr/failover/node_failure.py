@@ -24,6 +24,7 @@ class Symptom(StrEnum):
     DATA_LOST = "data lost"
     CRASHED = "crashed"
     UNRESPONSIVE = "unresponsive"
+    SIGNER_LOST = "signer lost"
     LAGGING = "lagging"
 
 
@@ -44,7 +45,8 @@ class Evidence:
     """What was observed of a node, and of its peers for comparison.
 
     `unit` is None when the supervisor could not be asked; `height` None when the RPC did not answer; `data_opens` None
-    when nobody looked (the process runs, so its databases are in use).
+    when nobody looked (the process runs, so its databases are in use); `signer` is the unit of the remote signer that
+    holds the node's key, None where the node has none.
     """
 
     node: str
@@ -54,6 +56,7 @@ class Evidence:
     tip: int | None
     data_opens: bool | None
     data_finding: str = ""
+    signer: UnitState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ def judge(evidence: Evidence) -> Judgement:
         return Judgement(evidence.node, Symptom.UNRESPONSIVE, f"its unit is {evidence.unit}, its RPC is silent", None)
     if lag > MAX_HEALTHY_LAG_BLOCKS:
         return Judgement(evidence.node, Symptom.LAGGING, f"{lag} blocks behind the tip {evidence.tip}", lag)
+    if evidence.signer in {"stopped", "failed"}:
+        return Judgement(evidence.node, Symptom.SIGNER_LOST, f"its remote signer's unit is {evidence.signer}", lag)
     raise RefusedError(
         f"{evidence.node} is healthy: unit {evidence.unit}, height {evidence.height}, {lag} blocks behind the tip",
         remedy="Check the node's name.  A healthy node is not recovered.",
