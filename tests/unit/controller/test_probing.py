@@ -1,0 +1,109 @@
+"""Looking at real servers: what answers, what does not, and what its supervisor says."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from vedr.adapters.probing import SiteProber
+from vedr.errors import UnavailableError
+from vedr.inventory import Site, load_site
+from vedr.ports import Fleet, UnitStatus
+
+DEADLINE_S = 1.0
+
+
+class Site1:
+    """A site whose stores are never asked."""
+
+    def __init__(self, folder: Path, real: ModuleType) -> None:
+        self.states = {zone: real.NodeState() for zone in real.ZONES}
+        self.nodes = {zone: real.node_service(state) for zone, state in self.states.items()}
+        self.gateways = {
+            zone: real.answering_service(status)
+            for zone, status in zip(real.ZONES, (200, 404, 502, 503, 200, 200), strict=True)
+        }
+        self.services = [*self.nodes.values(), *self.gateways.values()]
+        self.folder, self.real = folder, real
+
+    def site(self) -> Site:
+        config = SimpleNamespace(endpoint="http://127.0.0.1:9", bucket="nowhere")
+        store = SimpleNamespace(
+            credentials=SimpleNamespace(access_key="a", secret_key="b"), store=lambda _: SimpleNamespace(config=config)
+        )
+        path = self.real.write_site(
+            self.folder,
+            dict.fromkeys(self.real.REGIONS, store),
+            nodes={zone: service.url for zone, service in self.nodes.items()},
+            gateways={zone: service.url for zone, service in self.gateways.items()},
+            api="http://127.0.0.1:9",
+        )
+        return load_site(str(path))
+
+
+@pytest.fixture
+def world(tmp_path: Path, real: ModuleType) -> Iterator[Site1]:
+    made = Site1(tmp_path, real)
+    with real.running(*made.services):
+        yield made
+
+
+def look(world: Site1, fleet: Fleet | None = None) -> dict[str, Any]:
+    prober = SiteProber(world.site(), fleet, deadline_s=DEADLINE_S)
+    try:
+        return {answer.service.name: answer for answer in prober.look()}
+    finally:
+        prober.close()
+
+
+def test_every_service_gives_one_answer_with_what_was_seen(world: Site1) -> None:
+    world.states["us-east-1b"].catching_up = True
+    world.states["eu-west-1a"].chain = "another-1"
+    world.nodes["eu-west-1b"].stop()
+    seen = {name: (answer.answers, answer.said) for name, answer in look(world).items()}
+    assert seen["us-east-1a"] == (True, "height 100")
+    assert seen["us-east-1b"] == (False, "catches up, at height 100")
+    assert seen["eu-west-1a"] == (False, "is of chain 'another-1'")
+    assert seen["eu-west-1b"][0] is False
+    assert "ConnectError" in seen["eu-west-1b"][1]
+    assert [seen[f"gateway-{zone}"] for zone in world.real.ZONES][:4] == [
+        (True, "HTTP 200"),
+        (True, "HTTP 404"),
+        (False, "HTTP 502"),
+        (False, "HTTP 503"),
+    ]
+    assert len(seen) == 12
+
+
+def test_a_service_that_hangs_costs_a_look_its_deadline_and_no_more(world: Site1) -> None:
+    release = threading.Event()
+    world.states["ap-south-1a"].hangs = release
+    began = time.monotonic()
+    seen = look(world)
+    took = time.monotonic() - began
+    release.set()
+    assert not seen["ap-south-1a"].answers
+    assert seen["us-east-1a"].answers
+    assert took < 8 * DEADLINE_S
+
+
+class Supervisors:
+    """Of one unit that failed; every other host does not answer."""
+
+    def status(self, unit: str, zone: str) -> UnitStatus:
+        if zone != "us-east-1a":
+            raise UnavailableError("no route to host")
+        return UnitStatus(unit, "failed", None, cast("Any", None), 1, "running")
+
+
+def test_what_does_not_answer_is_explained_by_its_supervisor_where_that_answers(world: Site1) -> None:
+    world.nodes["us-east-1a"].stop()
+    world.nodes["ap-south-1b"].stop()
+    seen = look(world, cast("Fleet", Supervisors()))
+    assert seen["us-east-1a"].said.endswith("(unit failed)")
+    assert seen["ap-south-1b"].said.endswith("(supervisor does not answer)")
+    assert seen["us-east-1b"].said == "height 100"

@@ -1,0 +1,154 @@
+"""Controllers as processes, over real stores: they agree, one acts, and its lease passes on when it stands still."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.server
+
+POLICY = {
+    "interval_s": 0.4,
+    "failures": 2,
+    "recoveries": 2,
+    "probe_deadline_s": 0.4,
+    "fresh_s": 10.0,
+    "lease_s": 6.0,
+    "zone": "propose",
+}
+PATIENCE_S = 60.0
+VEDR = [sys.executable, "-c", "from vedr.cli import main; main()"]
+
+
+def eventually(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {PATIENCE_S:g} s: {what}", pytrace=False)
+        time.sleep(0.1)
+
+
+class Watched:
+    """A site, its services and its controllers' processes."""
+
+    def __init__(self, folder: Path, real: ModuleType, servers: list[Any], free_port: Callable[[], int]) -> None:
+        self.folder = folder
+        self.prefect = real.FakePrefect()
+        self.prefect_service = self.prefect.service()
+        self.states = {zone: real.NodeState() for zone in real.ZONES}
+        self.nodes = {zone: real.node_service(state) for zone, state in self.states.items()}
+        self.gateways = {zone: real.answering_service() for zone in real.ZONES}
+        for service in (self.prefect_service, *self.nodes.values(), *self.gateways.values()):
+            service.start()
+        self.site = real.write_site(
+            folder,
+            dict(zip(real.REGIONS, servers, strict=True)),
+            nodes={zone: service.url for zone, service in self.nodes.items()},
+            gateways={zone: service.url for zone, service in self.gateways.items()},
+            api=self.prefect_service.url,
+            **POLICY,
+        )
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.metrics = {region: free_port() for region in real.REGIONS}
+
+    def start(self, region: str) -> None:
+        arguments = ["controller", "run", "--region", region, "--site", str(self.site)]
+        arguments += ["--metrics", f"127.0.0.1:{self.metrics[region]}"]
+        with (self.folder / f"{region}.log").open("ab") as log:
+            self.processes[region] = subprocess.Popen(
+                [*VEDR, *arguments],
+                stderr=log,
+            )
+
+    def said(self, region: str) -> list[dict[str, Any]]:
+        lines = (self.folder / f"{region}.log").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def status(self) -> Any:
+        done = subprocess.run(
+            [*VEDR, "controller", "status", "--json", "--site", str(self.site)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode in (0, 6, 7), done.stderr
+        return json.loads(done.stdout)
+
+    def metric(self, region: str, line: str) -> bool:
+        with contextlib.suppress(OSError):
+            url = f"http://127.0.0.1:{self.metrics[region]}/metrics"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return line in answer.read().decode().splitlines()
+        return False
+
+    def is_holder(self, region: str) -> bool:
+        return self.metric(region, f'vedr_controller_lease_held{{vantage="{region}"}} 1')
+
+    def down(self, zone: str) -> None:
+        self.nodes[zone].stop()
+        self.gateways[zone].stop()
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
+            process.kill()
+            process.wait()
+        for service in (self.prefect_service, *self.nodes.values(), *self.gateways.values()):
+            service.stop()
+
+
+@pytest.fixture
+def watched(
+    tmp_path: Path, real: ModuleType, start_server: Callable[[], Any], unused_port: Callable[[], int]
+) -> Iterator[Watched]:
+    servers = [start_server() for _ in real.REGIONS]
+    world = Watched(tmp_path, real, servers, unused_port)
+    yield world
+    world.end()
+    for server in servers:
+        server.stop()
+
+
+def test_a_holder_that_stands_still_loses_its_lease_and_does_not_act_when_it_wakes(watched: Watched) -> None:
+    watched.start("us-east")
+    eventually(lambda: watched.is_holder("us-east"), "the first controller holds the lease")
+    watched.start("eu-west")
+    eventually(
+        lambda: any("us-east" in line.get("text", "") for line in watched.said("eu-west")), "the second one follows"
+    )
+    os.kill(watched.processes["us-east"].pid, signal.SIGSTOP)
+    eventually(lambda: watched.is_holder("eu-west"), "the lease passes on")
+    watched.down("ap-south-1a")
+    os.kill(watched.processes["us-east"].pid, signal.SIGCONT)
+    proposed = "zone ap-south-1a"
+    eventually(
+        lambda: any(line["event"] == "proposed" and proposed in line["text"] for line in watched.said("eu-west")),
+        "two vantage points of three agree, and the new holder proposes",
+    )
+    assert not watched.is_holder("us-east")
+    assert [line["event"] for line in watched.said("us-east") if line["event"] in ("proposed", "opened")] == []
+
+    status = watched.status()
+    assert status["lease"]["holder"].startswith("eu-west/")
+    assert status["lease"]["epoch"] == 2
+    zone = next(place for place in status["places"] if place["name"] == "ap-south-1a")
+    assert (zone["agreed"], zone["outage"]["state"]) == ("down", "proposed")
+    assert zone["command"].startswith("vedr run RB-DR-002 --zone=ap-south-1a --detected-at=")
+    assert status["vantages"]["ap-south"] is None
+    assert watched.metric("eu-west", 'vedr_controller_agreed_down{vantage="eu-west",kind="zone",name="ap-south-1a"} 1')
+    assert watched.prefect.runs == {}
+
+    watched.processes["eu-west"].terminate()
+    assert watched.processes["eu-west"].wait(timeout=30) == 0
+    eventually(lambda: watched.is_holder("us-east"), "a lease that was given back is taken at once")
