@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 from uuid import UUID, uuid4
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.responses import SetStateStatus
@@ -119,7 +120,9 @@ class PrefectInbox:
         if state is None or not state.is_running():
             return  # still paused, or ended from outside
         if self._pause:
-            self._take(client, self._pause)
+            self._not_before_s = time.monotonic() + AGAIN_S
+            if answer := _reply(client, self._flow_run_id, self._pause):  # (2)
+                self._came.put(answer)
             self._pause = None
         elif self._asked and time.monotonic() >= self._not_before_s:
             self._show(client, *self._asked)  # (1), (3)
@@ -135,28 +138,31 @@ class PrefectInbox:
         if done.status is SetStateStatus.ACCEPT:
             self._pause = _Pause(keyset, question)
 
-    def _take(self, client: SyncPrefectClient, pause: _Pause) -> None:
-        """(2)."""
-        self._not_before_s = time.monotonic() + AGAIN_S
-        reply = Reply.model_validate_json(client.read_flow_run_input(self._flow_run_id, pause.keyset["response"]))
-        self._came.put(
-            Answer(
-                run_id=pause.question.run_id,
-                digest=pause.question.plan.digest,
-                person=parse_person(reply.name),
-                approved=reply.decision == "agree",
-                why=reply.why,
-                time=dt.datetime.now(dt.UTC),
-                via="prefect",
-            )
-        )
-
     def _let_go(self, client: SyncPrefectClient) -> None:
         """(4)."""
         state = client.read_flow_run(self._flow_run_id).state
         if self._pause and state and state.is_paused():
             client.set_flow_run_state(self._flow_run_id, Running(message="Settled, also by vedr approve"), force=True)
         self._pause = None
+
+
+def _reply(client: SyncPrefectClient, flow_run_id: UUID, pause: _Pause) -> Answer | None:
+    """What the form was filled in with; None when the flow run was set to running without it."""
+    try:
+        reply = Reply.model_validate_json(client.read_flow_run_input(flow_run_id, pause.keyset["response"]))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        raise
+    return Answer(
+        run_id=pause.question.run_id,
+        digest=pause.question.plan.digest,
+        person=parse_person(reply.name),
+        approved=reply.decision == "agree",
+        why=reply.why,
+        time=dt.datetime.now(dt.UTC),
+        via="prefect",
+    )
 
 
 def describe(question: Question, given: int) -> str:

@@ -186,10 +186,10 @@ def count_up(ctx: Context[Order]) -> int:
     return int(number) + 1
 
 
-@step(title="Start", budget_s=20, undo=lambda ctx, what: take_back(ctx, what or "start nobody"))
-def start(ctx: Context[Order], unit: str) -> str:
+@step(title="Start", budget_s=20, undo=lambda ctx, _: take_back(ctx, f"start {ctx.named}"))
+def start(ctx: Context[Order]) -> str:
     """Not to be repeated, for each unit."""
-    return do_once(ctx, f"start {unit}")
+    return do_once(ctx, f"start {ctx.named}")
 
 
 @step(title="Move the file", budget_s=10, cannot_undo="it stays where it is")
@@ -234,7 +234,7 @@ def body(run: Run[Order]) -> None:
     number = run.step(count_up)
     for unit in ("a", "b"):
         FATE.point()
-        run.step(start.named(unit), unit)
+        run.step(start.named(unit))
     run.step(move)
     FATE.point()
     said = run.step(point_traffic, number)

@@ -22,6 +22,7 @@ from tasks import binding
 from vedr.cli import approve as approving
 from vedr.errors import ConflictError, NotFoundError, UnavailableError
 from vedr.policies.approval import Approval
+from vedr.policies.notifications import Notifications
 from vedr.ports import ObjectKey, StoredObject
 from vedr.runbook.journal import Journal
 from vedr.runbook.order import Order
@@ -88,7 +89,8 @@ STATE = Path(sys.argv[1]) if len(sys.argv) > 2 else Path()
 def _open_site(_name: str | None) -> Iterator[SimpleNamespace]:
     journal = open_journal(STATE)
     try:
-        yield SimpleNamespace(site=SimpleNamespace(targets=TargetOverrides(), approval=_policy()), journal=journal)
+        site = SimpleNamespace(targets=TargetOverrides(), approval=_policy(), notifications=Notifications())
+        yield SimpleNamespace(site=site, journal=journal)
     finally:
         journal.close()
 

@@ -5,7 +5,7 @@ regions keep it.  Prefect is not needed, nor that the asking process is alive: a
 Leaves out: proof of who answers; see docs/approval.md.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -19,6 +19,8 @@ from vedr.runbook.approval import Answer, Answers, Question, asked, counted
 from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import is_quiet
 from vedr.signature import Json
+
+MAX_WHY: Final = 200  # as Prefect's form has it
 
 
 def attach(app: typer.Typer) -> None:
@@ -38,8 +40,7 @@ def approve(
 ) -> None:
     """Show the question; with `--as`, answer it."""
     name = parse_person(person) if person else ""
-    if refuse and not why:
-        raise InvalidInputError("a refusal needs a reason", remedy="Add --why, one line.")
+    _check_why(why, refuse=refuse)
     with open_site(site) as opened:
         journal, policy = opened.journal, opened.site.approval
         question, quiet = _find(journal, parse_run_id(incident))
@@ -62,6 +63,15 @@ def approve(
         stderr.print(
             f"nobody works on this run: go on with vedr run {question.runbook} --incident {question.run_id}",
             highlight=False,
+        )
+
+
+def _check_why(why: str, *, refuse: bool) -> None:
+    if refuse and not why:
+        raise InvalidInputError("a refusal needs a reason", remedy="Add --why, one line.")
+    if len(why) > MAX_WHY or not why.isprintable():
+        raise InvalidInputError(
+            f"the reason has {len(why)} characters or more than a line", remedy=f"One line, {MAX_WHY} at most."
         )
 
 

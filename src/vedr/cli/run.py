@@ -210,7 +210,8 @@ class Watcher:
         if entry.kind == "step_started":
             self._step_since_s = time.monotonic()
         if entry.kind == "opened" or not self._live:
-            what = entry.payload.get("title") or entry.payload.get("step") or ""
+            named = (entry.payload.get(key) for key in ("title", "step", "person", "what"))
+            what = next((name for name in named if name), "")
             stderr.print(f"{entry.time:%H:%M:%S} {entry.run_id} {entry.kind} {what}", highlight=False, markup=False)
 
     def say(self, message: str) -> None:

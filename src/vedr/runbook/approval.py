@@ -183,8 +183,8 @@ def asked(entries: Sequence[Entry]) -> Question | None:
             }:
                 runbook = str(entries[0].payload.get("runbook"))
                 return Question(entry.run_id, runbook, parse_plan(plan), people, dt.datetime.fromisoformat(until))
-            case "step_started", _:
-                return None  # it was answered, and the run went on
+            case (("step_started" | "abandoning"), _):
+                return None  # it was answered and the run went on, or it is given up
             case _:
                 continue
     return None

@@ -173,7 +173,7 @@ class Run(Generic[O]):
         def attempt() -> R:
             nonlocal attempts
             attempts += 1
-            return one.fn(self._context(attempts, resuming=resuming), *args, **kwargs)
+            return one.fn(self._context(one, attempts, resuming=resuming), *args, **kwargs)
 
         try:
             result = self._executor.execute(one.title, one.key, one.retry, attempt)  # (4)
@@ -265,7 +265,7 @@ class Run(Generic[O]):
         def attempt() -> str:
             nonlocal attempts
             attempts += 1
-            return back.fn(self._context(attempts, resuming=resuming), recorded)
+            return back.fn(self._context(one, attempts, resuming=resuming), recorded)
 
         try:
             done = self._executor.execute(f"Undo: {one.title}", one.key, one.retry, attempt)
@@ -354,7 +354,7 @@ class Run(Generic[O]):
         for lease in self._held:
             self._patiently(functools.partial(self._leases.check, lease))
 
-    def _context(self, attempt: int, *, resuming: bool) -> Context[O]:
+    def _context(self, one: AnyStep[O], attempt: int, *, resuming: bool) -> Context[O]:
         return Context(
             order=self.order,
             site=self.order.site,
@@ -363,6 +363,7 @@ class Run(Generic[O]):
             attempt=attempt,
             resuming=resuming or attempt > 1,
             say=lambda message: self._tell("say", message),
+            named=one.key.partition(":")[2],
         )
 
     # --- recording

@@ -60,6 +60,7 @@ class Context(Generic[O_co]):
     `site`: as it was ordered, for `open_site`; empty means the one that this process is set to.
     `resuming`: an earlier process began this step and nobody knows how far it came: look before acting.
     `say`: one line of progress for whoever watches; it is not recorded.
+    `named`: which of several things this is for (`step.named("validator-0")`); empty where there is one.
     """
 
     order: O_co
@@ -69,6 +70,7 @@ class Context(Generic[O_co]):
     attempt: int
     resuming: bool
     say: Callable[[str], None]
+    named: str = ""
 
 
 @dataclass(frozen=True, slots=True)

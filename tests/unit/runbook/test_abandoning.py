@@ -62,7 +62,8 @@ def look(ctx: Context[Move]) -> str:
 
 def point_back(ctx: Context[Move], moved: Moved | None) -> str:
     """The name points where it pointed before."""
-    DEEDS.done.append(f"back to {moved.came_from if moved else 'unknown'}{' again' if ctx.resuming else ''}")
+    what = f"{ctx.named} " if ctx.named and moved is None else ""
+    DEEDS.done.append(f"{what}back to {moved.came_from if moved else 'unknown'}{' again' if ctx.resuming else ''}")
     if DEEDS.fail:
         raise DEEDS.fail.pop(0)
     return f"points to {moved.came_from if moved else 'what DNS says'}"
@@ -140,11 +141,11 @@ def test_what_can_be_taken_back_is_newest_first_and_the_rest_is_named(world: Wor
 
 def test_a_step_that_was_begun_and_not_completed_is_taken_back_too(world: World, deeds: Deeds) -> None:
     deeds.fail = [VerificationFailedError("half done")]
-    run_id = dies(world, lambda run: run.step(move))
+    run_id = dies(world, lambda run: run.step(move.named("api")))
     [way] = ways_back(RB, world.journal().read(run_id).entries)
     assert (way.completed, way.recorded, way.by_hand) == (False, None, "")
     give_up(world, run_id)
-    assert deeds.done == ["move", "back to unknown"]
+    assert deeds.done == ["move", "api back to unknown"]
 
 
 def test_a_run_that_only_looked_is_only_closed(world: World, deeds: Deeds) -> None:

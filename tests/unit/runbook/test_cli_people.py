@@ -131,6 +131,8 @@ def test_who_does_not_confirm_has_not_answered(command: Command, asking: RunId) 
 def test_a_refusal_needs_a_reason_and_ends_the_run(command: Command, asking: RunId) -> None:
     with pytest.raises(InvalidInputError, match="needs a reason"):
         command("approve", asking, "--as", "zoe", "--refuse", "--yes")
+    with pytest.raises(InvalidInputError, match="more than a line"):
+        command("approve", asking, "--as", "zoe", "--refuse", "--why", "two\nlines", "--yes")
     assert "zoe refused" in command("approve", asking, "--as", "zoe", "--refuse", "--why", "false alarm", "--yes")
     assert json.loads(command("approve", asking, "--json"))["state"] == "refused"
     with pytest.raises(ConflictError, match="not taken back"):
