@@ -164,6 +164,13 @@ _PHASES: Final = MappingProxyType[Event, Literal["investigating", "identified", 
         "resolved": "resolved",
     }
 )
+_STATUS: Final = MappingProxyType[str, TemplateName](
+    {
+        "investigating": "status-investigating",
+        "identified": "status-identified",
+        "resolved": "status-resolved",
+    }
+)
 TOLD: Final = MappingProxyType[Audience, tuple[Event, ...]](
     {
         "executives": (
@@ -193,17 +200,15 @@ class Setting:
 
 
 def template_for(audience: Audience, event: Event) -> TemplateName | None:
-    """The template of an audience for an event; None when it is not for them."""
-    if audience == "responders" or event not in TOLD[audience]:
-        return None
+    """The template that an audience is sent at an event; None when the event is not for them."""
+    return None if audience == "responders" or event not in TOLD[audience] else template_of(audience, event)
+
+
+def template_of(audience: Audience, event: Event) -> TemplateName:
+    """The template that says how things stand at an event; responders, who have none, read the executives'."""
     match audience:
         case "public":
-            names: dict[str, TemplateName] = {
-                "investigating": "status-investigating",
-                "identified": "status-identified",
-                "resolved": "status-resolved",
-            }
-            return names[_PHASES[event]]
+            return _STATUS[_PHASES[event]]
         case "validators":
             return "validator-alert"
         case "providers":
