@@ -21,6 +21,8 @@ GROUPS: Final = {
     "signer": "The remote signer of a validator: run, status, found.",
     "sign-state": "Sign states of file-based validators: ship them to the regions, show what the regions hold.",
     "controller": "The failover controller of a region: run, status.",
+    "bcp": "The business continuity plan: status, messages, deadlines.",
+    "notify": "Whom the site tells of incidents: test the channels.",
     "lab": "The embedded three-region network: up, down, status, faults.",
     "site": "Site files: check and show.",
     "hsm": "Keys in hardware: reference, check of replicas, inventory.",
