@@ -26,6 +26,7 @@ GROUPS: Final = {
     "lab": "The embedded three-region network: up, down, status, faults.",
     "site": "Site files: check and show.",
     "hsm": "Keys in hardware: reference, check of replicas, inventory.",
+    "report": "Evidence of incidents and drills: INCIDENT or --all as pages and PDFs, verify.",
 }
 
 

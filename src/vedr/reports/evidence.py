@@ -14,7 +14,7 @@ from typing import Final, Literal
 from vedr.errors import InvalidInputError
 from vedr.ledger import Digest, Entry, RunId
 from vedr.reports.record import Proof, Record
-from vedr.reports.spans import Span, spans_of
+from vedr.reports.spans import ATTEMPTS, Span, spans_of
 from vedr.runbook import timing
 from vedr.runbook.timing import StepRow, Timing, millis
 from vedr.signature import Json
@@ -101,6 +101,26 @@ class Evidence:
     head_seq: int
     head: Digest
     entries: tuple[Entry, ...]
+
+    @property
+    def retried_ms(self) -> int:
+        """Attempts at steps that failed or were interrupted, and were made again; a step's own time is its last."""
+        spent = 0
+        for step in self.steps:
+            attempts = [one for one in self.spans if one.step == step.row.key and one.kind in ATTEMPTS]
+            spent += sum(one.length_ms for one in attempts[:-1])
+        return min(spent, self.timing.overhead_ms)
+
+    @property
+    def overhead_ms(self) -> int:
+        return self.timing.overhead_ms - self.retried_ms
+
+    @property
+    def critical_path(self) -> tuple[tuple[str, int], ...]:
+        """What the total consists of, longest first."""
+        parts = [part for part in self.timing.critical_path if part[0] != "vedr itself"]
+        parts += [("earlier attempts", self.retried_ms), ("vedr itself", self.overhead_ms)]
+        return tuple(sorted((part for part in parts if part[1]), key=lambda part: -part[1]))
 
     @property
     def share_of_target_pct(self) -> int:
@@ -222,7 +242,14 @@ def _losses(entries: Sequence[Entry]) -> Iterator[Fact]:
         source = _text(entry.payload, "step") or entry.kind
         for name, value in _named_values(dict(entry.payload), 0):
             if _LOSS.fullmatch(name):
-                yield Fact(name, str(value), source)
+                yield Fact(_plainly(name), str(value), source)
+
+
+def _plainly(name: str) -> str:
+    """`rpo_s` as RPO (s), `lost_blocks` as lost blocks."""
+    words, _, unit = name.rpartition("_")
+    text = f"{words} ({unit})" if unit in ("s", "ms") else name
+    return text.replace("_", " ").replace("rpo", "RPO")
 
 
 def _named_values(value: Json, depth: int) -> Iterator[tuple[str, Json]]:

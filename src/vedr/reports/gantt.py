@@ -1,6 +1,7 @@
 """A run as two pictures: its whole time against the target, and each step against its budget on one time line.
 
-Guarantees: drawn from the evidence alone; waiting for people, interruption and failure have colours and rows of their own.
+Guarantees: drawn from the evidence alone; waiting for people, interruption and failure have colours of
+their own.
 Leaves out: figures, which the page's table has.
 """
 
@@ -24,7 +25,8 @@ _TICKS_MS: Final = (
     *(100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 30_000, MINUTE_MS, 2 * MINUTE_MS, 5 * MINUTE_MS),
     *(10 * MINUTE_MS, 20 * MINUTE_MS, 30 * MINUTE_MS, HOUR_MS, 2 * HOUR_MS, 6 * HOUR_MS, 12 * HOUR_MS, DAY_MS),
 )
-_MAX_TICKS: Final = 8
+_NEVER_MS: Final = 1 << 62
+_MAX_TICKS: Final = 6
 
 _COLOURS: Final[dict[SpanKind, str]] = {
     "before": "grey",
@@ -39,7 +41,9 @@ _COLOURS: Final[dict[SpanKind, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """One line of the picture; `over` when the step took longer than its budget."""
+
     label: str
     figures: str
     spans: tuple[Span, ...]
@@ -49,7 +53,7 @@ class _Row:
 
 def draw_gantt(evidence: Evidence) -> str:
     """Each step on its row, with its budget behind it."""
-    rows = _rows(evidence)
+    rows = rows_of(evidence)
     measured = evidence.timing
     in_view = measured.target_ms <= _TARGET_IN_VIEW * measured.total_ms
     longest = max(measured.total_ms, measured.target_ms if in_view else 0, 1)
@@ -67,32 +71,33 @@ def draw_gantt(evidence: Evidence) -> str:
         canvas.line(x, _TOP - 10, x, bottom, "target", width=2, dash="5 3")
         canvas.text(x, _TOP - 14, f"target {span(measured.target_ms)}", "bad", size=11, bold=True, end="middle")
     else:
-        words = f"target {span(measured.target_ms)} lies beyond →"
-        canvas.text(_LABELS + _CHART, _TOP - 14, words, "soft", size=11, end="end")
+        canvas.text(WIDTH, bottom + 26, f"target {span(measured.target_ms)}, not in view", "soft", size=11, end="end")
     _legend(canvas, evidence, bottom + 26)
     return str(canvas)
 
 
-def _rows(evidence: Evidence) -> list[_Row]:
+def rows_of(evidence: Evidence) -> list[Row]:
+    """The lines, in the order in which they begin; what did not happen comes last."""
+
     def of(step: str, *kinds: SpanKind) -> tuple[Span, ...]:
         return tuple(one for one in evidence.spans if one.step == step and (not kinds or one.kind in kinds))
 
     rows = []
     if before := of("", "before"):
-        rows.append(_Row("Before the run", span(before[0].length_ms), before))
+        rows.append(Row("Before the run", span(before[0].length_ms), before))
     for step in evidence.steps:
         took = "not run" if step.row.took_ms is None else span(step.row.took_ms)
         figures = f"{took} of {span(step.row.budget_ms)}"
         waited = f" + {span(step.row.waited_ms)} wait" if step.row.waited_ms else ""
         spans = of(step.row.key, "step", "failed", "running", "interrupted step", "waiting")
-        rows.append(_Row(step.row.title, figures + waited, spans, step.row.budget_ms, step.row.over_budget))
+        rows.append(Row(step.row.title, figures + waited, spans, step.row.budget_ms, step.row.over_budget))
     if waiting := of("", "waiting"):
-        rows.append(_Row("Waiting for people", span(sum(one.length_ms for one in waiting)), waiting))
+        rows.append(Row("Waiting for people", span(sum(one.length_ms for one in waiting)), waiting))
     if away := of("", "interrupted"):
-        rows.append(_Row("Interrupted", span(sum(one.length_ms for one in away)), away))
+        rows.append(Row("Interrupted", span(sum(one.length_ms for one in away)), away))
     if undone := tuple(one for one in evidence.spans if one.kind == "undo"):
-        rows.append(_Row("Taking steps back", span(sum(one.length_ms for one in undone)), undone))
-    return rows
+        rows.append(Row("Taking steps back", span(sum(one.length_ms for one in undone)), undone))
+    return sorted(rows, key=lambda row: min((one.start_ms for one in row.spans), default=_NEVER_MS))
 
 
 def _axis(canvas: Canvas, longest: int, scale: float, bottom: float) -> None:
@@ -100,12 +105,10 @@ def _axis(canvas: Canvas, longest: int, scale: float, bottom: float) -> None:
     for at_ms in range(0, longest + 1, tick):
         x = _LABELS + at_ms * scale
         canvas.line(x, _TOP - 4, x, bottom, "grid")
-        canvas.text(
-            x, _TOP - 24 if at_ms else _TOP - 24, span(at_ms) if at_ms else "detected", "soft", size=11, end="middle"
-        )
+        canvas.text(x, _TOP - 24, span(at_ms) if at_ms else "detected", "soft", size=11, end="middle")
 
 
-def _draw_row(canvas: Canvas, row: _Row, y: float, scale: float) -> None:
+def _draw_row(canvas: Canvas, row: Row, y: float, scale: float) -> None:
     canvas.text(0, y + 18, clipped(row.label, _LABELS - 10, 13), size=13)
     canvas.text(
         WIDTH, y + 18, clipped(row.figures, _FIGURES - 14, 12), "bad" if row.over else "soft", size=12, end="end"

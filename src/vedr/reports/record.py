@@ -2,16 +2,17 @@
 
 Guarantees: a chain that does not hold is told apart from one that does, and what can still be read of it is kept apart
 from what is proven.
-Leaves out: how runs hold one another (`Journal.verify`), which the index asks.
+Leaves out: the pins between runs that were not read, which `vedr ledger verify` checks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from vedr.errors import NotFoundError, VerificationFailedError
-from vedr.ledger import Entry, RunId, Sealed, check_successor, is_closed, open_entry, verify_chain
-from vedr.runbook.journal import Journal, Recorded
+from vedr.ledger import Entry, RunId, Sealed, check_successor, is_closed, open_entry, pins_of, verify_chain
+from vedr.ports import ObjectStore
+from vedr.runbook.journal import INDEX_ROOT, Journal, Recorded
 
 Proof = Literal["verified", "incomplete", "unverifiable"]
 """`incomplete`: every entry is genuine and in its place, but a region lacks some or did not answer."""
@@ -85,3 +86,34 @@ def _prefix(journal: Journal, run_id: RunId, objects: Mapping[str, bytes]) -> tu
             break
         chain.append(sealed)
     return tuple(chain)
+
+
+def runbooks_by_run(journal: Journal) -> dict[RunId, str]:
+    """Every run that an answering region knows, oldest first, and its runbook; empty where the index lost it."""
+
+    def listed(store: ObjectStore) -> set[tuple[str, str]]:
+        keys = (found.key.split("/") for found in store.list(f"{INDEX_ROOT}/"))
+        return {(name, run.removesuffix(".json")) for _, name, run in keys}
+
+    answers = journal.replicas.gather(listed, what="list the runs by runbook")
+    names = {run: name for answer in answers.values() for name, run in answer}
+    return {run_id: names.get(run_id, "") for run_id in journal.runs()}
+
+
+def missing_runs(records: Iterable[Record], known: Container[RunId]) -> tuple[str, ...]:
+    """What these runs' first entries tell of other runs that is not so any more: one sentence for each.
+
+    Args:
+        records: Runs that were read.
+        known: Every run that the regions list.
+    """
+    read = {record.run_id: record for record in records}
+    problems = []
+    for record in read.values():
+        for pin in pins_of(record.chain[0].entry) if record.chain else ():
+            pinned = read.get(pin.run_id)
+            if pin.run_id not in known:
+                problems.append(f"run {pin.run_id} was removed: run {record.run_id} knew it up to entry {pin.seq}")
+            elif pinned and (len(pinned.chain) <= pin.seq or pinned.chain[pin.seq].digest != pin.digest):
+                problems.append(f"run {pin.run_id} entry {pin.seq} is not the one that run {record.run_id} knew")
+    return tuple(problems)

@@ -37,7 +37,7 @@ REQUIREMENTS: Final = (
         "detection, steps with times, approvals, data lost, every ledger entry",
     ),
     Requirement(
-        "NIST SP 800-34 r1", "5.1-5.3", "backups, and proof that they restore", "index: backup age, verified share"
+        "NIST SP 800-34 r1", "3.4.1", "backups, and proof that they restore", "index: backup age, verified share"
     ),
     Requirement(
         "ISO 22301:2019",

@@ -14,6 +14,7 @@ from vedr.runbook.timing import millis
 
 SpanKind = Literal["before", "step", "failed", "interrupted step", "running", "waiting", "interrupted", "undo"]
 
+ATTEMPTS: Final[frozenset[SpanKind]] = frozenset({"step", "failed", "interrupted step", "running"})
 _ENDS: Final[dict[Kind, SpanKind]] = {"step_completed": "step", "step_failed": "failed"}
 
 

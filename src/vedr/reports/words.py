@@ -3,27 +3,30 @@
 import datetime as dt
 from typing import Final
 
+SECOND_MS: Final = 1000
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
+_FORMS: Final = (
+    (MINUTE_MS, SECOND_MS, ("{} min {:02} s", "{} min"), 60),
+    (HOUR_MS, MINUTE_MS, ("{} h {:02} min", "{} h"), 24),
+    (DAY_MS, HOUR_MS, ("{} d {} h", "{} d"), 1 << 40),
+)
+"""Unit, its part, how both and the unit alone are written, and up to how many of the unit."""
 
 
 def span(ms: int) -> str:
-    """Such as 840 ms, 4.2 s, 2 min 41 s, 1 h 03 min, 3 d 4 h."""
+    """Such as 840 ms, 4.2 s, 2 min 41 s, 1 h 03 min, 3 d 4 h; rounded down."""
     if ms < 0:
         return f"-{span(-ms)}"
-    if ms < 1000:  # noqa: PLR2004 - a second
+    if 0 < ms < SECOND_MS:
         return f"{ms} ms"
     if ms < MINUTE_MS:
-        return f"{ms / 1000:.3g} s" if ms < 10_000 else f"{ms // 1000} s"  # noqa: PLR2004 - two digits tell enough
-    if ms < HOUR_MS:
-        minutes, seconds = divmod(ms // 1000, 60)
-        return f"{minutes} min {seconds:02} s" if seconds else f"{minutes} min"
-    if ms < DAY_MS:
-        hours, minutes = divmod(ms // MINUTE_MS, 60)
-        return f"{hours} h {minutes:02} min" if minutes else f"{hours} h"
-    days, hours = divmod(ms // HOUR_MS, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
+        return f"{ms // 100 / 10:g} s" if ms < 10 * SECOND_MS else f"{ms // SECOND_MS} s"
+    whole_ms, part_ms, form, _ = next(one for one in _FORMS if ms < one[0] * one[3])
+    whole, rest = divmod(ms, whole_ms)
+    part = rest // part_ms
+    return form[0].format(whole, part) if part else form[1].format(whole)
 
 
 def moment(when: dt.datetime) -> str:
