@@ -24,7 +24,7 @@ from uuid import UUID
 import httpx
 
 from tasks.showing import PrefectShow
-from vedr.adapters.notify_announcing import announcing
+from vedr.adapters.notify_announcing import EXERCISE, announcing
 from vedr.adapters.site import open_site
 from vedr.errors import VedrError
 from vedr.ledger import RunId
@@ -87,6 +87,8 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
             origin = {"flow_run_id": flow_run_id}
             run_id = new_run_id("inc" if runbook.is_incident else "run", expected_at, seed=flow_run_id)
         listeners += stack.enter_context(announcing(site, is_incident=runbook.is_incident))
+        if EXERCISE.get():
+            origin["exercise"] = True  # also for whoever resumes it
         yield stack.enter_context(
             opened_run(
                 runbook,
