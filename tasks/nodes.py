@@ -23,6 +23,7 @@ from tasks.signing import (
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.backup import restore
 from vedr.chain import quorum, state_sync, sync
+from vedr.chain.light import VerifiedHeader
 from vedr.errors import CorruptError, DeadlineError, UnavailableError, VedrError
 from vedr.failover import node_failure
 from vedr.failover.node_failure import Choice, Evidence, Judgement, Symptom, Way
@@ -130,13 +131,17 @@ def choose_way(ctx: Ctx, judgement: Judgement) -> Choice:
     """Predicts the time of block sync, state sync and a store snapshot; a restart goes first where the data opens."""
     with open_site(ctx.order.site) as opened:
         node = opened.site.node(ctx.order.node)
-        predictions = sync.predict(_situation(opened, node, judgement), _rates(opened))
+        local = Height(0)
+        if judgement.symptom is not Symptom.DATA_LOST:
+            local = Height((tip_of(references(opened, node)) or 0) - (judgement.lag_blocks or 0))
+        predictions = sync.predict(situation(opened, node, local), rates(opened))
     choice = node_failure.choose_way(judgement, ctx.order.way, predictions)
     ctx.say(f"{choice.way}: about {choice.predicted_s:.0f} s, {choice.reason}")
     return choice
 
 
-def _rates(opened: OpenSite) -> sync.Measured:
+def rates(opened: OpenSite) -> sync.Measured:
+    """How fast things are taken to go, cautiously."""
     return sync.Measured(
         apply_blocks_per_s=RATES_BLOCKS_PER_S,
         chain_blocks_per_s=1 / opened.site.chain.block_time_s,
@@ -145,16 +150,14 @@ def _rates(opened: OpenSite) -> sync.Measured:
     )
 
 
-def _situation(opened: OpenSite, node: Node, judgement: Judgement) -> sync.Situation:
+def situation(opened: OpenSite, node: Node, local_height: Height) -> sync.Situation:
+    """Where the node, whose own data reaches `local_height`, and its helpers stand."""
     peers = references(opened, node)
     tip = max(one.status.latest_height for one in peers)
     interval = opened.site.chain.state_sync_interval
     size, snapshot_height = _newest_snapshot(opened)
-    local = Height(0)
-    if judgement.symptom is not Symptom.DATA_LOST:
-        local = Height(tip - (judgement.lag_blocks or 0))
     return sync.Situation(
-        local_height=local,
+        local_height=local_height,
         tip=tip,
         earliest_served=min(one.status.earliest_height for one in peers),
         chain_moves=_moves(opened, peers),
@@ -209,11 +212,12 @@ def _recover(ctx: Ctx, opened: OpenSite, node: Node, way: Way) -> Recovered:
             swap(ctx, opened, node, proven)
             return Recovered(way, proven.snapshot, proven.height, _what_was_brought(proven))
         case Way.BLOCK_SYNC:
-            state_sync.start_afresh(_plan(ctx, opened, node))
+            state_sync.start_afresh(sync_plan(ctx.run_id, opened, node))
             give_sign_state(opened, node)
             return Recovered(way, "", 0, "starts from genesis and fetches all blocks from its peers")
         case Way.STATE_SYNC:
-            return _begin_state_sync(ctx, opened, node)
+            trusted = begin_state_sync(ctx.run_id, opened, node)
+            return Recovered(way, "", 0, f"trusts header {trusted.height} {trusted.hash}")
 
 
 def _what_was_brought(proven: Proven) -> str:
@@ -225,17 +229,21 @@ def _what_was_brought(proven: Proven) -> str:
     )
 
 
-def _begin_state_sync(ctx: Ctx, opened: OpenSite, node: Node) -> Recovered:
+def begin_state_sync(run_id: str, opened: OpenSite, node: Node) -> VerifiedHeader:
+    """Let the stopped node start by state sync; the header that it trusts."""
     servers = [one for one in references(opened, node) if one.node.role != "validator"]
     chosen = [one.node.rpc for one in servers[: sync.STATE_SYNC_SERVERS]]
     trusted = opened.light_client(near=node.region, besides=node.name).verified_tip()
-    state_sync.prepare(_plan(ctx, opened, node), chosen, trusted, trust_period_s=opened.site.chain.trust_period_s)
+    state_sync.prepare(
+        sync_plan(run_id, opened, node), chosen, trusted, trust_period_s=opened.site.chain.trust_period_s
+    )
     give_sign_state(opened, node)
-    return Recovered(Way.STATE_SYNC, "", 0, f"trusts header {trusted.height} {trusted.hash}")
+    return trusted
 
 
-def _plan(ctx: Ctx, opened: OpenSite, node: Node) -> state_sync.StateSyncPlan:
-    return state_sync.StateSyncPlan(opened.files.home(node), ctx.run_id)
+def sync_plan(run_id: str, opened: OpenSite, node: Node) -> state_sync.StateSyncPlan:
+    """Where the run keeps what state sync and block sync set aside."""
+    return state_sync.StateSyncPlan(opened.files.home(node), run_id)
 
 
 @step(title="Guard against a second signature", budget_s=25, retry=PROBE)
@@ -270,7 +278,7 @@ def monitor_sync(ctx: Ctx, recovered: Recovered) -> CaughtUp:
 
 def _replace_by_snapshot(ctx: Ctx, opened: OpenSite, node: Node) -> sync.CatchUp:
     ensure_stopped(ctx, opened, node)
-    state_sync.undo(_plan(ctx, opened, node))
+    state_sync.undo(sync_plan(ctx.run_id, opened, node))
     proven = bring(ctx, opened, node, points_of(opened))
     swap(ctx, opened, node, proven)
     start_guarded(opened, node, guard(opened, node, ctx.say))
@@ -293,6 +301,6 @@ def tidy_up(ctx: Ctx, caught_up: CaughtUp) -> str:
         home = opened.files.home(node)
         if caught_up.way is Way.RESTART:
             return "nothing was kept"
-        state_sync.finish(_plan(ctx, opened, node))
+        state_sync.finish(sync_plan(ctx.run_id, opened, node))
         restore.discard_staged(home, ctx.run_id)
         return "the old data is removed"

@@ -53,6 +53,9 @@ class Chain(Frozen):
     inspect_deep: tuple[str, ...] = Field(
         default=(), description="reads every key of the application's state as well; empty: the program can't"
     )
+    rollback: tuple[str, ...] = Field(
+        default=(), description="takes a stopped node one block back, its application too; empty: the program can't"
+    )
     genesis: Path
     genesis_sha256: HexKey
     trust_height: int = Field(default=0, ge=0)
