@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tasks.corruption_orders import DataCorruption
 from tasks.observing import references
 from tasks.orders import BackupRestore, SingleNodeFailure
 from vedr.adapters.site import OpenSite
@@ -26,7 +27,7 @@ NEXT_BLOCK_TIMES: Final = 15.0  # block times that a next block may take before 
 STALL_S: Final = 30.0  # nothing at all changed for this long: a sync has stalled
 CATCH_UP_DEADLINE_S: Final = 900.0
 
-NodeContext = Context[BackupRestore] | Context[SingleNodeFailure]
+NodeContext = Context[BackupRestore] | Context[SingleNodeFailure] | Context[DataCorruption]
 
 
 @dataclass(frozen=True, slots=True)
