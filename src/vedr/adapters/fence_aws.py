@@ -33,7 +33,8 @@ def open_client(service: str, cloud_region: str, *, endpoint: str | None, creden
         "aws_access_key_id": credentials.access_key,
         "aws_secret_access_key": credentials.secret_key,
     }
-    return boto3.client(
+    make: Any = boto3.client  # its stubs want each service by name
+    return make(
         service,
         region_name=cloud_region,
         endpoint_url=endpoint,

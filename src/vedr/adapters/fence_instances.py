@@ -2,8 +2,8 @@
 
 Guarantees: before a machine is stopped it leaves its Auto Scaling group, whose wanted size goes down with it, and its
 alarms' recover, reboot and start actions are switched off; `state` is what EC2's control plane says of just this id.
-Leaves out: schedules and rules that start machines from outside (EventBridge, Instance Scheduler), which no call lists by
-machine: keep signers out of them.
+Leaves out: schedules and rules that start machines from outside (EventBridge, Instance Scheduler), which no call lists
+by machine: keep signers out of them.
 """
 
 from typing import Any, Final, get_args

@@ -2,10 +2,10 @@
 
 Guarantees: `denied_since` is a moment only when every network interface of the machine has the quarantine group and no
 other, and that group has no rule, asked of EC2 now; the moment was written after all that had become so.
-Leaves out: connections that are open already.  EC2 keeps letting packets of a tracked connection through after its rule is
-gone, so the deny alone is no fence: it is one together with two people who, later, saw the process stopped.  Link-local
-services (DNS, time, metadata) are no matter of security groups.  Lifting is done by hand; each interface keeps its former
-groups in a tag.
+Leaves out: connections that are open already.  EC2 keeps letting packets of a tracked connection through after its rule
+is gone, so the deny alone is no fence: it is one together with two people who, later, saw the process stopped.
+Link-local services (DNS, time, metadata) are no matter of security groups.  Lifting is done by hand; each interface
+keeps its former groups in a tag.
 """
 
 import datetime as dt

@@ -89,6 +89,7 @@ def _chain(plan: Plan) -> dict[str, Any]:
         "start_isolated": [program, "start", "--home", "{home}", "--isolated", "--rpc-listen", "{rpc}"],
         "inspect": [program, "inspect", "--home", "{home}", "--data", "{data}"],
         "inspect_deep": [program, "inspect", "--home", "{home}", "--data", "{data}", "--deep"],
+        "rollback": [program, "rollback", "--home", "{home}"],
         "genesis": str(genesis),
         "genesis_sha256": hashlib.sha256(genesis.read_bytes()).hexdigest(),
         "state_sync_interval": plan.template.chain.snapshot_interval,
