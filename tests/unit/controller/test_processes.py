@@ -84,6 +84,14 @@ class Watched:
         assert done.returncode in (0, 6, 7), done.stderr
         return json.loads(done.stdout)
 
+    def shown(self) -> str:
+        command = [*VEDR, "controller", "status", "--site", str(self.site)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def metric(self, region: str, line: str) -> bool:
         with contextlib.suppress(OSError):
             url = f"http://127.0.0.1:{self.metrics[region]}/metrics"
@@ -148,6 +156,10 @@ def test_a_holder_that_stands_still_loses_its_lease_and_does_not_act_when_it_wak
     assert status["vantages"]["ap-south"] is None
     assert watched.metric("eu-west", 'vedr_controller_agreed_down{vantage="eu-west",kind="zone",name="ap-south-1a"} 1')
     assert watched.prefect.runs == {}
+    shown = watched.shown()
+    assert "the lease is held by eu-west/" in shown
+    assert "by hand: vedr run RB-DR-002 --zone=ap-south-1a" in shown
+    assert "ap-south: no report" in shown
 
     watched.processes["eu-west"].terminate()
     assert watched.processes["eu-west"].wait(timeout=30) == 0
