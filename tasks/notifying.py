@@ -45,15 +45,16 @@ def announce(
         links: Where to look, besides Prefect's page.
         about: Tells apart several announcements of one event in one run.
     """
+    incident = incident_of(opened.journal.read(ctx.run_id).entries)
     announced = tell(
         opened,
-        incident_of(opened.journal.read(ctx.run_id).entries),
+        incident,
         event,
         facts,
         severity=severity,
         links=links,
         about=about,
-        exercise=EXERCISE.get(),
+        exercise=EXERCISE.get() or incident.exercise,
         repeated=ctx.resuming,
     )
     ctx.say(str(announced))

@@ -156,7 +156,9 @@ class Announcer:
             raise NotFoundError(f"entry {seq} is not in a majority of regions yet", remedy="See vedr ledger show.")
         incident = incident_of(entries[: seq + 1])
         facts = _facts(entries[seq])
-        announced = tell(self._opened, incident, event, facts, about=str(seq), exercise=self._exercise)
+        announced = tell(
+            self._opened, incident, event, facts, about=str(seq), exercise=self._exercise or incident.exercise
+        )
         for delivery in announced.deliveries:
             if delivery.state == "failed":
                 log.warning("run %s is %s: not told by %s", run_id, event, delivery)

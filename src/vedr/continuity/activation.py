@@ -145,7 +145,8 @@ def _stable(standing: Standing) -> str:
 def _holding(before: Standing | None, signals: Signals, assessment: Assessment) -> dict[Criterion, dt.datetime]:
     seen: dict[Criterion, bool | None] = {
         "halted": _is_down(assessment, Function.BLOCKS),
-        "users": None if assessment.affected_pct is None else assessment.affected_pct > SEV1_USERS_PCT,
+        # not the share by a halt, which has its own criterion and its five minutes
+        "users": None if signals.unreached_pct is None else signals.unreached_pct > SEV1_USERS_PCT,
         "regions": None if signals.lost_regions is None else len(signals.lost_regions) >= SEVERAL_REGIONS,
         "breach": None if signals.breach is None else signals.breach == "confirmed",
     }

@@ -10,11 +10,11 @@ while anything is overdue).
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from vedr.continuity.incident import Incident, incident_of
+from vedr.continuity.incident import Incident, incident_of, is_exercise
 from vedr.errors import ConflictError, InvalidInputError, NotFoundError
 from vedr.ledger import Entry, RunId
 from vedr.runbook.journal import Journal
@@ -105,12 +105,6 @@ def all_deadlines(journal: Journal) -> tuple[Deadline, ...]:
         if entries and not is_exercise(entries):
             found += deadlines_of(incident_of(entries), words, now)
     return tuple(found)
-
-
-def is_exercise(entries: Sequence[Entry]) -> bool:
-    """Whether a drill ran it."""
-    opened: Mapping[str, Json] = entries[0].payload
-    return bool(opened.get("exercise") or opened.get("drill"))
 
 
 def done_words(journal: Journal) -> tuple[Done, ...]:

@@ -60,6 +60,7 @@ class Incident:
     steps_total: int
     running: str
     error: str
+    exercise: bool = False
 
     @property
     def name(self) -> str:
@@ -96,7 +97,13 @@ def incident_of(entries: Sequence[Entry]) -> Incident:
         steps_total=len(measured.rows),
         running=next((row.title for row in measured.rows if row.state == "running"), ""),
         error=_error(entries) if state in ("open", "paused", "refused", "failed") else "",
+        exercise=is_exercise(entries),
     )
+
+
+def is_exercise(entries: Sequence[Entry]) -> bool:
+    """Whether a drill ran it."""
+    return bool(entries) and entries[0].payload.get("exercise") is True
 
 
 def default_severity(runbook: str, order: Mapping[str, str]) -> Severity:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from vedr.chain import quorum
 from vedr.chain.quorum import PowerMap
-from vedr.continuity.deadlines import is_exercise
+from vedr.continuity.incident import is_exercise
 from vedr.continuity.signals import Answering, Breach, OpenIncident, Percent, Signals
 from vedr.errors import VedrError
 from vedr.failover.health import Answer
