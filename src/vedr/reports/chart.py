@@ -15,7 +15,7 @@ from vedr.reports.words import span
 WIDTH: Final = 1000.0
 HEIGHT: Final = 190.0
 _LEFT: Final = 92.0
-_RIGHT: Final = 24.0
+_RIGHT: Final = 44.0
 _TOP: Final = 22.0
 _BOTTOM: Final = 34.0
 _LABELS: Final = 6  # dates under the chart
@@ -53,7 +53,7 @@ def draw_series(title: str, points: Sequence[Point]) -> str:
         canvas.text(_LEFT - 8, y(value) + 4, span(value), "soft", size=11, end="end")
     if limit is not None and limit <= top_ms:
         canvas.line(_LEFT, y(limit), WIDTH - _RIGHT, y(limit), "target", width=2, dash="5 3")
-        canvas.text(WIDTH - _RIGHT, y(limit) - 5, f"target {span(limit)}", "bad", size=11, bold=True, end="end")
+        canvas.text(_LEFT + 6, y(limit) - 5, f"target {span(limit)}", "bad", size=11, bold=True)
     elif limit is not None:
         canvas.text(WIDTH - _RIGHT, 13, f"target {span(limit)}, far above", "soft", size=11, end="end")
     canvas.polyline([(x(point.at), y(point.value_ms)) for point in points], "plot")

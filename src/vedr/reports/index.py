@@ -14,7 +14,7 @@ from vedr.reports.chart import Point, draw_series
 from vedr.reports.evidence import Evidence
 from vedr.reports.pages import TONES, Card, Imprint
 from vedr.reports.templates import environment
-from vedr.reports.trends import Ended, Job, hints, jobs, series, verified_share
+from vedr.reports.trends import STALE_MS, Ended, Job, hints, jobs, series, verified_share
 from vedr.reports.words import moment, span
 
 
@@ -114,7 +114,7 @@ def _cards(overview: Overview, backups: Sequence[Job]) -> Sequence[Card]:
     good, proofs = verified_share(overview.scheduled)
     snapshots = [job for job in backups if job.name.startswith("chain-snapshot")]
     ages = [job.age_ms for job in snapshots if job.age_ms is not None]
-    stale = len(ages) < len(snapshots)
+    stale = len(ages) < len(snapshots) or any(age_ms > STALE_MS for age_ms in ages)
     return (
         Card("Targets met", f"{met} of {ended}", "ended incidents and drills", "good" if met == ended else "bad"),
         Card(
@@ -125,9 +125,9 @@ def _cards(overview: Overview, backups: Sequence[Job]) -> Sequence[Card]:
         ),
         Card(
             "Newest chain snapshot",
-            "none" if not ages or stale else f"{span(max(ages))} old",
+            "none" if len(ages) < len(snapshots) else f"{span(max(ages))} old",
             "the oldest of the regions' newest",
-            "bad" if not ages or stale else "",
+            "bad" if stale else "good",
         ),
         Card(
             "Snapshots proven by boot",

@@ -156,6 +156,7 @@ class _Sheet:
     def table(self, head: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[str]]) -> None:
         self._font(8, _INK)
         self.pdf.set_draw_color(*_LINE)
+        self.pdf.set_fill_color(255, 255, 255)
         with self.pdf.table(
             borders_layout=TableBordersLayout.HORIZONTAL_LINES,
             col_widths=tuple(widths),

@@ -108,12 +108,13 @@ def missing_runs(records: Iterable[Record], known: Container[RunId]) -> tuple[st
         known: Every run that the regions list.
     """
     read = {record.run_id: record for record in records}
-    problems = []
+    broken: dict[str, list[RunId]] = {}
     for record in read.values():
         for pin in pins_of(record.chain[0].entry) if record.chain else ():
             pinned = read.get(pin.run_id)
             if pin.run_id not in known:
-                problems.append(f"run {pin.run_id} was removed: run {record.run_id} knew it up to entry {pin.seq}")
+                broken.setdefault(f"run {pin.run_id} was removed", []).append(record.run_id)
             elif pinned and (len(pinned.chain) <= pin.seq or pinned.chain[pin.seq].digest != pin.digest):
-                problems.append(f"run {pin.run_id} entry {pin.seq} is not the one that run {record.run_id} knew")
-    return tuple(problems)
+                what = f"run {pin.run_id} was cut or replaced at entry {pin.seq}"
+                broken.setdefault(what, []).append(record.run_id)
+    return tuple(f"{what}: {len(by)} later runs knew it, {by[0]} first" for what, by in broken.items())

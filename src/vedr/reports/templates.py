@@ -4,6 +4,7 @@ Nothing is loaded from anywhere: the style is in the page, pictures are inline S
 forbids scripts and requests, so that text from a ledger can't do anything even where escaping failed.
 """
 
+import functools
 import json
 from typing import Final
 
@@ -40,6 +41,7 @@ h1{font-size:28px;line-height:1.2;margin:2px 0 4px}h2{font-size:18px;margin:30px
 .alarm{background:#c62828;color:#fff;padding:14px 18px;border-radius:4px;margin:16px 0;print-color-adjust:exact;
 -webkit-print-color-adjust:exact}.alarm b{font-size:20px}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(280px,1fr));gap:10px}
+.four{grid-template-columns:repeat(auto-fit,minmax(225px,1fr))}
 .card{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:10px 12px;overflow-wrap:anywhere}
 .card span{display:block;color:var(--soft);font-size:12px}.card strong{font-size:17px}
 .card small{display:block;color:var(--soft)}
@@ -163,7 +165,7 @@ _INDEX: Final = """{% extends "base" %}
 {% if problems %}<div class="alarm"><b>The ledger does not hold.</b>
 {% for problem in problems %}<p>{{ problem|shown }}</p>{% endfor %}</div>{% endif %}
 <div class="banner {{ tone }}"><b class="{{ tone }}">{{ headline|shown }}</b><p>{{ story|shown }}</p></div>
-<div class="cards">{% for card in cards %}<div class="card"><span>{{ card.name|shown }}</span>
+<div class="cards four">{% for card in cards %}<div class="card"><span>{{ card.name|shown }}</span>
 <strong class="{{ card.tone }}">{{ card.value|shown }}</strong><small>{{ card.more|shown }}</small></div>
 {% endfor %}</div>
 {% if hints %}<section><h2>To review</h2>{% for hint in hints %}<p class="note">{{ hint|shown }}</p>
@@ -208,8 +210,9 @@ def pretty(value: Json) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
 
 
+@functools.cache
 def environment() -> Environment:
-    """The templates; every value is escaped, an undefined one is an error."""
+    """The templates, compiled once; every value is escaped, an undefined one is an error."""
     made = Environment(
         loader=DictLoader({"base": _BASE, "run": _RUN, "index": _INDEX, "footer": _FOOTER}),
         autoescape=True,

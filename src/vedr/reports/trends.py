@@ -13,11 +13,12 @@ from typing import Final
 
 from vedr.ledger import Entry
 from vedr.reports.evidence import Evidence
-from vedr.reports.words import span
+from vedr.reports.words import HOUR_MS, span
 from vedr.runbook.timing import millis
 
 BACKUP_JOBS: Final = ("chain-snapshot", "provider-state-backup", "config-backup", "key-backup")
 VERIFY_JOB: Final = "snapshot-verify"
+STALE_MS: Final = 24 * HOUR_MS  # the age at which VirtEngine alerts (dr_backup_age_hours)
 MIN_SAMPLES: Final = 3
 FAR_BELOW_PCT: Final = 20  # a target that was never used to a fifth says little about readiness
 NEAR_PCT: Final = 80  # a target that was nearly used up will be missed on a bad day
@@ -74,9 +75,10 @@ def ended(job: str, entries: Sequence[Entry]) -> Ended:
     return Ended(job, region, last.time, outcome if last.kind == "closed" and isinstance(outcome, str) else "open")
 
 
-def jobs(runs: Iterable[Ended], now: dt.datetime) -> tuple[Job, ...]:
-    """Each job's record, a region apart where runs have one."""
-    by_name: dict[str, list[Ended]] = {}
+def jobs(runs: Sequence[Ended], now: dt.datetime) -> tuple[Job, ...]:
+    """Each job's record, a region apart where runs have one; a job that never ran is there too."""
+    ran = {run.job for run in runs}
+    by_name: dict[str, list[Ended]] = {job: [] for job in (*BACKUP_JOBS, VERIFY_JOB) if job not in ran}
     for run in sorted(runs, key=lambda run: run.at):
         by_name.setdefault(f"{run.job} {run.region}".strip(), []).append(run)
     return tuple(_job(name, of_it, now) for name, of_it in sorted(by_name.items()))
