@@ -13,6 +13,8 @@ from pydantic import Field, StringConstraints, model_validator
 from vedr.errors import InvalidInputError, RefusedError
 from vedr.targets import MINUTE_S, Frozen, RunbookId
 
+Asking = RunbookId | Literal["failback"]
+"""Runbooks that may ask; a name that is none is refused, since it would ask nobody."""
 People = Literal["none", "one", "two"]
 PEOPLE: Final[dict[People, int]] = {"none": 0, "one": 1, "two": 2}
 
@@ -24,7 +26,7 @@ Person = Annotated[str, StringConstraints(pattern=PERSON)]
 class Approval(Frozen):
     """How many people each runbook asks, who they may be, and how long it waits for them."""
 
-    runbooks: dict[RunbookId, People] = Field(
+    runbooks: dict[Asking, People] = Field(
         default_factory=dict, description="people who have to agree, by runbook; one that is not named asks nobody"
     )
     people: tuple[Person, ...] = Field(default=(), description="who may answer; empty: whoever has the site's file")

@@ -9,7 +9,8 @@ For each step:
 4. It is executed, again as its policy says after transient errors: by the orchestrator, or plainly.
 5. `step_completed` with the result, or `step_failed`, goes into the ledger.
 
-Guarantees: nothing acts without its `step_started` in a majority of regions; a completed step is never executed
+Guarantees: nothing acts without its `step_started` in a majority of regions, nor before the people agreed whom the
+site asks; a completed step is never executed
 again; an overrun is recorded and announced, also when it is only predicted, and never ends a run; a run that fails
 stays open.
 Leaves out: what steps do; each must be safe to repeat, and is told (`resuming`) when an earlier process began it.
@@ -135,6 +136,7 @@ class Run(Generic[O]):
         self._medians = dict(medians or {})
         self._approval = approval or Approval()
         self._inboxes = tuple(inboxes)
+        self._agreed = False
         self._monotonic = monotonic
         self._sleep = sleep
         self._results = {
@@ -160,6 +162,8 @@ class Run(Generic[O]):
         if one.key in self._results:  # (1)
             self._tell("say", f"{one.title}: was completed before, its recorded result is used")
             return one.decode(self._results[one.key])
+        if one.acts and not self._agreed and self._approval.needed(self.runbook.id):
+            self.approve(self.runbook.plan_of_steps(self.order))
         self._check_leases()  # (2)
         resuming = one.key in self._begun
         self._record(  # (3)
@@ -193,6 +197,8 @@ class Run(Generic[O]):
     def approve(self, plan: Plan) -> None:
         """Go on only when as many people agree to this plan as the site's policy asks for; at once when it asks nobody.
 
+        A run that does not say itself what it plans is asked about by its steps, before the first that acts.
+
         Raises:
             RefusedError: the plan says itself why it must not be carried out, somebody refused it, or (UnansweredError)
                 too few answered in time: then the run stays open, and answers given later count when it is resumed.
@@ -200,6 +206,7 @@ class Run(Generic[O]):
         plan.check()
         if not self._approval.needed(self.runbook.id):
             self.note("the site's policy asks nobody to approve", digest=plan.digest)
+            self._agreed = True
             return
         asker = Asker(
             run_id=self.run_id,
@@ -219,6 +226,7 @@ class Run(Generic[O]):
             self._monotonic,
             self._sleep,
         ).settle(plan)
+        self._agreed = True
 
     @contextlib.contextmanager
     def waiting(self, what: str, **facts: Json) -> Iterator[None]:
@@ -319,7 +327,7 @@ class Run(Generic[O]):
                 "met": now_ms <= measured.target_ms,
                 "waiting_ms": measured.waiting_ms,
                 "steps": took,
-                "not_done": _not_done(measured),
+                "not_done": [*timing.not_done(measured)],
                 **more,
             },
         )
@@ -474,12 +482,6 @@ class Run(Generic[O]):
         finally:
             stopped.set()
             thread.join()
-
-
-def _not_done(measured: Timing) -> list[Json]:
-    """Steps that were not completed; one that was done by name (`start_node:validator-0`) is in these."""
-    by_name = {row.key.split(":", 1)[0] for row in measured.rows if ":" in row.key}
-    return [row.key for row in measured.rows if row.state != "completed" and row.key not in by_name]
 
 
 def describe(error: BaseException) -> dict[str, Json]:

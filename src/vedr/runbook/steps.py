@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError
 from vedr.errors import InvalidInputError
 from vedr.ledger import RunId
 from vedr.runbook.order import Order
-from vedr.runbook.plan import Plan
+from vedr.runbook.plan import Action, Plan
 from vedr.signature import Json
 from vedr.targets import RUNBOOK_RTO_S
 
@@ -272,6 +272,14 @@ class Runbook(Generic[O]):
 
     def has(self, base_key: str) -> bool:
         return any(one.base_key == base_key for one in self.steps)
+
+    def plan_of_steps(self, order: O) -> Plan:
+        """What any run of this order may do, for a runbook that has no plan of its own: the steps that act."""
+        where = ", ".join(self.subjects(order))
+        actions = tuple(Action(one.title, where, one.budget_s, one.effect) for one in self.steps if one.acts)
+        given = order.model_dump(mode="json", exclude_defaults=True, exclude={"incident", "detected_at"})
+        notes = tuple(f"{name}: {value}" for name, value in given.items())
+        return Plan(f"{self.id} {self.title}", actions, notes)
 
     def bind(self, body: Callable[[O], object]) -> None:
         """Say which function performs it, so that it can be found from the runbook; once."""

@@ -206,6 +206,12 @@ def forecast(
     return Forecast(elapsed_ms + left_ms, target_ms, basis)
 
 
+def not_done(measured: Timing) -> tuple[str, ...]:
+    """Steps that were not completed; one that was done by name (`start_node:validator-0`) is in these."""
+    by_name = {row.key.split(":", 1)[0] for row in measured.rows if ":" in row.key}
+    return tuple(row.key for row in measured.rows if row.state != "completed" and row.key not in by_name)
+
+
 def medians(closings: Iterable[Mapping[str, Json]]) -> dict[str, int]:
     """The median duration of each step over the `closed` payloads of past completed runs."""
     samples: dict[str, list[int]] = {}

@@ -125,6 +125,21 @@ def test_a_run_acts_when_one_person_agreed_and_the_ledger_says_who_and_when(worl
     assert (answered["digest"], answered["at"]) == (PLAN.digest, world.clock.now.isoformat())
 
 
+def test_a_runbook_without_a_plan_of_its_own_asks_before_its_first_step_that_acts(
+    world: World, acted: list[str]
+) -> None:
+    with opened_run(RB, Order(site="lab"), world.journal(), approval=ONE) as run:
+        run._sleep = lambda _: says(world, "zoe", plan=RB.plan_of_steps(Order(site="lab")))(run)
+        run.step(make_plan)
+        assert "waiting" not in kinds(world, run.run_id)
+        run.step(act)
+    [waiting] = [entry.payload for entry in run.entries if entry.kind == "waiting"]
+    asked_about = parse_plan(waiting["plan"])
+    assert [action.what for action in asked_about.actions] == ["Act"]
+    assert asked_about.notes == ("site: lab",)
+    assert acted == [run.run_id]
+
+
 def test_two_people_means_two_different_people(world: World, acted: list[str]) -> None:
     run = perform(world, TWO, [says(world, "zoe"), says(world, "zoe"), says(world, "yan")])
     people = [entry.payload["person"] for entry in run.entries if entry.kind == "answered"]
@@ -350,6 +365,9 @@ def test_a_question_is_gone_when_its_run_went_on_or_was_closed(world: World) -> 
 
 
 def test_a_policy_that_nobody_could_fulfil_is_refused() -> None:
+    with pytest.raises(ValidationError, match="runbooks"):
+        Approval.model_validate({"runbooks": {"RB-DR-03": "two"}})
+    assert Approval.model_validate({"runbooks": {"failback": "one"}}).needed("failback") == 1
     with pytest.raises(ValidationError, match="2 people have to agree, but only 1 may"):
         Approval(runbooks={"RB-DR-003": "two"}, people=("zoe",))
     assert parse_person(" Zoe@VirtEngine.com") == "zoe@virtengine.com"
