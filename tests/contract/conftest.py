@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from loopback_ports import free_port
 
+from vedr.adapters.traffic_memory import MemoryTraffic, Served, calm
 from vedr.adapters.traffic_rfc2136 import DnsTraffic
+from vedr.failover.traffic import Share
 
 
 def _beside(name: str, file: str) -> ModuleType:
@@ -42,6 +44,18 @@ def make_knot(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield make
     for knot in started:
         knot.stop()
+
+
+@pytest.fixture
+def traffic_by_memory() -> Any:
+    """In calm times, over nothing."""
+    site = _parts.make_site()
+    served = Served(calm(site))
+
+    def meddle() -> None:
+        served.names["api"] = Share({**served.names["api"].weights, "gateway-us-east-0": 7}, 60)
+
+    return _parts.Stage(site, MemoryTraffic(site, served), MemoryTraffic(site, served), "api", meddle)
 
 
 @pytest.fixture

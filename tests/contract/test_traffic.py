@@ -1,4 +1,4 @@
-"""What every Traffic backend must do; run against a real server of each kind."""
+"""What every Traffic backend must do; run against a server of each kind, and the fake in memory."""
 
 import concurrent.futures
 import contextlib
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.server
 US = Domain("region", "us-east")
 
 
-@pytest.fixture(params=["rfc2136", "route53", "istio"])
+@pytest.fixture(params=["memory", "rfc2136", "route53", "istio"])
 def stage(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(f"traffic_by_{request.param}")
 

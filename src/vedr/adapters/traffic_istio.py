@@ -91,19 +91,19 @@ class IstioTraffic:
         check_guard(now.picture, change)
         share = change.names[self._config.virtual_service]
         setting = self._locality(share)
-        rule_is_right = now.rule is None or _setting_of(now.rule) == setting
-        if already_serves(now.picture, change, is_weighted=True) and rule_is_right:
-            return False
-        if now.picture.tag != change.expected:
+        serves = already_serves(now.picture, change, is_weighted=True)
+        if not serves and now.picture.tag != change.expected:
             raise ConflictError(
                 f"VirtualService {self._config.virtual_service} in {self._backend.name} is not what the plan was made "
                 "from",
                 remedy="Somebody else changed it: look at it, and plan anew.",
             )
-        if now.rule is not None and not rule_is_right:
+        rule_is_wrong = now.rule is not None and _setting_of(now.rule) != setting
+        if now.rule is not None and rule_is_wrong:
             self._cluster.merge(self._rule_path, _rule_patch(now.rule, setting))
-        self._cluster.merge(self._service_path, self._service_patch(now.service, share, change.guard))
-        return True
+        if not serves:
+            self._cluster.merge(self._service_path, self._service_patch(now.service, share, change.guard))
+        return rule_is_wrong or not serves
 
     def answers(self, names: Collection[str]) -> tuple[Answer, ...]:
         """From the API server, anew; the proxies follow it within seconds and are not asked."""

@@ -317,7 +317,7 @@ def _values(record: RecordSet) -> list[str]:
     if "AliasTarget" not in record:
         return [str(entry["Value"]) for entry in record["ResourceRecords"]]
     try:
-        found = socket.getaddrinfo(record["AliasTarget"]["DNSName"], None, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(record["AliasTarget"]["DNSName"].rstrip("."), None, type=socket.SOCK_STREAM)
     except OSError:
         return []  # then its answers are strangers', and the wait says so
     return [str(entry[4][0]) for entry in found]
