@@ -25,6 +25,7 @@ GROUPS: Final = {
     "notify": "Whom the site tells of incidents: test the channels.",
     "lab": "The embedded three-region network: up, down, status, faults.",
     "site": "Site files: check and show.",
+    "traffic": "What users are sent to: show, check, set.",
     "hsm": "Keys in hardware: reference, check of replicas, inventory.",
     "report": "Evidence of incidents and drills: INCIDENT or --all as pages and PDFs, verify.",
 }
