@@ -26,7 +26,6 @@ def _beside(name: str, file: str) -> ModuleType:
 
 
 _parts = _beside("traffic_parts", "traffic_parts.py")
-_twins = _beside("traffic_kubernetes_twin", "kubernetes_twin.py")
 _istio = _beside("traffic_istio_parts", "traffic_istio_parts.py")
 _route53 = _beside("traffic_route53_parts", "traffic_route53_parts.py")
 
@@ -103,9 +102,10 @@ def traffic_by_route53(make_route53: Callable[..., Any]) -> Any:
 @pytest.fixture
 def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """A cluster with a VirtualService and its DestinationRule."""
-    twin = _twins.Twin(tmp_path, free_port())
+    twins = _beside("traffic_kubernetes_twin", "kubernetes_twin.py")
+    twin = twins.Twin(tmp_path, free_port())
     twin.start()
-    yield lambda **policy: _istio.make_mesh(twin, _twins.TOKEN, policy)
+    yield lambda **policy: _istio.make_mesh(twin, twins.TOKEN, policy)
     twin.stop()
 
 
