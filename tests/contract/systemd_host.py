@@ -19,7 +19,14 @@ from typing import Final
 import pytest
 
 READY_S: Final = 20.0
-TARGETS: Final = ("basic.target", "shutdown.target", "sockets.target", "timers.target", "paths.target", "default.target")
+TARGETS: Final = (
+    "basic.target",
+    "shutdown.target",
+    "sockets.target",
+    "timers.target",
+    "paths.target",
+    "default.target",
+)
 SYSTEMD: Final = "/lib/systemd/systemd"
 SSHD: Final = "/usr/sbin/sshd"
 DBUS: Final = "/usr/bin/dbus-daemon"

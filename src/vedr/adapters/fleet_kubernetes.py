@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Final, Never
 
 from vedr.adapters.kubernetes_api import KubernetesApi, Object, conditions, dig, name_of
-from vedr.errors import DeadlineError, NotFoundError, RefusedError, UnavailableError
+from vedr.errors import ConflictError, DeadlineError, NotFoundError, RefusedError, UnavailableError
 from vedr.policies.fleet import Kubernetes, WorkloadKind
 from vedr.ports import UnitState, UnitStatus
 
 POLL_S: Final = 0.25
+MOST_ATTEMPTS: Final = 10
 KILL_GRACE_S: Final = 1  # the least that is not by force
 NEVER: Final = dt.datetime.fromtimestamp(0, dt.UTC)
 PLURALS: Final[Mapping[WorkloadKind, str]] = {"StatefulSet": "statefulsets", "Deployment": "deployments"}
@@ -45,11 +46,23 @@ class Workload:
         return _wanted(self.api.get(f"{self.path}/scale"))
 
     def scale(self, replicas: int) -> int:
-        """Set the number of replicas; what it was.  ConflictError when somebody else changes it meanwhile."""
+        """Set the number of replicas; what it was.
+
+        The version that a conflict is about changes with every word of the controller too: written again while the
+        number is the one that we read.  ConflictError when somebody else changes the number meanwhile.
+        """
         scale = self.api.get(f"{self.path}/scale")
         was = _wanted(scale)
-        if was != replicas:
-            self.api.replace(f"{self.path}/scale", {**scale, "spec": {"replicas": replicas}})
+        for attempt in range(1, MOST_ATTEMPTS + 1):
+            if _wanted(scale) == replicas:
+                break
+            try:
+                self.api.replace(f"{self.path}/scale", {**scale, "spec": {"replicas": replicas}})
+                break
+            except ConflictError:
+                scale = self.api.get(f"{self.path}/scale")
+                if _wanted(scale) != was or attempt == MOST_ATTEMPTS:
+                    raise
         return was
 
     def pods(self) -> tuple[int, Sequence[Object]]:

@@ -29,7 +29,7 @@ from vedr.chain.inspection import Inspector
 from vedr.chain.light import LightClient
 from vedr.errors import InvalidInputError
 from vedr.inventory import Node, Site, StoreConfig, load_site
-from vedr.ports import Files, Fleet
+from vedr.ports import Files, Fleet, Scaling, ZoneHosts
 from vedr.runbook.journal import Journal
 from vedr.signature import Signer
 
@@ -130,6 +130,11 @@ class OpenSite:
 
     @cached_property
     def fleet(self) -> Fleet:
+        """Stops and starts the site's units."""
+        if self.site.fleet.kind != "lab":
+            from vedr.adapters.fleet_site import open_fleet  # noqa: PLC0415 (SSH and YAML: the lab has neither)
+
+            return open_fleet(self.site, self._closing)
         if self.site.fleet.token is None:
             raise InvalidInputError(
                 "[fleet] has no token", remedy='Refer to the agents\' bearer token: token = "file:…".'
@@ -137,6 +142,20 @@ class OpenSite:
         fleet = LabFleet(self.site.fleet.agents, resolve(self.site.fleet.token).decode())
         self._closing.callback(fleet.close)
         return fleet
+
+    @cached_property
+    def scaling(self) -> Scaling:
+        """Workloads of a region that can be made more; RefusedError where there is no cluster."""
+        from vedr.adapters.fleet_site import open_scaling  # noqa: PLC0415 (the same)
+
+        return open_scaling(self.site, self._closing)
+
+    @cached_property
+    def zone_hosts(self) -> ZoneHosts:
+        """A zone's nodes, cordoned and drained; RefusedError where there is no cluster."""
+        from vedr.adapters.fleet_site import open_zones  # noqa: PLC0415 (the same)
+
+        return open_zones(self.site, self._closing)
 
     @cached_property
     def channels(self) -> "tuple[Channel, ...]":

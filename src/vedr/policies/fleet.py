@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from vedr.policies.names import RegionName, SecretRef, ZoneName
+from vedr.policies.names import NodeName, RegionName, SecretRef, ZoneName
 from vedr.targets import Frozen
 
 UnitName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9@_.-]{0,199}$")]
@@ -21,6 +21,7 @@ SystemdUnit = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9@
 HostAddress = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9.:-]{0,252}$")]
 Login = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 KubernetesName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+InstanceId = Annotated[str, StringConstraints(pattern=r"^i-[0-9a-f]{8,17}$")]
 WorkloadKind = Literal["StatefulSet", "Deployment"]
 
 SCALED: Final = MappingProxyType[str, WorkloadKind](
@@ -125,6 +126,12 @@ class Fleet(Frozen):
     token: SecretRef | None = Field(default=None, description="lab: the agents' bearer token")
     ssh: Ssh | None = None
     kubernetes: Kubernetes | None = None
+    instances: dict[NodeName, InstanceId] = Field(
+        default_factory=dict, description="EC2's id of a node's machine: for the fences that stop it or cut it off"
+    )
+    cloud_credentials: SecretRef | None = Field(
+        default=None, description="JSON {access_key, secret_key}; None: the cloud's own chain"
+    )
 
     @model_validator(mode="after")
     def _kind_has_its_table(self) -> Self:

@@ -30,7 +30,7 @@ def test_the_example_of_production_keeps_every_rule(site: Site) -> None:
     ("old", "new", "line_of", "said"),
     [
         ("workload_pct = 40", "workload_pct = 140", "workload_pct = 140", "less than or equal to 100"),
-        ('unit = "virtengine"\npower', 'color = "red"\nunit = "virtengine"\npower', 'color = "red"', "Extra inputs"),
+        ('role = "validator"', 'role = "validator"\ncolor = "red"', 'color = "red"', "Extra inputs"),
         ('chain_id = "virtengine-1"', 'chain_id = ""', 'chain_id = ""', "match"),
         ('key = "aws-secret:virtengine/dr/site-key"', 'key = "hunter2"', 'key = "hunter2"', "match"),
         ('chain_state = "0 */4 * * *"', 'chain_state = "often"', 'chain_state = "often"', "match"),
