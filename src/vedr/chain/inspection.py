@@ -33,6 +33,10 @@ class Inspected:
     app_hash_recomputed: str | None = None
 
 
+class InconsistentError(CorruptError):
+    """Every database can be read, but they hold different states, from which no node starts."""
+
+
 class Inspector(Protocol):
     """Reads a data folder that no process writes to; changes nothing in it."""
 
@@ -44,13 +48,13 @@ class Inspector(Protocol):
 
 
 def parse_inspected(value: Value, *, deep: bool = False) -> Inspected:
-    """CorruptError when a member is missing or of the wrong kind, or a node could not start from these databases."""
+    """CorruptError when a member is missing or of the wrong kind; InconsistentError when no node starts from it."""
 
     def height(name: str) -> Height:
         return Height(value[name].int32(high=INT64_MAX))
 
     if not value["consistent"].flag():
-        raise CorruptError(
+        raise InconsistentError(
             f"{value.path}: blocks {value['store_height'].raw}, state {value['state_height'].raw} and application "
             f"{value['app_height'].raw} do not belong together",
             remedy="Don't start a node on it: restore a snapshot.",

@@ -7,7 +7,7 @@ Leaves out: gathering the evidence, which is the caller's, so that this is a fun
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from vedr.errors import RefusedError, VerificationFailedError
@@ -102,17 +102,14 @@ def judge(evidence: Evidence, wanted: KindChoice) -> Diagnosis:
     if not evidence.findings:
         raise _nothing_found(evidence)
     if keys := [one for one in evidence.findings if one.subject in KEY_FILES]:
-        raise RefusedError(
-            f"{evidence.node}: {shown(keys)}: keys are never in a configuration backup",
-            remedy="Restore them first: `vedr keys restore`; if they may be in other hands, run RB-DR-005.",
-        )
+        raise _keys_missing(evidence.node, keys)
     kinds = {one.kind for one in evidence.findings}
     if wanted not in ("choose for me", *kinds):
         raise RefusedError(
             f"{evidence.node}: nothing of kind {wanted} is damaged; found: {shown(evidence.findings)}",
             remedy="Leave the kind to vedr.",
         )
-    first: Kind = next(kind for kind in ("database", "state", "config") if kind in kinds)  # type: ignore[assignment]
+    first: Kind = next(kind for kind in ("database", "state", "config") if kind in kinds)
     return Diagnosis(
         node=evidence.node,
         kind=first if wanted == "choose for me" else wanted,
@@ -121,6 +118,26 @@ def judge(evidence: Evidence, wanted: KindChoice) -> Diagnosis:
         lag_blocks=_lag(evidence),
         unchecked=evidence.unchecked,
         others_wrong=evidence.others_wrong,
+    )
+
+
+def merged(diagnosis: Diagnosis, later: Evidence) -> Diagnosis:
+    """The diagnosis with what was found afterwards, when the node stood still and all could be read.
+
+    Raises:
+        RefusedError: keys are missing.
+    """
+    known = {(one.kind, one.subject) for one in diagnosis.findings}
+    added = tuple(one for one in later.findings if (one.kind, one.subject) not in known)
+    if keys := [one for one in added if one.subject in KEY_FILES]:
+        raise _keys_missing(diagnosis.node, keys)
+    return replace(diagnosis, findings=(*diagnosis.findings, *added), unchecked=later.unchecked)
+
+
+def _keys_missing(node: str, keys: Iterable[Finding]) -> RefusedError:
+    return RefusedError(
+        f"{node}: {shown(keys)}: keys are never in a configuration backup",
+        remedy="Restore them first: `vedr keys restore`; if they may be in other hands, run RB-DR-005.",
     )
 
 

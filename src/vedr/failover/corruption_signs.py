@@ -26,7 +26,7 @@ SIGNS: Final[Mapping[Kind, re.Pattern[str]]] = {
     ),
     "database": re.compile(
         r"leveldb(/\w+)?: (\w+ )?corrupt|leveldb: manifest corrupted|corruption on|checksum mismatch|"
-        r"corrupt(ed)? (database|block|record|manifest|table)|WAL file is corrupted|unable to decode"
+        r"corrupt(ed)? (database|block|record|manifest|table)|unable to decode"
     ),
 }
 SUBJECTS: Final[Mapping[Kind, str]] = {"config": "config/config.toml", "state": "state", "database": "data"}
