@@ -4,7 +4,7 @@
 2. Start its unit: it connects to its node and waits; at the node's first request it takes the registers over, and
    whoever held them before is refused from then on, dead, cut off or alive.
 3. Let its node wait for it, and restart that.
-4. Await that the registers name it, and then its signature.
+4. Await that the registers name it; then release the one that held it before, if that answers.
 
 Guarantees: no key is used by two signers, whatever happens between these; each step may be repeated.
 Leaves out: validators that sign from a key file, which stay where they are (relocation says so).
@@ -61,12 +61,17 @@ class HandedOver:
     detail: str
 
 
-@step(title="Move the key", budget_s=120, retry=ACT)
+@step(title="Move the key", budget_s=120, retry=ACT, cannot_undo="the key signs where it is now: run the failback")
 def promote(ctx: Ctx, move: Move) -> Promoted:
     """Appoints the standby's signer, starts it, lets its node wait for it, and awaits that the registers name it."""
     with open_site(ctx.order.site) as opened:
-        signer = signer_named(opened.site, move.signer)
-        return put_in_charge(ctx, opened, signer)
+        promoted = put_in_charge(ctx, opened, signer_named(opened.site, move.signer))
+        if move.holder:
+            try:
+                release(ctx, opened, signer_named(opened.site, move.holder))
+            except UnavailableError as error:
+                ctx.say(f"{move.holder} can't be stopped ({error.message}): the registers refuse it in any case")
+        return promoted
 
 
 def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limit_s: float = HOLD_LIMIT_S) -> Promoted:
@@ -94,6 +99,20 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
     return Promoted(validator.name, signer.name, node.name, position, appointed.seq)
 
 
+def release(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> None:
+    """End a superseded signer.  A full node that it served is one again; a validator's own, which would hang, ends.
+
+    UnavailableError when its host does not answer.
+    """
+    node = opened.site.node(signer.node)
+    opened.fleet.stop(signer.unit, node.zone)
+    if node.is_validator:
+        stop_unit(ctx, opened, node)
+    else:
+        let_wait(ctx, opened, node, "")
+        ctx.say(f"{node.name} is a full node again")
+
+
 def let_wait(ctx: Ctx, opened: OpenSite, node: Node, address: str) -> None:
     """(3) Restart the node with that signer address where it has another; start it where it does not run."""
     if set_signer_address(opened.files.home(node), address):
@@ -111,7 +130,16 @@ def stop_unit(ctx: Ctx, opened: OpenSite, thing: Node | Provider) -> None:
         opened.fleet.stop(thing.unit, thing.zone)
 
 
-@step(title="Bring reserves into service", budget_s=30, retry=ACT)
+def stop_reserves(ctx: Ctx, started: tuple[str, ...] | None) -> str:
+    """Stops the gateways that it started, when no name leads to them any more."""
+    with open_site(ctx.order.site) as opened:
+        for gateway in opened.site.gateways:
+            if gateway.name in (started or ()):
+                opened.fleet.stop(gateway.unit, gateway.zone)
+    return f"stopped {', '.join(started or ()) or 'nothing'}"
+
+
+@step(title="Bring reserves into service", budget_s=30, retry=ACT, undo=stop_reserves)
 def start_reserves(ctx: Ctx, gateways: tuple[str, ...]) -> tuple[str, ...]:
     """Starts the gateways that stand in reserve in the target."""
     with open_site(ctx.order.site) as opened:
@@ -121,7 +149,10 @@ def start_reserves(ctx: Ctx, gateways: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(gateway.name for gateway in chosen)
 
 
-@step(title="Hand the provider's state over", budget_s=90, retry=ACT)
+@step(
+    title="Hand the provider's state over", budget_s=90, retry=ACT,
+    cannot_undo="the reserve serves with its state: run the failback, which gives it back",
+)  # fmt: skip
 def hand_over(ctx: Ctx, handover: Handover) -> HandedOver:
     """Restores a provider's newest state into the one in reserve, reconciled with the chain, and starts that."""
     with open_site(ctx.order.site) as opened:

@@ -20,9 +20,9 @@ from tasks.relocating import (
     HandedOver,
     Promoted,
     give_state,
-    let_wait,
     provider_named,
     put_in_charge,
+    release,
     stop_unit,
 )
 from tasks.serving import Shifted, await_blocks, carry_out, epoch_of
@@ -182,21 +182,20 @@ def describe_return(found: Relocation, stages_pct: tuple[int, ...]) -> Plan:
     return Plan(title=f"failback to {found.domain}", actions=(*keys, *users, *providers))
 
 
-@step(title="Take the key home", budget_s=960, retry=ACT)
+@step(
+    title="Take the key home", budget_s=960, retry=ACT,
+    cannot_undo="the key signs at home: to move it away again run RB-DR-002 or RB-DR-003",
+)  # fmt: skip
 def take_key_home(ctx: Ctx, move: Move) -> Promoted:
     """Appoints the home signer; its node catches up and takes the key over; the standby's node is a full node again."""
     with open_site(ctx.order.site) as opened:
         site = opened.site
         promoted = put_in_charge(ctx, opened, signer_named(site, move.signer), hold_limit_s=CATCH_UP_LIMIT_S)
-        standby = signer_named(site, move.holder)
-        node = site.node(standby.node)
-        opened.fleet.stop(standby.unit, node.zone)
-        let_wait(ctx, opened, node, "")
-    ctx.say(f"{node.name} is a full node again")
+        release(ctx, opened, signer_named(site, move.holder))
     return promoted
 
 
-@step(title="Send users home, by stages", budget_s=600, retry=ACT)
+@step(title="Send users home, by stages", budget_s=600, retry=ACT, cannot_undo="to leave again: vedr traffic set")
 def return_traffic(ctx: Ctx, found: Relocation) -> tuple[Shifted, ...]:
     """Each stage of the site's policy: weights, users' answers, blocks that go on; then the next."""
     done = []
@@ -227,7 +226,7 @@ def _watch_stage(opened: OpenSite, stage_s: int, found: Relocation) -> None:
             return
 
 
-@step(title="Give the provider's state back", budget_s=120, retry=ACT)
+@step(title="Give the provider's state back", budget_s=120, retry=ACT, cannot_undo="it serves at home: nothing is lost")
 def give_back(ctx: Ctx, handover: Handover) -> HandedOver:
     """Stores the reserve's newest state, restores it at home with what the reserve's disk proves, starts it there."""
     with open_site(ctx.order.site) as opened:
@@ -242,7 +241,7 @@ def give_back(ctx: Ctx, handover: Handover) -> HandedOver:
     return found
 
 
-@step(title="Stand the reserves down", budget_s=120, retry=ACT)
+@step(title="Stand the reserves down", budget_s=120, retry=ACT, cannot_undo="start its unit if it is needed")
 def stand_down(ctx: Ctx, shifted: tuple[Shifted, ...], gateways: tuple[str, ...]) -> tuple[str, ...]:
     """Stops the gateways in reserve when nobody can have an older answer any more that leads to them."""
     with open_site(ctx.order.site) as opened:

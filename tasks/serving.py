@@ -40,6 +40,7 @@ class Shifted:
     backends: tuple[str, ...]
     answered: str
     notes: tuple[str, ...]
+    plan: TrafficPlan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,21 @@ class Watched:
     signed: dict[str, int]
 
 
-@step(title="Send users elsewhere", budget_s=120, retry=ACT)
+def shift_back(ctx: Ctx, shifted: Shifted | None) -> str:
+    """Serves every name as before, where it is known how that was."""
+    if shifted is None or shifted.plan is None:
+        return "nobody knows what was written: see vedr traffic show"
+    with open_site(ctx.order.site) as opened:
+        plan = opened.traffic.plan_undo(shifted.plan, epoch=epoch_of(ctx, opened))
+        return carry_out(ctx, opened, plan).answered
+
+
+@step(title="Send users elsewhere", budget_s=120, retry=ACT, undo=shift_back)
 def shift_traffic(ctx: Ctx, found: Relocation) -> Shifted:
     """Changes the weights of every name away from what is lost, and awaits that every name server answers so."""
     with open_site(ctx.order.site) as opened:
         if not opened.site.traffic.backends:
-            return Shifted(f"away from {found.domain}", (), "this site names no traffic backends", ())
+            return Shifted(f"away from {found.domain}", (), "this site names no traffic backends", (), None)
         kind, name = found.domain.split(" ", 1)
         domain = Domain("zone" if kind == "zone" else "region", name)
         target = region_of(opened, found.target)
@@ -86,7 +96,7 @@ def carry_out(ctx: Ctx, opened: OpenSite, plan: TrafficPlan) -> Shifted:
     written = opened.traffic.shift(plan, still_ours=lambda: leases.check(lease))
     answered = opened.traffic.wait_until_answered(plan)
     ctx.say(f"{plan.purpose}: {answered}")
-    return Shifted(plan.purpose, written.written, str(answered), plan.notes)
+    return Shifted(plan.purpose, written.written, str(answered), plan.notes, plan)
 
 
 def epoch_of(ctx: Ctx, opened: OpenSite) -> int:

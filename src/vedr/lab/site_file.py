@@ -15,6 +15,7 @@ from vedr.lab.credentials import TOKEN_LABEL_PREFIX, LabSecrets, write_whole
 from vedr.lab.plan import Plan, PlannedSigner
 
 HSM_MODULES: Final = (Path("/usr/lib/softhsm/libsofthsm2.so"), Path("/usr/lib64/pkcs11/libsofthsm2.so"))
+FAILOVER_TTL_S: Final = 10  # VirtEngine's is 60; a failback waits for it
 _HEADER: Final = "# Written by `vedr lab up` from deployments/sites/lab.toml; written anew at each start.\n\n"
 
 
@@ -61,6 +62,7 @@ def _document(plan: Plan, validators: dict[str, str]) -> dict[str, Any]:
         "traffic": {
             "home": "primary",  # as the zone's first content has it
             "ttl_s": plan.template.dns.ttl_s,
+            "failover_ttl_s": FAILOVER_TTL_S,
             "backends": [{"kind": "rfc2136"}],
         },
         "custody": {

@@ -1,0 +1,165 @@
+"""What moves where, over the lab's own topology."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vedr.chain.quorum import OUTSIDE, Domain
+from vedr.errors import NotFoundError, RefusedError
+from vedr.failover import relocation
+from vedr.failover.relocation import Relocation, Situation, choose_target, place_of, plan, signer_named, within
+from vedr.inventory import Site, parse_site
+from vedr.lab.credentials import LabSecrets
+from vedr.lab.plan import Plan, Settings
+from vedr.lab.site_file import _document
+from vedr.lab.template import load_template
+
+TEMPLATE = Path(__file__).parents[3] / "deployments" / "sites" / "lab.toml"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The lab's, on paper."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "genesis.json").write_text("{}")
+    paper = Settings("lab", "10.77", 4200, "namespaces", folder, folder, folder)
+    made = Plan(paper, load_template(TEMPLATE))
+    LabSecrets(folder).create_missing(made)
+    addresses = {node.name: f"{number:040X}" for number, node in enumerate(made.nodes) if node.role == "validator"}
+    return parse_site(tomli_w.dumps(_document(made, addresses)), source="lab.toml")
+
+
+def situation(site: Site, **changed: Any) -> Situation:
+    """Everything at home and in sync."""
+    validators = [node for node in site.nodes if node.is_validator]
+    values: dict[str, Any] = {
+        "serving": frozenset(node.name for node in site.nodes),
+        "signing": frozenset(node.name for node in validators),
+        "powers": {node.name: node.power for node in validators} | {OUTSIDE: 0},
+        "outside_online": 0,
+        "holders": {node.name: f"{node.name}-signer" for node in validators if site.signers_of(node.name)},
+    }
+    return Situation(**{**values, **changed})
+
+
+def lost(site: Site, domain: Domain, **changed: Any) -> Situation:
+    """The same, with everything in that place gone."""
+    gone = {node.name for node in site.nodes if within(domain, node.zone, node.region)}
+    before = situation(site)
+    values = {"serving": before.serving - gone, "signing": before.signing - gone}
+    return situation(site, **{**values, **changed})
+
+
+def relocate(site: Site, name: str, seen: Situation, *, target: str = "", planned: bool = False) -> Relocation:
+    domain = place_of(site, name)
+    return plan(site, domain, choose_target(site, domain, target, seen.serving), seen, planned=planned)
+
+
+def test_a_lost_region_s_keys_move_to_the_secondary_and_restore_quorum(site: Site) -> None:
+    found = relocate(site, "us-east", lost(site, Domain("region", "us-east")))
+    assert found.target == "region eu-west"
+    assert [(move.validator, move.node) for move in found.moves] == [
+        ("validator-us-east-0", "fullnode-eu-west-0"),
+        ("validator-us-east-1", "fullnode-eu-west-1"),
+    ]
+    assert (found.online_before, found.online_after, found.needed_power) == (30, 50, 34)
+    assert [(one.provider, one.reserve) for one in found.handovers] == [
+        ("provider-us-east-0", "provider-eu-west-1"),
+        ("provider-us-east-1", "provider-ap-south-1"),
+    ]
+    assert found.gateways == ("gateway-eu-west-1",)
+    assert not found.refusals
+    assert not found.warnings
+
+
+def test_a_validator_that_signs_from_a_file_stays_and_the_reason_is_said(site: Site) -> None:
+    found = relocate(site, "eu-west", lost(site, Domain("region", "eu-west")))
+    assert [move.validator for move in found.moves] == ["validator-eu-west-0"]
+    assert [(left.name, left.power) for left in found.left] == [("validator-eu-west-1", 10)]
+    assert "key file" in found.left[0].reason
+    assert found.target == "region ap-south"  # the next by priority
+
+
+def test_a_zone_moves_within_its_region_first(site: Site) -> None:
+    found = relocate(site, "us-east-1a", lost(site, Domain("zone", "us-east-1a")))
+    assert found.target == "zone us-east-1b"
+    assert [move.node for move in found.moves] == ["fullnode-us-east-1"]
+    assert [one.reserve for one in found.handovers] == ["provider-us-east-2"]
+
+
+def test_a_named_target_is_taken_and_a_senseless_one_refused(site: Site) -> None:
+    seen = lost(site, Domain("region", "us-east"))
+    assert relocate(site, "us-east", seen, target="ap-south").moves[0].region == "ap-south"
+    for target in ("us-east", "us-east-1b"):
+        with pytest.raises(RefusedError, match="lies in region us-east"):
+            relocate(site, "us-east", seen, target=target)
+    with pytest.raises(NotFoundError):
+        relocate(site, "us-east", seen, target="mars-1")
+    dark = lost(site, Domain("region", "us-east"), serving=frozenset({"fullnode-ap-south-0"}))
+    with pytest.raises(RefusedError, match="no node in sync"):
+        relocate(site, "us-east", dark, target="eu-west")
+    with pytest.raises(RefusedError, match="no place outside"):
+        relocate(site, "us-east", situation(site, serving=frozenset()))
+
+
+def test_a_key_that_stands_elsewhere_already_is_moved_from_there(site: Site) -> None:
+    """A second loss, of where the first one's keys went."""
+    holders = situation(site).holders | {"validator-us-east-0": "validator-us-east-0-at-fullnode-eu-west-0"}
+    seen = lost(site, Domain("region", "eu-west"), holders=holders)
+    found = relocate(site, "eu-west", seen)
+    moved = {move.validator: move for move in found.moves}
+    assert moved["validator-us-east-0"].holder == "validator-us-east-0-at-fullnode-eu-west-0"
+    assert moved["validator-us-east-0"].region != "eu-west"
+
+
+def test_a_plan_that_would_halt_the_chain_is_refused(site: Site) -> None:
+    nobody = situation(site, serving=frozenset(n.name for n in site.nodes if n.role == "validator"), holders={})
+    stuck = plan(site, Domain("region", "eu-west"), Domain("region", "ap-south"), nobody, planned=True)
+    assert stuck.online_after == 30
+    assert "this would halt the chain" in stuck.refusals[0]
+
+
+def test_a_chain_that_stays_halted_is_warned_of(site: Site) -> None:
+    found = relocate(
+        site, "eu-west", lost(site, Domain("region", "eu-west"), signing=frozenset({"validator-us-east-0"}))
+    )
+    assert "stays halted: 14 power is still short" in found.warnings[0]
+
+
+def test_strange_names_are_not_found(site: Site) -> None:
+    with pytest.raises(NotFoundError):
+        place_of(site, "us-east-1z")
+    with pytest.raises(NotFoundError):
+        signer_named(site, "nobody")
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_no_plan_ever_gives_a_node_two_keys_or_leaves_one_in_what_is_lost(site: Site, data: st.DataObject) -> None:
+    places = [*site.regions, *(zone for region in site.regions.values() for zone in region.zones)]
+    domain = place_of(site, data.draw(st.sampled_from(places)))
+    holders = {
+        node.name: data.draw(st.sampled_from([signer.name for signer in site.signers_of(node.name)]))
+        for node in site.nodes
+        if site.signers_of(node.name)
+    }
+    serving = frozenset(data.draw(st.sets(st.sampled_from([node.name for node in site.nodes]), min_size=2)))
+    seen = lost(site, domain, holders=holders)
+    seen = situation(site, holders=holders, signing=seen.signing, serving=serving & seen.serving)
+    try:
+        target = choose_target(site, domain, "", seen.serving)
+    except RefusedError:
+        return
+    found = plan(site, domain, target, seen, planned=False)
+    nodes = [move.node for move in found.moves]
+    assert len(set(nodes)) == len(nodes)
+    kept = {signer_named(site, holders[v]).node for v in holders if v not in {m.validator for m in found.moves}}
+    assert not kept & set(nodes)
+    for move in found.moves:
+        assert not within(domain, move.zone, move.region)
+        assert signer_named(site, move.signer).validator == move.validator
+    assert relocation.needed_power(found.total_power) == found.needed_power
