@@ -1,4 +1,4 @@
-"""What stands around a Kubernetes API, for tests: controllers that make pods of workloads, kubelets that run and end them.
+"""What stands around a Kubernetes API, for tests: controllers that make pods of workloads, kubelets that run them.
 
 They know only the API, so that a real kube-apiserver could stand in for the twin.  A kubelet can be lost, as with its
 machine; a workload can be deaf, so that its pods do not follow SIGTERM.

@@ -1,12 +1,13 @@
 """A Kubernetes API for tests: the documented semantics that vedr relies on, over HTTPS, in this process.
 
-Objects have uid, generation and resourceVersion; a PUT with another resourceVersion is a 409; lists take label and field
-selectors and come in pages; pods are deleted in two steps, the second by the kubelet with a grace of 0; an eviction is
-a 429 while a disruption budget allows none; `scale` is a view of its workload.  No watches, no admission, no schema.
+Objects have uid, generation and resourceVersion; a PUT with another resourceVersion is a 409; lists take label and
+field selectors and come in pages; pods are deleted in two steps, the second by the kubelet with a grace of 0; an
+eviction is a 429 while a disruption budget allows none; `scale` is a view of its workload.  No watches, no admission, no schema.
 """
 
 import copy
 import datetime as dt
+import ipaddress
 import itertools
 import json
 import re
@@ -43,7 +44,7 @@ class Store:
     versions: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def answer(self, method: str, path: str, query: Mapping[str, str], body: Json) -> Json:
+    def answer(self, method: str, path: str, query: Mapping[str, str], body: Json) -> Json:  # noqa: PLR0911
         with self.lock:
             if path.endswith("/scale"):
                 return self._scale(method, path.removesuffix("/scale"), body)
@@ -133,9 +134,9 @@ class Store:
         )
         for budget in budgets["items"]:
             selector = ",".join(f"{k}={v}" for k, v in budget["spec"]["selector"]["matchLabels"].items())
-            if _has(pod["metadata"]["labels"], selector) and "deletionTimestamp" not in pod["metadata"]:
-                if not budget.get("status", {}).get("disruptionsAllowed"):
-                    raise Refused(429, "Cannot evict pod as it would violate the pod's disruption budget.")
+            is_covered = _has(pod["metadata"]["labels"], selector) and "deletionTimestamp" not in pod["metadata"]
+            if is_covered and not budget.get("status", {}).get("disruptionsAllowed"):
+                raise Refused(429, "Cannot evict pod as it would violate the pod's disruption budget.")
         return self._delete(path, body.get("deleteOptions") or {})
 
 
@@ -181,7 +182,7 @@ class Twin:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
+            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815 (http.server's names)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -206,7 +207,7 @@ class Twin:
         query = {name: values[0] for name, values in parse_qs(split.query).items()}
         try:
             if authorization != f"Bearer {TOKEN}":
-                raise Refused(401, "Unauthorized")
+                raise Refused(401, "Unauthorized")  # noqa: TRY301
             return 200, json.dumps(self.store.answer(method, split.path, query, sent)).encode()
         except Refused as refused:
             status = {"kind": "Status", "status": "Failure", "message": str(refused), "code": refused.code}
@@ -214,8 +215,6 @@ class Twin:
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
-    import ipaddress
-
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kubernetes of a test")])
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])

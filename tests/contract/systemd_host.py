@@ -1,8 +1,8 @@
 """A host for the tests of the fleet: a real sshd, and a real systemd behind it that can reach nothing of this machine.
 
 systemd runs as a user's manager, in name spaces of its own: processes, mounts, control groups.  Its root is read-only,
-/tmp, /run and /var/tmp are its own, and of the distribution's units it sees only a few targets.  (A system manager would
-run the distribution's boot units, one of which empties /tmp.)  Needs root and control groups of version 2.
+/tmp, /run and /var/tmp are its own, and of the distribution's units it sees only a few targets.  (A system manager
+would run the distribution's boot units, one of which empties /tmp.)  Needs root and control groups of version 2.
 """
 
 import contextlib

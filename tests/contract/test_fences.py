@@ -111,7 +111,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def cloud(moto: str) -> Cloud:
     reset = urllib.request.Request(f"{moto}/moto-api/reset", method="POST")  # noqa: S310 (our own server)
-    urllib.request.urlopen(reset, timeout=10).close()  # noqa: S310
+    urllib.request.urlopen(reset, timeout=60).close()  # noqa: S310
     return Cloud(moto)
 
 

@@ -23,7 +23,7 @@ from vedr.adapters.fleet_systemd import SystemdFleet
 from vedr.adapters.kubernetes_api import Access, KubernetesApi
 from vedr.adapters.lab_fleet import LabFleet, ZoneAgent
 from vedr.adapters.secrets import resolve
-from vedr.errors import ConflictError, DeadlineError, InvalidInputError, NotFoundError, RefusedError, UnavailableError
+from vedr.errors import ConflictError, DeadlineError, InvalidInputError, NotFoundError, UnavailableError
 from vedr.policies.fleet import Cluster, Kubernetes, Ssh, SshHost, Workload
 from vedr.ports import Fleet
 

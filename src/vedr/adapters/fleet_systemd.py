@@ -127,7 +127,7 @@ class SystemdFleet:
             connection = SshConnection(name, host.address, host.port, user=policy.user, key=ours, known=theirs)
             self._connections.append(connection)
             for unit, service in host.units.items():
-                systemctl = ("env", "LC_ALL=C", *become, "systemctl", *manager, "--no-ask-password")
+                systemctl = ("env", "LC_ALL=C", *become, "systemctl", *manager, "--no-ask-password", "--no-pager")
                 run = ("env", "LC_ALL=C", *become, "systemd-run", *manager, "--no-ask-password", "--quiet", "--collect")
                 self._units[unit, host.zone] = _Unit(connection, service, host.zone, systemctl, run)
         self._held: dict[str, _Held] = {}
