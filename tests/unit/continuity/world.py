@@ -31,9 +31,9 @@ class Clock:
 
 
 def example(**tables: Any) -> Site:
-    """The example of production, with other tables."""
+    """The example of production, with other tables, and no backend of traffic to ask."""
     made = parse_site(EXAMPLE.read_text(encoding="utf-8"), source=EXAMPLE.name)
-    return Site.model_validate(made.model_dump() | tables)
+    return Site.model_validate(made.model_dump() | {"traffic": {}} | tables)
 
 
 class LedgerSite(OpenSite):
