@@ -17,7 +17,6 @@ from vedr.ledger import RunId
 from vedr.reports.evidence import Evidence, gather, subject_of
 from vedr.reports.index import Overview, index_page
 from vedr.reports.pages import Imprint, run_page
-from vedr.reports.pdf import run_pdf
 from vedr.reports.record import Record, missing_runs, read_record, runbooks_by_run
 from vedr.reports.sealing import Head, facts_of, seal_page
 from vedr.reports.trends import BACKUP_JOBS, VERIFY_JOB, Ended, ended
@@ -50,6 +49,8 @@ class Binder:
         path = self.folder / f"{evidence.run_id}.html"
         self._write(path, run_page(evidence, imprint), heads, [evidence], imprint.made_at)
         if pdf:
+            from vedr.reports.pdf import run_pdf  # noqa: PLC0415 - its library takes a second that pages need not pay
+
             replace_file(path.with_suffix(".pdf"), run_pdf(evidence, imprint), mode=PAGE_MODE)
         return path
 
