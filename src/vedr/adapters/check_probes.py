@@ -30,7 +30,6 @@ from vedr.custody.hsm_check import Replication
 from vedr.custody.key_material import KeyKind
 from vedr.errors import CorruptError, NotFoundError, UnavailableError, VerificationFailedError
 from vedr.inventory import Dns, Site
-from vedr.ports import ObjectKey
 from vedr.readiness.ports import BucketState, NameAnswer, Ports
 
 CERTIFICATE_DEADLINE_S: Final = 5.0
@@ -109,9 +108,6 @@ class SiteStores:
     def bucket_state(self, region: str) -> BucketState:
         facts = self._opened.stores[region].facts()
         return BucketState(facts.versioned, facts.lock_mode, facts.lock_days)
-
-    def held_until(self, region: str, key: ObjectKey) -> dt.datetime | None:
-        return self._opened.stores[region].held_until(key)
 
     def boot(self, listed: Listed) -> Verification:
         return snapshots.prove_by_boot(self._opened, listed)

@@ -109,14 +109,6 @@ class Bucket:
             raise self._translated(error) from error
         return BucketFacts(versioning == "Enabled", str(rule.get("Mode", "")), int(rule.get("Days", 0)))
 
-    def held_until(self, key: ObjectKey) -> dt.datetime | None:
-        """Until when an object lock holds the newest version; None when none does."""
-        try:
-            seen = self._client.head_object(Bucket=self._config.bucket, Key=key)
-        except (ClientError, BotoCoreError) as error:
-            raise self._translated(error) from error
-        return seen.get("ObjectLockRetainUntilDate")
-
     def _translated(self, error: Exception) -> VedrError:
         message = f"bucket {self._config.bucket} ({self._region}): {first_line(error)}"
         if _code(error) in REFUSAL_CODES:

@@ -115,10 +115,6 @@ class S3Store:
         """See s3_control.Bucket.facts."""
         return self._control.facts()
 
-    def held_until(self, key: ObjectKey) -> dt.datetime | None:
-        """See s3_control.Bucket.held_until."""
-        return self._control.held_until(key)
-
     @property
     def _control(self) -> "Bucket":
         from vedr.adapters.s3_control import Bucket  # noqa: PLC0415 (boto3 is half of vedr's start-up)

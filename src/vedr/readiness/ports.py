@@ -21,7 +21,7 @@ from vedr.custody.key_backup_store import KeyRepository
 from vedr.custody.key_material import KeyKind
 from vedr.inventory import Node, Site
 from vedr.policies.checks import Checks
-from vedr.ports import Clock, ObjectKey, ObjectStore, Registers
+from vedr.ports import Clock, ObjectStore, Registers
 from vedr.runbook.journal import Journal
 
 
@@ -104,9 +104,6 @@ class StoreProbes(Protocol):
 
     def bucket_state(self, region: str) -> BucketState:
         """The region's bucket as its server says that it is set up."""
-
-    def held_until(self, region: str, key: ObjectKey) -> dt.datetime | None:
-        """Until when an object lock holds the key's newest version; None: it does not."""
 
     def boot(self, listed: Listed) -> Verification:
         """Restore a snapshot to scratch, boot it apart, compare with verified headers, store the record."""

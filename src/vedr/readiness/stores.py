@@ -1,6 +1,7 @@
 """Checks of the regions' buckets: they take and give, and keep what they were told to keep.
 
-Guarantees: a probe object is removed again, unless an object lock holds it, then by a later check.
+Guarantees: a probe object is removed again; where an object lock is to hold it, that it does is the proof, and a later
+check removes it when the lock has ended.
 Leaves out: backups in them (backups), and setting buckets up.
 """
 
@@ -10,11 +11,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
-from vedr.backup.layout import DAY, KINDS, Kind, manifest_key, parse_id, stamp
+from vedr.backup.layout import DAY, KINDS, Kind, parse_id, stamp
 from vedr.backup.repository import Repository
 from vedr.backup.retention import max_age
 from vedr.backup.retention import plan as retention_plan
-from vedr.errors import ConflictError, NotFoundError, RefusedError, VerificationFailedError
+from vedr.errors import ConflictError, RefusedError, VerificationFailedError
 from vedr.inventory import Region, Site
 from vedr.policies.checks import Checks
 from vedr.ports import ObjectKey, ObjectStore, Registers
@@ -49,7 +50,7 @@ def bucket_read_write(
         looks[region] = partial(_try_bucket, store, token, now, locked=locked)
         looks[f"registers of {region}"] = partial(_try_register, registers[region], token)
     return combine(
-        examine(looks, deadline_s=site.checks.deadline_of("bucket-read-write") * MARGIN),
+        examine(looks, deadline_s=site.checks.subject_deadline_s),
         expected="every region's bucket takes, keeps, gives and removes an object; its registers swap",
         nothing="Name the regions' stores in the site file.",
     )
@@ -66,8 +67,9 @@ def _try_bucket(store: ObjectStore, content: bytes, now: dt.datetime, *, locked:
             raise VerificationFailedError("an existing object could be overwritten", remedy=_POLICY)
     finally:
         removed = _remove(store, key)
-    if not removed and not locked:
-        raise VerificationFailedError("a written object could not be removed", remedy=_POLICY)
+    if removed == locked:
+        found = "an object that its lock should hold could be removed" if locked else "an object could not be removed"
+        raise VerificationFailedError(found, remedy="Set the bucket's default retention to what the site file says.")
     for old in list(store.list(PROBES)):
         if old.modified < now - LEFT_OVER:
             _remove(store, old.key)
@@ -108,13 +110,11 @@ def _try_register(registers: Registers, token: bytes) -> Part:
 
 
 def retention(site: Site, repository: Repository, probes: StoreProbes, policy: Checks) -> Verdict:
-    """Buckets versioned and locked as the site asks, the newest manifest held by its lock, old snapshots pruned."""
+    """Buckets versioned and locked as the site asks (bucket-read-write tries a lock), old snapshots pruned."""
     limit_s = policy.deadline_of("retention") * MARGIN
     looks: dict[str, Callable[[], Part]] = {}
     for name in site.regions_by_priority:
         looks[f"bucket of {name}"] = partial(_bucket, name, site.regions[name], probes)
-        if site.regions[name].store.object_lock_days:
-            looks[f"lock in {name}"] = partial(_lock, name, repository, probes, policy)
         looks |= {f"{name}/{kind}": partial(_pruned, repository, name, kind, policy) for kind in KINDS}
     parts = examine(looks, deadline_s=limit_s)
     return combine(
@@ -139,18 +139,6 @@ def judge_bucket(name: str, wanted_days: int, state: BucketState) -> Part:
         return Part(subject, "failed", f"{found}, the site asks for {LOCK_MODE} {wanted_days} days", remedy)
     locked = f"locked {state.lock_days} days" if wanted_days else "no lock asked for"
     return Part(subject, "passed", f"{name} versioned, {locked}")
-
-
-def _lock(region: str, repository: Repository, probes: StoreProbes, policy: Checks) -> Part:
-    """The rule may be set and objects unlocked all the same: ask for one."""
-    listed = newest(repository, region, "state", deadline_s=policy.subject_deadline_s)
-    if not listed.ids:
-        raise NotFoundError("no snapshot to ask about", remedy=f"Take one: vedr run chain-snapshot --region {region}.")
-    snapshot = listed.ids[0]
-    until = probes.held_until(region, manifest_key(listed.source(snapshot), snapshot))
-    if until is None or until <= repository.clock():
-        return Part(f"lock in {region}", "failed", f"{snapshot} is not locked", "See the bucket's default retention.")
-    return Part(f"lock in {region}", "passed", f"{snapshot} until {until:%Y-%m-%d}")
 
 
 def _pruned(repository: Repository, origin: str, kind: Kind, policy: Checks) -> Part:

@@ -43,13 +43,9 @@ class Probes:
     folder: Path
     says: Inspected | None = None
     state: BucketState = field(default=BucketState(versioned=True, lock_mode="", lock_days=0))
-    until: dt.datetime | None = None
 
     def bucket_state(self, _region: str) -> BucketState:
         return self.state
-
-    def held_until(self, _region: str, _key: ObjectKey) -> dt.datetime | None:
-        return self.until
 
     def inspect(self, data: Path) -> Inspected:
         if not (data / "application.db" / "CURRENT").is_file() or self.says is None:
@@ -423,21 +419,9 @@ def test_buckets_as_the_site_asks_pass(night: Night) -> None:
 )
 def test_a_bucket_less_safe_than_the_site_asks_fails(night: Night, state: BucketState, lock_days: int) -> None:
     night.probes.state, night.lock_days = state, lock_days
-    night.probes.until = night.now + dt.timedelta(days=100)
     verdict = night.retention()
     assert verdict.status == "failed"
     assert "bucket of" in verdict.observed
-
-
-@pytest.mark.parametrize("left_days", [None, -1])
-def test_an_object_that_no_lock_holds_fails_whatever_the_rule_says(night: Night, left_days: int | None) -> None:
-    night.lock_days, night.probes.state = 102, BucketState(versioned=True, lock_mode="COMPLIANCE", lock_days=102)
-    night.probes.until = None if left_days is None else night.now + dt.timedelta(days=left_days)
-    verdict = night.retention()
-    assert verdict.status == "failed"
-    assert "is not locked" in verdict.observed
-    night.probes.until = night.now + dt.timedelta(days=101)
-    assert night.retention().status == "passed"
 
 
 def test_snapshots_long_past_their_retention_fail(night: Night) -> None:
