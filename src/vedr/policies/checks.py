@@ -13,6 +13,7 @@ from vedr.targets import HOUR_S, MINUTE_S, RPO_S, Frozen, Subject
 
 DAY_S: Final = 24 * HOUR_S
 _JOB_S: Final = 30 * MINUTE_S  # from due to done: a backup is younger than its period and this
+LONG_S: Final = {"restore-dry-run": 30 * MINUTE_S, "boot-verification": 30 * MINUTE_S}
 RPO_DEFAULTS_S: Final = {
     Subject.CHAIN_STATE: 4 * HOUR_S,  # VirtEngine's 0 is held by the running nodes; this is the stored copy's period
     Subject.VALIDATOR_KEYS: DAY_S,  # likewise: 0 is held by the replicas in hardware
@@ -26,7 +27,9 @@ class Checks(Frozen):
     """Thresholds and deadlines of the daily checks."""
 
     deadline_s: float = Field(default=120.0, gt=0, description="a check that takes longer could not run")
-    deadlines_s: dict[str, float] = Field(default_factory=dict, description="by check, where another one is wanted")
+    deadlines_s: dict[str, float] = Field(
+        default_factory=dict, description="by check; restore-dry-run and boot-verification have half an hour"
+    )
     subject_deadline_s: float = Field(default=30.0, gt=0, description="for one node, region or key within a check")
 
     snapshot_warn_age_s: int = Field(default=8 * HOUR_S, gt=0)
@@ -76,4 +79,5 @@ class Checks(Frozen):
         return self.rpo_s.get(subject, RPO_DEFAULTS_S[subject]) + self.grace_s
 
     def deadline_of(self, check: str) -> float:
-        return self.deadlines_s.get(check, self.deadline_s)
+        """The site's own for this check, else what moves a node's whole data has longer."""
+        return self.deadlines_s.get(check, LONG_S.get(check, self.deadline_s))
