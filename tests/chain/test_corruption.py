@@ -1,0 +1,213 @@
+"""RB-DR-004 on a real node of a real network, damaged for real: the flow runs as `vedr run` runs it.
+
+One full node stands under a real zone supervisor (labzoned) with real stores; the validators are the other nodes of the
+site, which it takes for full ones, and one node of the site does not answer.
+"""
+
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from chain_network import CHAIN_ID, Network, eventually, labnode
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from loopback_ports import free_port
+
+from flows.config_backup import RUNBOOK as CONFIG_BACKUP
+from flows.data_corruption import RUNBOOK
+from tasks.corruption_orders import DataCorruption
+from tasks.orders import RegionJob
+from vedr.adapters.lab_fleet import ZoneAgent
+from vedr.adapters.site import OpenSite, open_site
+from vedr.backup.capture import NodeCondition
+from vedr.backup.chain_snapshot import snapshot_node
+from vedr.errors import RefusedError, VedrError
+from vedr.lab import corruption
+from vedr.runbook.run import Outcome
+
+pytestmark = pytest.mark.server
+
+NODE, ZONE, TOKEN = "full0", "us-east-1a", "a-token-of-this-test"
+PLACES = {"full0": "us-east-1a", "val0": "us-east-1b", "val1": "eu-west-1a", "val2": "eu-west-1b",
+          "val3": "ap-south-1a", "silent": "ap-south-1b"}  # fmt: skip
+ALL = bool(os.environ.get("VEDR_ALL_CORRUPTIONS"))
+long = pytest.mark.skipif(not ALL, reason="set VEDR_ALL_CORRUPTIONS=1: some seconds more each")
+
+
+@dataclass
+class World:
+    """A site file over the shared network, and its one supervised node."""
+
+    network: Network
+    folder: Path
+    site: Path
+    agent: ZoneAgent
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        return self.network.home(NODE)
+
+    def stop(self, *, kill: bool = False) -> None:
+        self.agent.act(NODE, "kill" if kill else "stop", limit_s=60)
+
+    def start(self) -> None:
+        self.agent.act(NODE, "start")
+
+    def damage(self, what: str) -> str:
+        self.stop(kill=True)
+        return corruption.corrupt(self.home, what, record=self.folder / "faults.jsonl")
+
+    def recover(self, **order: Any) -> dict[str, Any]:
+        """Run RB-DR-004; the results of its steps."""
+        outcome = RUNBOOK.perform(DataCorruption(node=NODE, site=str(self.site), **order))
+        assert isinstance(outcome, Outcome)
+        assert outcome.outcome == "completed"
+        assert outcome.met
+        return self.results(outcome)
+
+    def results(self, outcome: Outcome) -> dict[str, Any]:
+        with open_site(str(self.site)) as opened:
+            entries = opened.journal.read(outcome.run_id).entries
+        return {str(e.payload["step"]): e.payload["result"] for e in entries if e.kind == "step_completed"}
+
+    def healthy(self) -> None:
+        """It is at the tip, with the chain's state."""
+        tip = self.network.height("val0")
+        self.network.reach(tip + 2, NODE)
+        with self.network.rpc(NODE) as own, self.network.rpc("val3") as other:
+            assert own.commit(tip + 1).header.hash() == other.commit(tip + 1).header.hash()  # type: ignore[arg-type]
+
+    def transact(self, number: int) -> None:
+        for n in range(number):
+            url = f'{self.network.url("val1")}/broadcast_tx_commit?tx="k{n}={time.monotonic_ns()}"'
+            urllib.request.urlopen(url, timeout=10).close()  # noqa: S310 - our own node
+
+    def snapshot(self) -> str:
+        """As chain-snapshot does; of this very node."""
+        with open_site(str(self.site)) as opened:
+            node = opened.site.node(NODE)
+            created = snapshot_node(
+                opened.repository, opened.site.chain, node, self.home,
+                fleet=opened.fleet, condition=NodeCondition(catching_up=False, validator_power=0),
+                inspector=opened.inspector, headers=opened.light_client(besides=NODE).verified_header,
+            )  # fmt: skip
+        return str(created.id)
+
+    def opened(self) -> Any:
+        return open_site(str(self.site))
+
+
+def write_site(network: Network, folder: Path, s3: Any, agent: str) -> Path:
+    key = Ed25519PrivateKey.generate()
+    for name, content in {
+        "signing.pem": key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        "token": TOKEN.encode(),
+        "store.json": json.dumps(
+            {"access_key": s3.credentials.access_key, "secret_key": s3.credentials.secret_key}
+        ).encode(),
+    }.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_bytes(content)
+    regions = {}
+    for number, region in enumerate(("us-east", "eu-west", "ap-south"), start=1):
+        regions[region] = {
+            "cloud_region": "us-east-1",
+            "role": ("primary", "secondary", "tertiary")[number - 1],
+            "priority": number,
+            "workload_pct": 30,
+            "work_pool": region,
+            "zones": [f"{region}-1a", f"{region}-1b"],
+            "store": {
+                "endpoint": s3.endpoint,
+                "bucket": s3.store(region).config.bucket,
+                "cloud_region": "us-east-1",
+                "credentials": f"file:{folder}/store.json",
+            },
+        }
+    silent = f"http://127.0.0.1:{free_port()}"
+    chain = network.chain(
+        state_sync_interval=network.snapshot_interval, rollback=(labnode(), "rollback", "--home", "{home}")
+    )
+    document = {
+        "version": 1,
+        "name": "damaged",
+        "kind": "lab",
+        "work_dir": str(folder / "work"),
+        "chain": chain.model_dump(mode="json"),
+        "signing": {"key": f"file:{folder}/signing.pem", "trusted": [key.public_key().public_bytes_raw().hex()]},
+        "regions": regions,
+        "nodes": [
+            {
+                "name": name,
+                "region": zone[:-3],
+                "zone": zone,
+                "role": "archive" if zone.endswith("b") else "full",
+                "rpc": silent if name == "silent" else network.url(name),
+                "p2p": "127.0.0.1:1",
+                "home": str(folder / name if name == "silent" else network.home(name)),
+                "unit": name,
+            }
+            for name, zone in PLACES.items()
+        ],
+        "fleet": {"kind": "lab", "agents": {ZONE: agent}, "token": f"file:{folder}/token"},
+        "custody": {"unit_log": str(folder / "{unit}.log")},
+        "orchestrator": {"api_url": f"{silent}/api", "ui_url": silent},
+        "config_repository": {"path": str(folder / "config")},
+    }
+    path = folder / "site.toml"
+    path.write_text(tomli_w.dumps(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(network: Network, s3_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("site")
+    address = f"127.0.0.1:{free_port()}"
+    site = write_site(network, folder, s3_server, f"http://{address}")
+    zoned = str(Path(labnode()).with_name("labzoned"))
+    arguments = [zoned, "--zone", ZONE, "--listen", address, "--units", str(folder / "units.json")]
+    with (folder / "zoned.log").open("ab") as log:
+        process = subprocess.Popen([*arguments, "--token-file", str(folder / "token")], stdout=log, stderr=log)
+    agent = ZoneAgent(ZONE, f"http://{address}", TOKEN)
+    try:
+        eventually(agent.info, "the supervisor answers")
+        network.stop(NODE)
+        argv = [labnode(), "start", "--home", str(network.home(NODE))]
+        agent.define({"name": NODE, "argv": argv, "log": str(folder / f"{NODE}.log")})
+        agent.act(NODE, "start")
+        network.reach(3, NODE)
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("VEDR_PLAIN", "1")
+            yield World(network, folder, site, agent)
+    finally:
+        agent.close()
+        process.terminate()
+        process.wait(30)
+        network.start(NODE)
+
+
+def test_a_healthy_node_is_refused(world: World) -> None:
+    with pytest.raises(RefusedError, match="healthy"):
+        world.recover()
+
+
+def test_inverted_sectors_of_the_application_are_kept_and_replaced(world: World) -> None:
+    world.transact(3)
+    world.snapshot()
+    done = world.damage("app-db")
+    found = world.recover()
+    assert found["examine_at_rest"]["kind"] == "database", done
+    kept = Path(found["preserve_damage"]["folder"])
+    assert (kept / "data" / "application.db").is_dir()
+    world.healthy()
