@@ -171,6 +171,9 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
     for pool in (*plan.regions, None):
         zone = plan.first_zone(pool) if pool else None
         rows.append(partial(_part, "worker", units.worker_name(pool), zone, states, None))
+        if pool:
+            name = units.controller_name(pool)
+            rows.append(partial(_part, "controller", name, zone, states, None, reserve=True))
     return rows
 
 

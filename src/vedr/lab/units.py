@@ -79,7 +79,7 @@ def _zone_units(plan: Plan, zone: Zone) -> tuple[Unit, ...]:
     units += [_gateway(plan, gateway) for gateway in plan.gateways if gateway.zone == zone]
     units += [_provider(plan, provider) for provider in plan.providers if provider.zone == zone]
     if zone == plan.first_zone(zone.region):
-        units += [_store(plan, zone.region), _worker(plan, zone.region)]
+        units += [_store(plan, zone.region), _worker(plan, zone.region), _controller(plan, zone.region)]
     return tuple(units)
 
 
@@ -209,6 +209,19 @@ def _worker(plan: Plan, region: str | None) -> Unit:
         name, orchestrator.worker_command(region or OPS), plan.settings.project, _log(plan, name), wave=3,
         env=orchestrator.environment(plan), restart="on-failure", grace_s=WORKER_GRACE_S,
     )  # fmt: skip
+
+
+def controller_name(region: str) -> str:
+    """The unit of a region's failover controller."""
+    return f"controller-{region}"
+
+
+def _controller(plan: Plan, region: str) -> Unit:
+    """In reserve: who breaks the lab by hand does not want it repaired behind his back."""
+    name = controller_name(region)
+    argv = (str(Path(sys.executable).with_name("vedr")), "controller", "run", "--region", region)
+    env = {SITE_ENV: plan.settings.name, orchestrator.LABS_ENV: str(plan.folder.parent)}
+    return Unit(name, argv, plan.folder, _log(plan, name), wave=3, env=env, restart="on-failure", reserve=True)
 
 
 def gateway_folder(plan: Plan, gateway: Member) -> Path:
