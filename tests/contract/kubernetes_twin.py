@@ -2,7 +2,9 @@
 
 Objects have uid, generation and resourceVersion; a PUT with another resourceVersion is a 409; lists take label and
 field selectors and come in pages; pods are deleted in two steps, the second by the kubelet with a grace of 0; an
-eviction is a 429 while a disruption budget allows none; `scale` is a view of its workload.  No watches, no admission, no schema.
+eviction is a 429 while a disruption budget allows none; `scale` is a view of its workload.
+
+No watches, no admission, no schema.
 """
 
 import copy
