@@ -4,7 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from vedr.chain.quorum import Domain
@@ -266,6 +266,7 @@ def test_a_guard_is_read_back_as_it_was_written() -> None:
     assert parse_guard(str(guard)) == guard
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(some.lists(some.integers(0, 10_000), min_size=1, max_size=40))
 def test_weights_add_up_and_nothing_above_zero_is_rounded_away(parts: list[int]) -> None:
     ratios = {str(number): Fraction(part) for number, part in enumerate(parts)}
@@ -285,6 +286,7 @@ def test_weights_add_up_and_nothing_above_zero_is_rounded_away(parts: list[int])
 WEIGHTS = some.dictionaries(some.sampled_from(sorted(ALL)), some.integers(0, 255))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     WEIGHTS, some.sets(some.sampled_from(sorted(ALL))), some.sampled_from([(US,), (EU,), (AP,), (ZONE_A,), (US, EU)])
 )
