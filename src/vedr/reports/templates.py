@@ -28,7 +28,7 @@ _BASE: Final = """<!DOCTYPE html>
 @media (prefers-color-scheme:dark){:root{--ink:#e6ebf0;--soft:#9aa7b4;--paper:#12181f;--card:#1a222b;--line:#33404d;
 --good:#4cc38a;--bad:#ff6b6b;--warn:#f0a94a}}
 @media print{:root{--ink:#16202b;--soft:#5b6875;--paper:#fff;--card:#f4f6f8;--line:#d4dae0;--good:#1a7f4b;--bad:#c62828;
---warn:#9a5b00}body{font-size:10pt}section,tr,.card{break-inside:avoid}.long{break-inside:auto}}
+--warn:#9a5b00}section,tr,.card{break-inside:avoid}.long{break-inside:auto}}
 @page{size:A4;margin:15mm}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1040px;padding:24px 20px;color:var(--ink);background:var(--paper);
@@ -54,6 +54,8 @@ svg{max-width:100%;height:auto;display:block;margin:6px 0}a{color:inherit}
 .note{border-left:4px solid var(--line);padding-left:10px;margin:8px 0}
 footer{margin-top:36px;border-top:1px solid var(--line);padding-top:10px;font-size:12px;color:var(--soft);
 overflow-wrap:anywhere}
+@media print{body{font-size:9.5pt;padding:0}h1{font-size:17pt}h2{font-size:12pt}
+.cards{grid-template-columns:repeat(3,1fr)}}
 </style></head><body>
 {% block body %}{% endblock %}
 </body></html>
