@@ -6,7 +6,6 @@ The tests share one lab and run in this order, after those of test_runbooks.py; 
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,11 +13,13 @@ import pytest
 
 from flows import failback, failovers, provider_state_backup
 from tasks.failover_orders import Failback, RegionFailover, ZoneFailover
+from tasks.observing import ask, in_sync
 from tasks.orders import RegionJob
 from tasks.outages import holders_of
 from vedr.adapters.site import OpenSite
 from vedr.chain.quorum import online_addresses
 from vedr.errors import RefusedError
+from vedr.failover.node_failure import MAX_HEALTHY_LAG_BLOCKS
 from vedr.inventory import Height, Site
 from vedr.lab import faults
 from vedr.lab.plan import Plan
@@ -92,6 +93,20 @@ def await_standstill(opened: OpenSite) -> Height:
     return height
 
 
+def await_sync(opened: OpenSite, place: str) -> None:
+    """Until the full nodes of a zone or region are level with the others."""
+    names = {n.name for n in opened.site.nodes if place in (n.zone, n.region) and not n.is_validator}
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        seen = in_sync(ask(opened, opened.site.nodes))
+        tip = max(one.status.latest_height for one in seen)
+        level = {one.node.name for one in seen if tip - one.status.latest_height <= MAX_HEALTHY_LAG_BLOCKS}
+        if names <= level:
+            return
+        assert time.monotonic() < deadline, f"{sorted(names - level)} do not catch up"
+        time.sleep(0.5)
+
+
 def acknowledged(lab_plan: Plan) -> list[str]:
     lines = (lab_plan.folder / "load" / "acked.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["key"] for line in lines if line.endswith("}")]
@@ -143,6 +158,7 @@ def test_a_lost_region_halts_the_chain_and_everything_comes_back_elsewhere(opene
     assert witness(opened).status().latest_height > halted
     assert are_there(opened, acked[-200:])  # no acknowledged transaction is lost
     faults.start(lab_plan, region)
+    await_sync(opened, "us-east")
     perform(failback.RUNBOOK, Failback(place="us-east"))
     assert at_home(opened)
     assert not evidence(opened, first)
@@ -167,6 +183,7 @@ def test_a_zone_that_is_only_cut_off_never_signs_again_with_a_key_that_was_moved
         time.sleep(0.5)
     assert holders_of(opened)["validator-us-east-1"] == "validator-us-east-1-at-fullnode-us-east-2"
     assert not missed(opened, "validator-us-east-1", height, witness(opened).status().latest_height - 1)
+    await_sync(opened, "us-east-1b")
     perform(failback.RUNBOOK, Failback(place="us-east-1b"))
     assert at_home(opened)
     assert not evidence(opened, first)
@@ -176,4 +193,3 @@ def test_the_record_of_all_of_this_is_whole(opened: OpenSite) -> None:
     for run_id in opened.journal.runs():
         opened.journal.heal(run_id)
     assert opened.journal.verify().entries
-    assert Path(opened.site.work_dir).is_dir()

@@ -193,5 +193,8 @@ def _part_table(seen: LabStatus) -> Table:
     for part in seen.parts:
         good = part.state == "running" and part.answers is not False
         words = part.state if part.answers is not False or part.state != "running" else "unreachable"
-        table.add_row(part.name, part.kind, part.zone, f"[{'green' if good else 'red'}]{words}[/]")
+        colour = "green" if good else "red"
+        if part.reserve and part.state == "stopped":
+            words, colour = "in reserve", "dim"
+        table.add_row(part.name, part.kind, part.zone, f"[{colour}]{words}[/]")
     return table
