@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from vedr.errors import NotFoundError
+from vedr.lab.corruption_journal import diverge
 
 DAMAGED_STRETCHES: Final = 3
 STRETCH_BYTES: Final = 512  # a disk sector
@@ -102,6 +103,17 @@ def _drop_database(name: str) -> Callable[[Path], str]:
     return apply
 
 
+def _drop_table(name: str) -> Callable[[Path], str]:
+    def apply(home: Path) -> str:
+        files = sorted((home / "data" / name).glob("*.ldb"), key=lambda file: (file.stat().st_size, file.name))
+        if not files:
+            raise NotFoundError(f"{name} holds no tables", remedy="Let the node make some blocks first.")
+        files[-1].unlink()
+        return f"removed {_short(files[-1])}"
+
+    return apply
+
+
 def _rewrite(relative: str, change: Callable[[bytes], bytes], words: str) -> Callable[[Path], str]:
     def apply(home: Path) -> str:
         path = home / relative
@@ -139,6 +151,11 @@ KINDS: Final = {
     "block-db": Damage("sectors of the block store inverted", _flip_database("blockstore.db")),
     "state-db": Damage("sectors of the state store inverted", _flip_database("state.db")),
     "lost-app-db": Damage("the application's database is gone", _drop_database("application.db")),
+    "lost-block-table": Damage("a table of the block store is gone", _drop_table("blockstore.db")),
+    "app-state": Damage(
+        "a value of the application's state is another one, with every checksum right",
+        lambda home: diverge(home / "data" / "application.db"),
+    ),
     "wal": Damage("the consensus log torn in the middle", _tear_wal),
     "wipe-data": Damage("a new, empty disk: all of data/ is gone", _wipe),
     "genesis": Damage(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def home(tmp_path: Path) -> Path:
     for database in ("application.db", "blockstore.db", "state.db"):
         folder = home / "data" / database
         folder.mkdir(parents=True)
-        (folder / "000001.log").write_bytes(b"j" * 9000)
+        (folder / "000001.log").write_bytes(journal_of_one_leaf(b"x" * 40_000))
         (folder / "000002.ldb").write_bytes(bytes(range(256)) * 40)
     (home / "data" / "cs.wal").mkdir()
     (home / "data" / "cs.wal" / "wal").write_bytes(b"w" * 5000)
@@ -27,6 +28,16 @@ def home(tmp_path: Path) -> Path:
     (home / "config" / "node_key.json").write_text("{}")
     (home / "config" / "priv_validator_key.json").write_text("{}")
     return home
+
+
+def journal_of_one_leaf(value: bytes) -> bytes:
+    """A LevelDB journal with one batch, in two chunks: iavl's leaf of version 7.  Checksums are left out."""
+    leaf = b"\x00\x02" + b"\x01k" + value
+    batch = struct.pack("<QI", 5, 1) + b"\x01" + b"\x0d" + b"s" + struct.pack(">QI", 7, 1)
+    length = len(leaf)
+    batch += bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14]) + leaf
+    head, tail = batch[: 32768 - 7], batch[32768 - 7 :]
+    return struct.pack("<IHB", 0, len(head), 2) + head + struct.pack("<IHB", 0, len(tail), 4) + tail
 
 
 def fingerprint(home: Path) -> dict[str, str]:
@@ -56,6 +67,15 @@ def test_tables_are_damaged_before_journals_and_keep_their_size(home: Path, tmp_
     size = table.stat().st_size
     assert "000002.ldb" in corrupt(home, "app-db", record=tmp_path / "faults.jsonl")
     assert table.stat().st_size == size
+
+
+def test_a_diverged_state_is_one_more_record_of_the_journal(home: Path, tmp_path: Path) -> None:
+    journal = home / "data" / "application.db" / "000001.log"
+    before = journal.read_bytes()
+    assert "version 7" in corrupt(home, "app-state", record=tmp_path / "faults.jsonl")
+    after = journal.read_bytes()
+    assert after.startswith(before)
+    assert after.endswith(b"xxxxy")  # the last bit of the value, and the record's second chunk ends the file
 
 
 def test_a_wiped_disk_holds_nothing_but_keeps_the_configuration(home: Path, tmp_path: Path) -> None:
