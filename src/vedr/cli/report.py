@@ -32,7 +32,7 @@ class _WriteByDefault(TyperGroup):
 app = typer.Typer(cls=_WriteByDefault)
 
 
-@app.command("write", hidden=True)
+@app.command("write")
 def write_command(
     *,
     run: Annotated[str, typer.Argument(help="Id of an incident, drill or other run.")] = "",

@@ -129,7 +129,7 @@ def test_runs_before_the_time_asked_for_are_left_out(ledger: World, binder: Bind
 def test_a_removed_run_and_one_that_cannot_be_read_are_told_in_red(ledger: World, binder: Binder) -> None:
     gone, damaged, _ = drilled(ledger, 40, 41, 42)
     for region in REGIONS:
-        for seq in range(12):
+        for seq in range(99):
             ledger.put(region, f"ledger/{gone}/{seq:08d}.json", None)
         ledger.put(region, f"ledger/{damaged}/00000000.json", b"{}")
     overview = binder.overview(LONG_AGO)
