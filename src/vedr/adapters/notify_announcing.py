@@ -20,7 +20,7 @@ from vedr.continuity.announcement import announcement
 from vedr.continuity.communication import Setting, filled, template_for
 from vedr.continuity.delivery import Channel, Delivery, notify
 from vedr.continuity.incident import Incident, incident_of
-from vedr.continuity.message import Link, Message
+from vedr.continuity.message import Link, Message, message
 from vedr.errors import NotFoundError, VedrError
 from vedr.ledger import Entry, RunId
 from vedr.policies.continuity import Continuity
@@ -107,6 +107,28 @@ def tell(
     return Announced(event, for_responders.severity, for_responders.subject, deliveries, exercise)
 
 
+def tell_standing(
+    opened: OpenSite, run_id: RunId, event: Event, *, severity: Severity, subject: str, body: str
+) -> tuple[Delivery, ...]:
+    """Tell responders and executives how the continuity plan itself stands; `run_id` is its episode."""
+    said = message(
+        site=opened.site.name,
+        incident=run_id,
+        event=event,
+        severity=severity,
+        subject=subject,
+        body=body,
+        at=opened.journal.clock(),
+        links=(Link("Status page", opened.site.continuity.status_page),),
+    )
+    addressed = [
+        (channel, said)
+        for policy, channel in zip(opened.site.notifications.channels, opened.channels, strict=True)
+        if policy.audience in ("responders", "executives") and policy.wants(event, severity)
+    ]
+    return notify(addressed, deadline_s=opened.site.notifications.deadline_s)
+
+
 def setting_of(policy: Continuity) -> Setting:
     """What templates say of the site's plan."""
     role = policy.roles.get("incident-commander")
@@ -138,7 +160,7 @@ class Announcer:
         if event := event_of(entry):
             self._todo.put((entry.run_id, event, entry.seq))
 
-    def say(self, message: str) -> None:
+    def say(self, _message: str) -> None:
         """Progress is for whoever watches."""
 
     def _work(self) -> None:

@@ -11,18 +11,19 @@ import typer
 from rich.table import Table
 
 from vedr.adapters.continuity_signals import look_around
-from vedr.adapters.notify_announcing import setting_of
+from vedr.adapters.notify_announcing import setting_of, tell_standing
 from vedr.adapters.site import OpenSite, open_site
-from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
+from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
 from vedr.continuity import activation, communication
 from vedr.continuity.activation import Standing
 from vedr.continuity.deadlines import Deadline, all_deadlines, mark_done
+from vedr.continuity.delivery import Delivery
 from vedr.continuity.functions import FUNCTIONS
 from vedr.continuity.incident import duration, incident_of
 from vedr.continuity.record import Record
 from vedr.continuity.severity import Assessment, assess
 from vedr.errors import NotFoundError, VerificationFailedError
-from vedr.ledger import parse_run_id
+from vedr.ledger import RunId, parse_run_id
 from vedr.policies.continuity import ROLE_TITLES
 from vedr.policies.notifications import Audience
 from vedr.signature import Json
@@ -42,7 +43,7 @@ def status(
     with open_site(site) as opened:
         assessment, standing = _look(opened)
         if record:
-            Record(opened.journal).keep(standing)
+            _keep(opened, standing)
         unfilled = [role for role in ROLE_TITLES if role not in opened.site.continuity.roles]
     if as_json:
         print_json(_status(assessment, standing, unfilled))
@@ -56,7 +57,8 @@ def activate(reason: Annotated[str, typer.Option("--reason")], by: Who, site: Si
     """Activate the plan by your word; recorded.  Refused when it is active."""
     with open_site(site) as opened:
         _, standing = _look(opened)
-        Record(opened.journal).activate(standing, by=by, why=reason)
+        run_id = Record(opened.journal).activate(standing, by=by, why=reason)
+        _tell_activated(opened, run_id, standing, f"{reason} (by {by})")
     stdout.print(f"The plan is active, by {by}: {reason}", markup=False)
 
 
@@ -65,7 +67,9 @@ def deactivate(reason: Annotated[str, typer.Option("--reason")], by: Who, site: 
     """Deactivate the plan; refused unless every critical function was seen up for an hour."""
     with open_site(site) as opened:
         _, standing = _look(opened)
-        Record(opened.journal).deactivate(standing, by=by, why=reason)
+        run_id = Record(opened.journal).deactivate(standing, by=by, why=reason)
+        told, body = "The business continuity plan is no longer active", f"{reason} (by {by})"
+        _show_failed(tell_standing(opened, run_id, "resolved", severity=standing.severity, subject=told, body=body))
     stdout.print("The plan is no longer active.  What is due now: vedr bcp deadlines")
 
 
@@ -145,6 +149,27 @@ def _look(opened: OpenSite) -> tuple[Assessment, Standing]:
     assessment = assess(signals)
     episode = Record(opened.journal).episode()
     return assessment, activation.look(episode.standing if episode else None, signals, assessment)
+
+
+def _keep(opened: OpenSite, standing: Standing) -> None:
+    """Record the look, and tell people when it is the one that activated the plan."""
+    record = Record(opened.journal)
+    before = record.episode()
+    run_id = record.keep(standing)
+    if run_id and standing.active and not (before and before.standing.active):
+        _tell_activated(opened, run_id, standing, standing.why_active)
+
+
+def _tell_activated(opened: OpenSite, run_id: RunId, standing: Standing, why: str) -> None:
+    body = f"Why: {why}\nSeverity: {standing.severity}\nSee: vedr bcp status --site {opened.site.name}"
+    told = "The business continuity plan is active"
+    _show_failed(tell_standing(opened, run_id, "declared", severity="SEV-1", subject=told, body=body))
+
+
+def _show_failed(deliveries: tuple[Delivery, ...]) -> None:
+    for one in deliveries:
+        if one.state == "failed":
+            stderr.print(f"not told: {one}", markup=False)
 
 
 def _end(assessment: Assessment, standing: Standing) -> None:

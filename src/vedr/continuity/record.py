@@ -67,8 +67,8 @@ class Record:
                 writer.append("closed", {"outcome": "completed", "total_ms": 0, "target_ms": 0, "steps": {}})
         return before.run_id
 
-    def activate(self, standing: Standing, *, by: str, why: str) -> Standing:
-        """By a person's word, given the newest look.
+    def activate(self, standing: Standing, *, by: str, why: str) -> RunId:
+        """By a person's word, given the newest look; the episode.
 
         Raises:
             RefusedError: it is active.
@@ -78,13 +78,12 @@ class Record:
             raise RefusedError(f"the plan is active: {before.standing.why_active}", remedy="Nothing needs doing.")
         now = activated(standing, why)
         if before is None:
-            self._open(now, by=by)
-        else:
-            self._write(before.run_id, now, {"by": by, "why": why, "word": "activated"})
-        return now
+            return self._open(now, by=by)
+        self._write(before.run_id, now, {"by": by, "why": why, "word": "activated"})
+        return before.run_id
 
-    def deactivate(self, standing: Standing, *, by: str, why: str) -> Standing:
-        """By a person's word, given the newest look.
+    def deactivate(self, standing: Standing, *, by: str, why: str) -> RunId:
+        """By a person's word, given the newest look; the episode.
 
         Raises:
             NotFoundError: it is not active.
@@ -102,7 +101,7 @@ class Record:
         writer = self._write(before.run_id, now, {"by": by, "why": why, "word": "deactivated"})
         if now.calm:
             writer.append("closed", {"outcome": "completed", "total_ms": 0, "target_ms": 0, "steps": {}})
-        return now
+        return before.run_id
 
     def _open(self, standing: Standing, *, by: str = "") -> RunId:
         run_id = new_run_id("run", self._journal.clock())

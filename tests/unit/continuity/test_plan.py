@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,8 +106,11 @@ def test_a_function_comes_after_what_it_needs_and_its_rto_is_within_its_mtd() ->
 
 
 @pytest.fixture
-def site() -> Iterator[LedgerSite]:
-    with LedgerSite(example(continuity=plan().model_dump())) as opened:
+def site(tmp_path: Path) -> Iterator[LedgerSite]:
+    """Whose channels are files away from working: every failure to tell has to be survived."""
+    channel = {"kind": "slack", "name": "lost", "url": f"file:{tmp_path}/nobody-wrote-this"}
+    tables = {"continuity": plan().model_dump(), "notifications": {"channels": [channel], "deadline_s": 2}}
+    with LedgerSite(example(**tables)) as opened:
         yield opened
 
 
@@ -350,6 +354,23 @@ def test_status_ends_with_an_error_while_the_chain_stands_and_remembers_since_wh
     monkeypatch.setattr(LOOK, "now", well)
     with pytest.raises(VerificationFailedError, match="the plan is active"):
         command("status")
+
+
+def test_that_the_plan_became_active_is_told_once_and_whom_it_did_not_reach_is_said(
+    site: LedgerSite, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vedr.cli import bcp  # noqa: PLC0415
+
+    said: list[str] = []
+    monkeypatch.setattr(bcp.stderr, "print", lambda text, **_: said.append(text))
+    monkeypatch.setattr(LOOK, "now", standing_still)
+    site.clock.move(minutes=6)
+    for _ in range(2):
+        with pytest.raises(VerificationFailedError, match="the plan is active"):
+            command("status")
+        site.clock.move(minutes=1)
+    assert len(said) == 1
+    assert said[0].startswith("not told: lost (slack): failed: secret file")
 
 
 def test_status_that_may_not_record_leaves_no_trace(

@@ -118,8 +118,8 @@ def test_a_person_activates_once_and_leaves_only_what_is_active(site: LedgerSite
     record = Record(site.journal)
     with pytest.raises(NotFoundError, match="not active"):
         record.deactivate(standing, by="zoe", why="")
-    active = record.activate(standing, by="zoe", why="a storm is coming")
-    assert active.why_active == "a storm is coming"
+    run_id = record.activate(standing, by="zoe", why="a storm is coming")
+    assert site.journal.runs_of("continuity") == (run_id,)
     with pytest.raises(RefusedError, match="a storm is coming"):
         record.activate(standing, by="ann", why="again")
     site.clock.move(minutes=5)
