@@ -69,10 +69,10 @@ class Machinery:
         if kind == "StatefulSet":
             spec["serviceName"] = name
         plural = f"{kind.lower()}s"
-        self.workloads[name] = (plural, node)
         self.api.create(
             f"{APPS}/{plural}", {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
         )
+        self.workloads[name] = (plural, node)
 
     def protect(self, name: str, *, allowed: int) -> None:
         """A disruption budget over the workload's pods."""

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 TOKEN: Final = "a-token-of-the-test"
 PAGE: Final = 2  # smaller than any client asks for, so that every client has to page
+KINDS: Final = ("namespaces", "nodes", "pods", "statefulsets", "deployments", "poddisruptionbudgets")
 Json = dict[str, Any]
 
 
@@ -55,7 +56,7 @@ class Store:
             target = path.removesuffix("/status")
             match method:
                 case "GET":
-                    return self._read(path) if path in self.objects else self._list(path, query)
+                    return self._list(path, query) if path.rsplit("/", 1)[-1] in KINDS else self._read(path)
                 case "POST":
                     return self._create(path, body)
                 case "PUT":

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from vedr.adapters.fence_aws import open_client
 from vedr.adapters.fence_hsm import TokenKeys
@@ -103,6 +106,10 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.05)
             else:
                 break
+        slow = Config(read_timeout=120, retries={"total_max_attempts": 1})
+        warm: Any = boto3.client  # the first call makes moto read its catalogues, which may take long
+        keys = {"aws_access_key_id": KEYS.access_key, "aws_secret_access_key": KEYS.secret_key}
+        warm("ec2", region_name="us-east-1", endpoint_url=endpoint, config=slow, **keys).describe_subnets()
         yield endpoint
         process.kill()
         process.wait()
@@ -211,8 +218,6 @@ class Answering:
             return getattr(self._client, name)
 
         def answer(**_: object) -> None:
-            from botocore.exceptions import ClientError  # noqa: PLC0415 (only here)
-
             raise ClientError({"Error": {"Code": self._code, "Message": "as documented"}}, name)
 
         return answer
