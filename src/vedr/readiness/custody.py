@@ -18,7 +18,7 @@ from vedr.custody.key_backup_collect import Owner, owners
 from vedr.custody.key_backup_store import Found, KeyRepository
 from vedr.custody.key_material import KeyKind
 from vedr.custody.shares_record import MAX_BYTES, ShareRecord, is_signed, open_record
-from vedr.errors import CorruptError, NotFoundError, VerificationFailedError
+from vedr.errors import CorruptError, NotFoundError, UnavailableError, VerificationFailedError
 from vedr.inventory import Site
 from vedr.policies.checks import Checks
 from vedr.ports import ObjectStore
@@ -83,9 +83,12 @@ def _require_copies(repository: KeyRepository, backup: Backup, policy: Checks) -
     """Entry and envelope in every region, signed and byte for byte."""
     calls = {region: partial(_require_copy, repository, store, backup) for region, store in repository.stores.items()}
     answers = side_by_side(calls, deadline_s=policy.subject_deadline_s)
-    wrong = [f"{region}: {part_of(region, a.error).observed}" for region, a in answers.items() if a.error is not None]
+    wrong = [part_of(region, answer.error) for region, answer in answers.items() if answer.error is not None]
     if wrong:
-        raise VerificationFailedError("; ".join(wrong), remedy=BACK_UP.format(backup.origin))
+        silent = all(part.status == "could not run" for part in wrong)
+        kind = UnavailableError if silent else VerificationFailedError
+        reasons = "; ".join(f"{part.subject}: {part.observed}" for part in wrong)
+        raise kind(reasons, remedy=wrong[0].remedy if silent else BACK_UP.format(backup.origin))
 
 
 def _require_copy(repository: KeyRepository, store: ObjectStore, backup: Backup) -> None:
