@@ -4,13 +4,14 @@ One full node stands under a real zone supervisor (labzoned) with real stores; t
 site, which it takes for full ones, and one node of the site does not answer.
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from flows.data_corruption import RUNBOOK
 from tasks.corruption_orders import DataCorruption
 from tasks.orders import RegionJob
 from vedr.adapters.lab_fleet import ZoneAgent
-from vedr.adapters.site import OpenSite, open_site
+from vedr.adapters.site import open_site
 from vedr.backup.capture import NodeCondition
 from vedr.backup.chain_snapshot import snapshot_node
-from vedr.errors import RefusedError, VedrError
+from vedr.errors import RefusedError
 from vedr.lab import corruption
 from vedr.runbook.run import Outcome
 
@@ -50,7 +51,6 @@ class World:
     folder: Path
     site: Path
     agent: ZoneAgent
-    said: list[str] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -61,6 +61,16 @@ class World:
 
     def start(self) -> None:
         self.agent.act(NODE, "start")
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+        self.network.reach(self.network.height("val0"), NODE)
+
+    def back_up_configuration(self) -> None:
+        outcome = CONFIG_BACKUP.perform(RegionJob(region="us-east", even_if_fresh=True, site=str(self.site)))
+        assert isinstance(outcome, Outcome)
+        assert outcome.outcome == "completed"
 
     def damage(self, what: str) -> str:
         self.stop(kill=True)
@@ -202,12 +212,99 @@ def test_a_healthy_node_is_refused(world: World) -> None:
         world.recover()
 
 
-def test_inverted_sectors_of_the_application_are_kept_and_replaced(world: World) -> None:
+def test_inverted_sectors_are_kept_replaced_and_named_to_the_byte(world: World) -> None:
+    """The run finds them, keeps them, brings proven data, and says where the table differs from the store's copy."""
     world.transact(3)
-    world.snapshot()
-    done = world.damage("app-db")
+    world.restart()  # so that tables are written
+    snapshot = world.snapshot()
+    world.damage("app-db")
     found = world.recover()
-    assert found["examine_at_rest"]["kind"] == "database", done
+    assert found["examine_at_rest"]["kind"] == "database"
     kept = Path(found["preserve_damage"]["folder"])
-    assert (kept / "data" / "application.db").is_dir()
+    record = json.loads(Path(found["preserve_damage"]["record"]).read_text())
+    for file in record["files"]:
+        assert hashlib.sha256((kept / file["path"]).read_bytes()).hexdigest() == file["sha256"]
+    (damaged,) = found["record_root_cause"]["damaged"]
+    assert damaged.startswith("application.db/")
+    assert snapshot in damaged
+    world.healthy()
+
+
+def test_a_broken_configuration_and_genesis_come_back_from_a_backup_from_before_the_damage(world: World) -> None:
+    world.back_up_configuration()
+    good = {name: (world.home / "config" / name).read_bytes() for name in ("config.toml", "genesis.json")}
+    world.damage("config")
+    world.damage("genesis")
+    world.back_up_configuration()  # the hourly backup goes on, and takes the damage in
+    found = world.recover(kind="config")
+    replaced = {one["name"]: one for one in found["restore_configuration"]}
+    assert len(replaced["config/config.toml"]["passed_over"]) == 1
+    assert "not TOML" in replaced["config/config.toml"]["passed_over"][0]
+    assert {name: (world.home / "config" / name).read_bytes() for name in good} == good
+    assert found["bring_and_prove"]["way"] == "keep"
+    world.healthy()
+
+
+def test_a_torn_consensus_log_is_set_aside_and_the_databases_stay(world: World) -> None:
+    world.damage("wal")
+    blocks = (world.home / "data" / "blockstore.db").stat().st_ino
+    found = world.recover()
+    assert found["bring_and_prove"]["way"] == "new-log"
+    assert (Path(found["preserve_damage"]["folder"]) / "data" / "cs.wal" / "wal").is_file()
+    assert (world.home / "data" / "blockstore.db").stat().st_ino == blocks
+    world.healthy()
+
+
+def test_a_state_that_diverged_unseen_is_found_by_verified_headers(world: World) -> None:
+    """Every checksum is right and the node would start: only reading every key and value tells."""
+    world.transact(2)
+    world.damage("app-state")
+    found = world.recover()
+    assert found["examine_at_rest"]["kind"] == "state"
+    assert "verified header" in found["examine_at_rest"]["findings"][0]["detail"]
+    assert len(found["verify_across_nodes"]["others"]) >= 2
+    world.healthy()
+
+
+@long
+@pytest.mark.parametrize("what", ["block-db", "state-db", "lost-app-db", "lost-block-table", "wipe-data"])
+def test_every_other_damage_to_the_databases_is_recovered_from(world: World, what: str) -> None:
+    world.transact(1)
+    world.restart()
+    world.damage(what)
+    found = world.recover()
+    assert found["examine_at_rest"]["kind"] == "database"
+    world.healthy()
+
+
+@long
+def test_a_node_that_halts_on_an_app_hash_is_recovered_though_it_still_answers(world: World) -> None:
+    world.transact(1)
+    world.damage("app-state")
+    world.start()
+
+    def halted() -> bool:
+        world.transact(1)
+        return world.network.height("val0") - world.network.height(NODE) > 12
+
+    eventually(halted, "the diverged node halts", within_s=90)
+    found = world.recover(kind="state")
+    assert "state" in {one["kind"] for one in found["detect_corruption"]["findings"]}
+    world.healthy()
+
+
+@long
+def test_a_snapshot_that_fails_its_proof_is_passed_over_for_an_older_one(world: World) -> None:
+    world.snapshot()
+    world.transact(1)
+    newest = world.snapshot()
+    with world.opened() as opened:
+        for store in opened.stores.values():
+            for one in store.list("us-east/state/p/"):
+                if newest in one.key:
+                    store.delete(one.key)
+    world.damage("lost-app-db")
+    found = world.recover()
+    assert found["bring_and_prove"]["way"] == "snapshot"
+    assert newest in found["bring_and_prove"]["passed_over"][0]
     world.healthy()
