@@ -28,6 +28,7 @@ GROUPS: Final = {
     "traffic": "What users are sent to: show, check, set.",
     "hsm": "Keys in hardware: reference, check of replicas, inventory.",
     "report": "Evidence of incidents and drills: INCIDENT or --all as pages and PDFs, verify.",
+    "metrics": "What Prometheus is told: serve, print.",
 }
 
 
