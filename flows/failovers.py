@@ -4,7 +4,7 @@ from typing import Final
 
 from tasks.binding import open_run, runbook_flow
 from tasks.failover_orders import RegionFailover, ZoneFailover, subjects_of_failover
-from tasks.outages import confirm_outage, decide, describe, plan_of
+from tasks.outages import confirm_outage, decide, declare, describe, plan_of
 from tasks.relocating import hand_over, promote, start_reserves
 from tasks.serving import shift_traffic, verify_service, watch_blocks
 from vedr.runbook.run import Outcome, Run
@@ -12,6 +12,7 @@ from vedr.runbook.steps import Runbook
 
 STEPS: Final = (
     confirm_outage,
+    declare,
     decide,
     start_reserves,
     promote,
@@ -53,7 +54,7 @@ def region_failover(order: RegionFailover) -> Outcome:
 
 def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
     """The page of both runbooks."""
-    run.step(confirm_outage)
+    run.step(declare, run.step(confirm_outage))
     found = run.step(decide)
     run.approve(describe(found))
     run.step(start_reserves, found.gateways)

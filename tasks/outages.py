@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from tasks.failover_orders import Failover, domain_of
+from tasks.notifying import Announced, announce
 from tasks.observing import Seen, ask, in_sync
 from vedr.adapters.answering import answers_http
 from vedr.adapters.privval_signer import register_of
@@ -46,6 +47,14 @@ def confirm_outage(ctx: Ctx) -> Outage:
             found = outage.judge(domain, sights)
     ctx.say(found.finding)
     return found
+
+
+@step(title="Declare and notify", budget_s=10, acts=False)
+def declare(ctx: Ctx, found: Outage) -> Announced:
+    """Tells the site's channels; one that is dead is reported and stops nothing."""
+    with open_site(ctx.order.site) as opened:
+        facts = {"place": found.domain, "mode": ctx.order.mode, "gone": f"{len(found.gone)} of {found.total}"}
+        return announce(opened, ctx, "declared", facts)
 
 
 @step(title="Decide what moves where", budget_s=30, retry=PROBE, acts=False)
