@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from chain_network import CHAIN_ID, Network, eventually, labnode
+from chain_network import Network, eventually, labnode
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from loopback_ports import free_port

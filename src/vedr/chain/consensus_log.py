@@ -1,7 +1,8 @@
 """Is a node's consensus log (`data/cs.wal`) readable?
 
-Guarantees: every record is read and its checksum compared; a last record that was only begun, as a crash leaves it, is
-no damage.  Leaves out: what the records mean.  A node repairs a torn log itself, but one with rubbish only up to it.
+Guarantees: every record that a start would replay is read and its checksum compared; a last record that was only begun,
+as a crash leaves it, is no damage.
+Leaves out: what the records mean.  A node repairs a torn log itself, but one with rubbish only up to it.
 
 Format: cometbft v0.38 consensus/wal.go: CRC-32C of the data, its length (both big-endian, 4 bytes), the data, protobuf.
 """
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Final
 
 MAX_RECORD_BYTES: Final = 1024 * 1024 + 24  # consensus/wal.go: maxMsgSizeBytes, and the time around a message
+CLOSED_SEGMENTS: Final = 1
+"""How many of the closed segments are read: a start replays the last height, which the newest two files hold."""
+
 _HEAD: Final = struct.Struct(">II")
 _POLYNOMIAL: Final = 0x82F63B78  # CRC-32C, reflected (RFC 3720, appendix B.4)
 
@@ -38,7 +42,8 @@ def crc32c(data: bytes | memoryview) -> int:
 
 def damage_in(folder: Path) -> str:
     """What is wrong with the log in `folder`, with file and offset; empty when nothing is, or there is no log."""
-    for path in sorted(folder.glob("wal*")):
+    closed = sorted(folder.glob("wal.*"), key=lambda path: path.name)[-CLOSED_SEGMENTS:]
+    for path in (*closed, *folder.glob("wal")):
         if found := _damage(path.read_bytes()):
             return f"{path.name}: {found}"
     return ""
