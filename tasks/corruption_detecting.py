@@ -21,8 +21,9 @@ from vedr.errors import (
     UnavailableError,
     VerificationFailedError,
 )
-from vedr.failover.corruption import CONSENSUS_LOG, Evidence, Finding, is_serving
+from vedr.failover.corruption import CONSENSUS_LOG, Evidence, Finding, is_serving, shown
 from vedr.failover.corruption_config import broken_files
+from vedr.failover.corruption_offsets import compare_with_store
 from vedr.failover.corruption_signs import read_signs
 from vedr.inventory import Node
 from vedr.ports import UnitState
@@ -57,6 +58,7 @@ class Looking:
             self._look_at_answers(own, light)
         if home is not None and unit in AT_REST:
             self._look_at_data(home, light)
+            self._look_at_tables(home)
         if not is_serving(unit, height, self._tip):
             self._look_at_log()
             if unit not in AT_REST:
@@ -128,6 +130,18 @@ class Looking:
             self._findings += [Finding("state", "state", detail) for detail in settled.false]
             self._unchecked += settled.unsettled
             self._whole += settled.true
+
+    def _look_at_tables(self, home: Path) -> None:
+        """Tables are never rewritten in place: one that differs from the store's proven copy is damaged."""
+        if any(one.kind != "config" and one.subject != CONSENSUS_LOG for one in self._findings):
+            return
+        compared = compare_with_store(self._opened.repository, self._node, home / "data")
+        if compared.damaged:
+            self._findings.append(Finding("database", "data", shown(compared.damaged)))
+        elif compared.reason:
+            self._whole.append(f"not all tables were compared with the store: {compared.reason}")
+        else:
+            self._whole.append(f"{compared.files} tables are as in {compared.snapshot}")
 
     def _look_at_log(self) -> None:
         template = self._opened.site.custody.unit_log

@@ -271,6 +271,7 @@ def test_a_state_that_diverged_unseen_is_found_by_verified_headers(world: World)
 def test_every_other_damage_to_the_databases_is_recovered_from(world: World, what: str) -> None:
     world.transact(1)
     world.restart()
+    world.snapshot()
     world.damage(what)
     found = world.recover()
     assert found["examine_at_rest"]["kind"] == "database"
