@@ -3,6 +3,7 @@
 Each test leaves its node in sync; the kinds of damage one by one are in tests/chain/test_corruption.py.
 """
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def test_a_validator_with_a_damaged_application_signs_again_and_nothing_twice(
     began = witness.status().latest_height
     damage(opened, lab_plan, VALIDATOR, "app-db")
     found = recover(opened, VALIDATOR)
-    assert found["examine_at_rest"]["kind"] == "database"
+    assert found["examine_at_rest"]["kind"] in ("database", "state")  # a journal's damage shows as an older state
     assert "signature" in found["verify_across_nodes"]["detail"]
     assert len(found["verify_across_nodes"]["others"]) >= 2
     kept = Path(found["preserve_damage"]["folder"])
@@ -103,6 +104,8 @@ def test_a_full_node_whose_state_diverged_is_contradicted_by_verified_headers(
     opened: OpenSite, lab_plan: Plan, backed_up: str
 ) -> None:
     assert backed_up
+    url = f'{opened.site.node(FULL).rpc}/broadcast_tx_commit?tx="a-leaf=of-the-newest-journal"'
+    urllib.request.urlopen(url, timeout=30).close()  # noqa: S310 - our own node
     damage(opened, lab_plan, FULL, "app-state")
     found = recover(opened, FULL)
     assert found["examine_at_rest"]["kind"] == "state"
