@@ -113,6 +113,8 @@ def situation_of(opened: OpenSite, seen: Iterable[Seen], *, lost: Domain | None)
         powers={**by_name, OUTSIDE: sum(member.power for member in strangers)},
         outside_online=sum(member.power for member in strangers if member.address in online),
         holders=holders,
+        tip_height=height,
+        tip_hash=witness.status.latest_block_hash.hex().upper(),
     )
 
 

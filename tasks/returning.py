@@ -127,6 +127,8 @@ def what_is_away(opened: OpenSite, order: Failback) -> Relocation:
         total_power=sum(situation.powers.values()),
         online_before=online,
         online_after=online,
+        tip_height=situation.tip_height,
+        tip_hash=situation.tip_hash,
     )
 
 

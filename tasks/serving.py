@@ -45,7 +45,7 @@ class Shifted:
 
 @dataclass(frozen=True, slots=True)
 class Serves:
-    """What a user sees."""
+    """What a user sees; `lost_blocks` is 0 because the tip from before is in the verified chain, or the step failed."""
 
     height: int
     app_hash: str
@@ -53,6 +53,7 @@ class Serves:
     signing: tuple[str, ...]
     api: tuple[str, ...]
     providers: tuple[str, ...]
+    lost_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ def verify_service(ctx: Ctx, found: Relocation) -> Serves:
         seen = in_sync(ask(opened, opened.site.nodes))
         height = await_blocks(opened, seen, BLOCKS)
         app_hash, compared = compare(opened, height)
+        check_kept(opened, found)
         signing = tuple(move.validator for move in found.moves if await_signature(opened, move.validator))
         api = _api_through_names(opened)
         providers = tuple(
@@ -133,7 +135,7 @@ def verify_service(ctx: Ctx, found: Relocation) -> Serves:
             f"{', '.join(sorted(missing))} took over and does not serve", remedy="Look at its log, then resume."
         )
     ctx.say(f"height {height}, {compared} nodes agree on its app hash; {', '.join(signing) or 'no moved key'} signs")
-    return Serves(height, app_hash, compared, signing, api, providers)
+    return Serves(height, app_hash, compared, signing, api, providers, lost_blocks=0)
 
 
 def await_blocks(opened: OpenSite, seen: tuple[Seen, ...], blocks: int) -> Height:
@@ -171,6 +173,16 @@ def compare(opened: OpenSite, height: Height) -> tuple[str, int]:
             remedy="Stop the nodes that differ and run RB-DR-004." if differ else "Bring back another node.",
         )
     return header.app_hash, agree
+
+
+def check_kept(opened: OpenSite, found: Relocation) -> None:
+    """VerificationFailedError when the newest block from before is not in the chain any more."""
+    kept = opened.light_client().verified_header(Height(found.tip_height))
+    if kept.hash != found.tip_hash:
+        raise VerificationFailedError(
+            f"block {found.tip_height} was {found.tip_hash} before, the verified chain has {kept.hash}",
+            remedy="Stop the validators: two histories exist.  Find out which signers made the other one (RB-DR-005).",
+        )
 
 
 def await_signature(opened: OpenSite, validator: str) -> bool:

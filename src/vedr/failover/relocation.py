@@ -25,6 +25,8 @@ class Situation:
         powers: Voting power of every validator of the active set, by node name; others under `outside`.
         outside_online: Power of validators elsewhere that took part.
         holders: The signer that holds each remotely signing validator's key, by validator.
+        tip_height: The newest block that any of them shows.
+        tip_hash: Its hash, in hex; afterwards it has to be in the chain still.
     """
 
     serving: frozenset[str]
@@ -32,6 +34,8 @@ class Situation:
     powers: Mapping[str, int]
     outside_online: int
     holders: Mapping[str, str]
+    tip_height: int = 0
+    tip_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Relocation:
     total_power: int
     online_before: int
     online_after: int
+    tip_height: int
+    tip_hash: str
 
     @property
     def needed_power(self) -> int:
@@ -150,6 +156,8 @@ def plan(site: Site, domain: Domain, target: Domain, situation: Situation, *, pl
         total_power=total,
         online_before=online,
         online_after=online - lost + sum(move.power for move in moves),
+        tip_height=situation.tip_height,
+        tip_hash=situation.tip_hash,
     )
 
 
