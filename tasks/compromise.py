@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from tasks.notifying import Announced, announce
 from tasks.observing import ask, tip_of
 from tasks.orders import OneLine
+from tasks.signing import deny_signers
 from vedr.adapters.site import OpenSite, open_site
 from vedr.custody import compromise, key_backup_store
 from vedr.custody.compromise import Item
@@ -111,6 +112,8 @@ def contain(ctx: Ctx) -> Contained:
         owner = owner_of(opened, ctx.order)
         unit, zone = unit_of(opened, owner)
         before, why_not = _stopped(ctx, opened, unit, zone)
+        why_signs = _deny_signers(ctx, opened, owner)
+        why_not = why_not or why_signs
         aside: tuple[str, ...] = ()
         try:
             aside = tuple(str(path) for path in take_aside(opened, owner, ctx.run_id))
@@ -150,6 +153,20 @@ def _stopped(ctx: Ctx, opened: OpenSite, unit: str, zone: str) -> tuple[UnitStat
         return before, error.message
     still = ended.state not in ("stopped", "failed") or ended.desired != "stopped"
     return before, f"unit {unit} is {ended.state}, meant to be {ended.desired}" if still else ""
+
+
+def _deny_signers(ctx: Ctx, opened: OpenSite, owner: Owner) -> str:
+    """Why a remote signer of a validator's key may sign on; empty: none can, or it has none."""
+    if owner.kind != "validator" or not opened.site.signers_of(owner.name):
+        return ""
+    try:
+        deny_signers(opened, opened.site.node(owner.name), ctx.run_id)
+    except UnavailableError as error:
+        if ctx.attempt < ACT.attempts:
+            raise
+        return f"its remote signers may sign on: {error.message}"
+    ctx.say(f"the registers refuse every signer of {owner.name}'s key")
+    return ""
 
 
 def take_aside(opened: OpenSite, owner: Owner, incident: str) -> list[Path]:

@@ -5,6 +5,7 @@ sign-state file says at least what the key may have signed; where that is not ce
 Leaves out: a validator that moves to another host (the promotion protocol of RB-DR-002 and -003).
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -15,16 +16,19 @@ from tasks.observing import ask, references
 from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.chain import fence, floor
-from vedr.chain.appointment import appointed
+from vedr.chain.appointment import APPOINT_DEADLINE_S, appoint, appointed
 from vedr.chain.node_config import remove_stale_socket
 from vedr.chain.register import Validator
+from vedr.chain.register_holding import SignStateRegister
 from vedr.chain.shipping_watch import look_at_copies
 from vedr.chain.sign_state import FILE_NAME, SignState, read_sign_state, write_sign_state
 from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.inventory import Height, Node, RemoteSigner, load_site
+from vedr.ledger import RunId
 from vedr.ports import UnitState
 
 Say = Callable[[str], None]
+NOBODY: Final = "nobody"  # no signer has this name
 NODE_LIMIT_S: Final = 60.0  # from its start until it answers; its signer may need some seconds to be there
 _POLL_S: Final = 0.25
 SLOWEST_BLOCK_TIMES: Final = 3.0  # a chain this many times slower than usual still counts as moving
@@ -136,6 +140,24 @@ def signer_state(opened: OpenSite, node: Node) -> UnitState | None:
         return opened.fleet.status(signer.unit, node.zone).state
     except (UnavailableError, NotFoundError):
         return None
+
+
+def deny_signers(
+    opened: OpenSite, validator: Node, run_id: RunId, *, deadline_s: float = APPOINT_DEADLINE_S
+) -> None:
+    """No remote signer of this key signs from here on: nobody is appointed, and the registers are taken from whoever
+    held them.  Units that answer are stopped too.
+
+    Raises:
+        UnavailableError: no majority of the regions answers: a signer that still reaches one may sign on.
+    """
+    subject = Validator(opened.site.chain.chain_id, validator.address)
+    appoint(opened.registers, subject, NOBODY, run_id=run_id, at=utc_now(), deadline_s=deadline_s)
+    register = SignStateRegister(opened.registers, subject)
+    register.take_over(register.look().next_epoch, f"{NOBODY}/{run_id}").close()
+    for signer in opened.site.signers_of(validator.name):
+        with contextlib.suppress(VedrError):  # what does not answer is refused by the registers
+            opened.fleet.stop(signer.unit, opened.site.node(signer.node).zone)
 
 
 def _guarded_by_registers(opened: OpenSite, node: Node) -> Guarded:
