@@ -87,7 +87,7 @@ class RootCause:
 def detect_corruption(ctx: Ctx) -> Diagnosis:
     """Compares what the node says with verified headers, reads its files and log; refuses a healthy node."""
     with open_site(ctx.order.site) as opened:
-        seen = Looking(opened, opened.site.node(ctx.order.node)).evidence()
+        seen = Looking(opened, opened.site.node(ctx.order.node), ctx.order.kind).evidence()
     diagnosis = judge(seen, ctx.order.kind)
     ctx.say(f"{diagnosis.node}: {diagnosis.kind} is damaged: {shown(diagnosis.findings)}")
     if diagnosis.others_wrong:
@@ -108,7 +108,7 @@ def stop_corrupt(ctx: Ctx) -> str:
 def examine_at_rest(ctx: Ctx, diagnosis: Diagnosis) -> Diagnosis:
     """Opens the databases, now that no process uses them, reads every key where the site can, adds what it finds."""
     with open_site(ctx.order.site) as opened:
-        seen = Looking(opened, opened.site.node(ctx.order.node)).evidence()
+        seen = Looking(opened, opened.site.node(ctx.order.node), ctx.order.kind).evidence()
     whole = merged(diagnosis, seen)
     ctx.say(f"{len(whole.findings)} findings: {shown(whole.findings)}")
     return whole

@@ -11,6 +11,7 @@ from vedr.adapters.site import OpenSite
 from vedr.chain import consensus_log
 from vedr.chain.diagnosis import claims_of_data, claims_of_node, settle
 from vedr.chain.inspection import InconsistentError
+from vedr.chain.leveldb import missing_tables
 from vedr.chain.light import LightClient
 from vedr.chain.rpc import AbciInfo
 from vedr.errors import (
@@ -21,8 +22,8 @@ from vedr.errors import (
     UnavailableError,
     VerificationFailedError,
 )
-from vedr.failover.corruption import CONSENSUS_LOG, Evidence, Finding, is_serving, shown
-from vedr.failover.corruption_config import broken_files
+from vedr.failover.corruption import CONSENSUS_LOG, Evidence, Finding, KindChoice, is_serving, shown
+from vedr.failover.corruption_config import broken_files, drift
 from vedr.failover.corruption_offsets import compare_with_store
 from vedr.failover.corruption_signs import read_signs
 from vedr.inventory import Node
@@ -34,8 +35,8 @@ AT_REST: tuple[UnitState, ...] = ("stopped", "failed")
 class Looking:
     """One look at a node; findings are gathered as they come."""
 
-    def __init__(self, opened: OpenSite, node: Node) -> None:
-        self._opened, self._node = opened, node
+    def __init__(self, opened: OpenSite, node: Node, wanted: KindChoice) -> None:
+        self._opened, self._node, self._wanted = opened, node, wanted
         self._findings: list[Finding] = []
         self._unchecked: list[str] = []
         self._whole: list[str] = []
@@ -58,6 +59,7 @@ class Looking:
             self._look_at_answers(own, light)
         if home is not None and unit in AT_REST:
             self._look_at_data(home, light)
+            self._look_at_manifests(home)
             self._look_at_tables(home)
         if not is_serving(unit, height, self._tip):
             self._look_at_log()
@@ -92,8 +94,18 @@ class Looking:
         signs_from_file = self._node.is_validator and not self._opened.site.signers_of(self._node.name)
         broken = broken_files(home, self._opened.site.chain, self._node, has_key_file=signs_from_file)
         self._findings += broken
-        if not broken:
-            self._whole.append("its configuration and genesis can be read")
+        if broken:
+            return
+        self._whole.append("its configuration and genesis can be read")
+        if self._wanted == "config":
+            self._look_at_drift(home)
+
+    def _look_at_drift(self, home: Path) -> None:
+        """Who names the configuration wants it as it was backed up, also where a file can be read."""
+        try:
+            self._findings += drift(self._opened.repository, self._opened.site.chain, self._node, home)
+        except (UnavailableError, VerificationFailedError) as error:
+            self._unchecked.append(error.message)
 
     def _look_at_answers(self, own: Seen, light: LightClient) -> None:
         app: AbciInfo | None = None
@@ -130,6 +142,17 @@ class Looking:
             self._findings += [Finding("state", "state", detail) for detail in settled.false]
             self._unchecked += settled.unsettled
             self._whole += settled.true
+
+    def _look_at_manifests(self, home: Path) -> None:
+        """Tables that databases count on, all of them: also those that no inspection opens."""
+        missing: list[str] = []
+        for database in sorted((home / "data").glob("*.db")):
+            try:
+                missing += missing_tables(database)
+            except CorruptError as error:
+                missing.append(error.message)
+        if missing:
+            self._findings.append(Finding("database", "data/tables", shown(missing)))
 
     def _look_at_tables(self, home: Path) -> None:
         """Tables are never rewritten in place: one that differs from the store's proven copy is damaged."""

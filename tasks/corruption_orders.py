@@ -17,7 +17,8 @@ class DataCorruption(Order):
     kind: KindChoice = Field(
         default="choose for me",
         title="What is damaged",
-        description="Leave the finding to vedr.  Named, it has to be among what is found, or the run is refused.",
+        description="Leave the finding to vedr.  Named, it has to be among what is found; "
+        "config also takes files that can be read but differ from their newest backup.",
     )
     reason: OneLine = Field(
         default="", title="What was seen", description="One line for the record: the alert, or what you saw."

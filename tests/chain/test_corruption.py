@@ -65,7 +65,7 @@ class World:
     def restart(self) -> None:
         self.stop()
         self.start()
-        self.network.reach(self.network.height("val0"), NODE)
+        self.keeps_up()
 
     def back_up_configuration(self) -> None:
         outcome = CONFIG_BACKUP.perform(RegionJob(region="us-east", even_if_fresh=True, site=str(self.site)))
@@ -100,6 +100,9 @@ class World:
         for n in range(number):
             url = f'{self.network.url("val1")}/broadcast_tx_commit?tx="k{n}={time.monotonic_ns()}"'
             urllib.request.urlopen(url, timeout=10).close()  # noqa: S310 - our own node
+
+    def keeps_up(self) -> None:
+        self.network.reach(self.network.height("val1"), NODE)
 
     def snapshot(self) -> str:
         """As chain-snapshot does; of this very node."""
@@ -258,6 +261,7 @@ def test_a_torn_consensus_log_is_set_aside_and_the_databases_stay(world: World) 
 def test_a_state_that_diverged_unseen_is_found_by_verified_headers(world: World) -> None:
     """Every checksum is right and the node would start: only reading every key and value tells."""
     world.transact(2)
+    world.keeps_up()
     world.damage("app-state")
     found = world.recover()
     assert found["examine_at_rest"]["kind"] == "state"
@@ -281,6 +285,7 @@ def test_every_other_damage_to_the_databases_is_recovered_from(world: World, wha
 @long
 def test_a_node_that_halts_on_an_app_hash_is_recovered_though_it_still_answers(world: World) -> None:
     world.transact(1)
+    world.keeps_up()
     world.damage("app-state")
     world.start()
 

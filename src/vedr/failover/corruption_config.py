@@ -18,7 +18,7 @@ from vedr.backup.configuration import NODE_FILES
 from vedr.backup.fetching import ObjectReader
 from vedr.backup.manifest import VerifiedManifest
 from vedr.backup.repository import Repository, list_snapshots, load_manifest
-from vedr.errors import CorruptError, InvalidInputError, NotFoundError, VedrError, VerificationFailedError
+from vedr.errors import CorruptError, InvalidInputError, NotFoundError, VerificationFailedError
 from vedr.failover.corruption import KEY_FILES, Finding
 from vedr.inventory import Chain, Node
 
@@ -128,13 +128,16 @@ def _read(repository: Repository, verified: VerifiedManifest, path: str, *, pref
     return b"".join(pieces)
 
 
-def differs_from_backup(repository: Repository, chain: Chain, node: Node, home: Path, name: str) -> str:
-    """How a file that parses compares with the newest good backup; empty when they are equal or there is no file."""
-    path = home / name
-    if not path.is_file():
-        return ""
-    try:
-        good = good_file(repository, chain, node, name)
-    except VedrError as error:
-        return f"{name} can't be compared with its backup: {error.message}"
-    return "" if good.content == path.read_bytes() else f"{name} differs from {good.origin}"
+def drift(repository: Repository, chain: Chain, node: Node, home: Path) -> tuple[Finding, ...]:
+    """Files that parse, but are not as the newest good backup has them: an edit, or damage; only people know.
+
+    Raises:
+        VerificationFailedError, UnavailableError: a file can't be compared.
+    """
+    found = []
+    for name in NODE_FILES:
+        if name != GENESIS and (home / name).is_file():
+            good = good_file(repository, chain, node, name)
+            if good.content != (home / name).read_bytes():
+                found.append(Finding("config", name, f"differs from {good.origin}"))
+    return tuple(found)

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from vedr.chain.consensus_log import crc32c
+from vedr.chain.leveldb import BLOCK_BYTES, CHUNK, FIRST, FULL, LAST, MIDDLE, Fields, records
 from vedr.errors import NotFoundError
 
-BLOCK_BYTES: Final = 32 * 1024
-_CHUNK: Final = struct.Struct("<IHB")  # masked CRC-32C of kind and data, length, kind
 _BATCH: Final = struct.Struct("<QI")  # sequence number, number of entries
-_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _PUT: Final = 1
 _MASK: Final = 0xA282EAD8
 _LEAF: Final = b"\x00\x02"  # height 0 and size 1, as zigzag varints
@@ -47,10 +45,10 @@ def diverge(database: Path) -> str:
     if not journals:
         raise NotFoundError(f"{database} has no journal", remedy="Let the node run first.")
     content = journals[-1].read_bytes()
-    records, end = _records(content)
+    batches, end = records(content)
     leaf = None
     sequence = 0
-    for record in records:
+    for record in batches:
         for put in _puts(record):
             sequence = put.sequence
             if len(put.key) == _NODE_KEY_BYTES and put.key[:1] == b"s" and put.value.startswith(_LEAF):
@@ -64,45 +62,13 @@ def diverge(database: Path) -> str:
     return f"changed the last bit of a value of version {version} in {'/'.join(journals[-1].parts[-3:])}"
 
 
-def _records(content: bytes) -> tuple[list[bytes], int]:
-    """The journal's whole records, and where the last one ends."""
-    records, parts, offset, end = [], b"", 0, 0
-    while offset + _CHUNK.size <= len(content):
-        if BLOCK_BYTES - offset % BLOCK_BYTES < _CHUNK.size:
-            offset += BLOCK_BYTES - offset % BLOCK_BYTES
-            continue
-        _, length, kind = _CHUNK.unpack_from(content, offset)
-        data = content[offset + _CHUNK.size : offset + _CHUNK.size + length]
-        if kind not in (_FULL, _FIRST, _MIDDLE, _LAST) or len(data) < length:
-            break
-        offset += _CHUNK.size + length
-        parts = data if kind in (_FULL, _FIRST) else parts + data
-        if kind in (_FULL, _LAST):
-            records.append(parts)
-            end = offset
-    return records, end
-
-
 def _puts(record: bytes) -> Iterator[Put]:
     sequence, count = _BATCH.unpack_from(record)
-    offset = _BATCH.size
+    fields = Fields(record, _BATCH.size)
     for number in range(count):
-        kind = record[offset]
-        key, offset = _field(record, offset + 1)
+        kind, key = fields.byte(), fields.field()
         if kind == _PUT:
-            value, offset = _field(record, offset)
-            yield Put(sequence + number, key, value)
-
-
-def _field(record: bytes, offset: int) -> tuple[bytes, int]:
-    length = shift = 0
-    while True:
-        byte = record[offset]
-        offset += 1
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:  # noqa: PLR2004 - a varint's last byte
-            return record[offset : offset + length], offset + length
+            yield Put(sequence + number, key, fields.field())
 
 
 def _sized(field: bytes) -> bytes:
@@ -118,13 +84,13 @@ def _chunks(record: bytes, start: int) -> bytes:
     out, left, is_first = bytearray(), record, True
     while left or is_first:
         room = BLOCK_BYTES - (start + len(out)) % BLOCK_BYTES
-        if room < _CHUNK.size:
+        if room < CHUNK.size:
             out += bytes(room)
             continue
-        data, left = left[: room - _CHUNK.size], left[room - _CHUNK.size :]
-        kind = (_FULL if not left else _FIRST) if is_first else (_LAST if not left else _MIDDLE)
+        data, left = left[: room - CHUNK.size], left[room - CHUNK.size :]
+        kind = (FULL if not left else FIRST) if is_first else (LAST if not left else MIDDLE)
         crc = crc32c(bytes([kind]) + data)
         masked = ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
-        out += _CHUNK.pack(masked, len(data), kind) + data
+        out += CHUNK.pack(masked, len(data), kind) + data
         is_first = False
     return bytes(out)

@@ -12,7 +12,7 @@ from vedr.backup.repository import list_snapshots
 from vedr.backup.snapshot import create
 from vedr.backup.tree import read_tree
 from vedr.errors import InvalidInputError, NotFoundError, UnavailableError, VerificationFailedError
-from vedr.failover.corruption_config import broken_files, check, good_file
+from vedr.failover.corruption_config import broken_files, check, drift, good_file
 from vedr.inventory import Chain, Node
 
 GENESIS = b'{"chain_id": "chain-1"}'
@@ -159,6 +159,20 @@ def test_keys_are_never_looked_for_in_a_configuration_backup(
 ) -> None:
     with pytest.raises(InvalidInputError, match="no configuration backup"):
         good_file(make_world().repository, chain, node, name)
+
+
+def test_files_that_differ_from_the_newest_backup_are_named(make_world: Any, node: Node, chain: Chain) -> None:
+    world = make_world()
+    newest = back_up(world, {"full-0/config/config.toml": CONFIG})
+    assert not drift(world.repository, chain, node, node.home)
+    (node.home / "config" / "config.toml").write_bytes(b'moniker = "changed"')
+    (found,) = drift(world.repository, chain, node, node.home)
+    assert (found.kind, found.subject, found.detail) == ("config", "config/config.toml", f"differs from {newest}")
+
+
+def test_files_that_no_backup_has_can_not_be_compared(make_world: Any, node: Node, chain: Chain) -> None:
+    with pytest.raises(VerificationFailedError):
+        drift(make_world().repository, chain, node, node.home)
 
 
 def test_a_file_that_parses_is_good(chain: Chain) -> None:
