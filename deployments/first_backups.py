@@ -1,6 +1,7 @@
 # ruff: noqa: INP001 - a script, no package
 """After `vedr lab up`: a first snapshot from every region that has none, one of them proven by booting a node from it;
-the first passphrases in escrow, the first backup of every key, and the reference of every key on the tokens.
+the first backups of the providers' states, of the configuration and of every key, the first passphrases in escrow, and
+the reference of every key on the tokens.
 
 Run by `make up`; uses only what anybody has, the `vedr` command.  Ends with the first command's status that isn't 0.
 """
@@ -24,6 +25,10 @@ def main() -> int:
         show("snapshot", "create", "--region", region)
     if missing:
         show("snapshot", "verify", "--depth", "3")
+    states = json.loads(vedr("snapshot", "list", "--kind", "provider", "--json"))["snapshots"]
+    for region in [region for region in regions if region not in {state["origin"] for state in states}]:
+        show("run", "provider-state-backup", "--region", region)
+        show("run", "config-backup", "--region", region)
     show("snapshot", "list")
     if not json.loads(vedr("keys", "list", "--json"))["backups"]:
         vedr("keys", "rotate-passphrase")
@@ -37,8 +42,10 @@ Try next (`. .venv/bin/activate` first):
   vedr lab status{name}
   vedr lab kill fullnode-eu-west-0{name}
   vedr run RB-DR-001 --node fullnode-eu-west-0{site}        or start it in Prefect's pages
+  vedr lab kill us-east{name}; vedr run RB-DR-003 --region us-east{site}
+  vedr lab start us-east{name}; vedr run failback --place us-east{site}
   vedr ledger list{site}
-  vedr keys list{site}, vedr hsm check{site}, vedr sign-state show --validator validator-us-east-0{site}
+  vedr check{site}, vedr topology{site}, vedr keys list{site}, vedr signer status --validator validator-us-east-0{site}
 """)
     return 0
 
