@@ -17,6 +17,9 @@ from vedr.lab.corruption_journal import diverge
 
 DAMAGED_STRETCHES: Final = 3
 STRETCH_BYTES: Final = 512  # a disk sector
+RUBBISH_BYTES: Final = 2 * 1024 * 1024
+"""More than the largest record of a consensus log, so that the torn one is not taken for one that was only begun."""
+
 _WAL_KEPT_PART: Final = 2  # half of the log is torn off, as a crash in mid-write would
 
 
@@ -76,8 +79,8 @@ def _tear_wal(home: Path) -> str:
     with wal.open("r+b") as file:
         file.truncate(size // _WAL_KEPT_PART)
         file.seek(0, 2)
-        file.write(b"\xff" * STRETCH_BYTES)
-    return f"tore {_short(wal)} at {size // _WAL_KEPT_PART} of {size} bytes and appended {STRETCH_BYTES} of rubbish"
+        file.write(b"\xff" * RUBBISH_BYTES)
+    return f"tore {_short(wal)} at {size // _WAL_KEPT_PART} of {size} bytes and appended {RUBBISH_BYTES} of rubbish"
 
 
 def _wipe(home: Path) -> str:
