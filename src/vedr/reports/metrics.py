@@ -184,14 +184,12 @@ RTO_AT: Final = Family("vedr_rto_achieved_timestamp_seconds", "When that run end
 JOB_TIME: Final = Family(
     "vedr_job_last_success_timestamp_seconds",
     "When the scheduled job last completed; 0: never in the runs that were read.",
-    ("job", "region"),
+    ("runbook", "region"),
 )
 CHECK_STATUS: Final = Family(
-    "vedr_check_status", "1 at the status that the check had in the newest daily validation.", ("check", "status")
+    "vedr_check_status", "1 at the status that the check had when a daily validation last made it.", ("check", "status")
 )
-CHECKS_TIME: Final = Family(
-    "vedr_checks_timestamp_seconds", "When the checks of vedr_check_status were made; 0: never."
-)
+CHECK_TIME: Final = Family("vedr_check_timestamp_seconds", "When that was found.", ("check",))
 DEADLINES: Final = Family(
     "vedr_deadlines", "What is due after incidents and not done, by whether it is overdue.", ("state",)
 )

@@ -5,11 +5,11 @@ process's life, because it never changes.
 Leaves out: single runs as pages (`vedr report`), and comparing with targets (deployments/prometheus).
 """
 
+import datetime as dt
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from vedr.continuity.deadlines import RUNBOOK as POST_INCIDENT
 from vedr.continuity.deadlines import deadlines_of, done_words
 from vedr.continuity.incident import incident_of, is_exercise
 from vedr.errors import VerificationFailedError
@@ -22,6 +22,7 @@ from vedr.readiness.schedule import EVERYWHERE, LOOK_BACK_RUNS, VALIDATION, cron
 from vedr.reports import metrics
 from vedr.reports.metrics import NEVER, Sample
 from vedr.runbook.journal import INDEX_ROOT, Journal
+from vedr.runbook.liveness import is_quiet
 from vedr.runbook.timing import measure
 from vedr.signature import Json
 from vedr.targets import RUNBOOK_RTO_S
@@ -55,7 +56,8 @@ class LedgerMetrics:
         yield from _of_times(at.site, [*incidents, *(run for of_it in drills.values() for run in of_it)])
         yield from _of_restores(restores)
         yield from _of_jobs(at.site, jobs)
-        yield metrics.DR_TEST_FAILURES(_failed_tests({**drills, **{job: jobs[job] for job in (PROOF_JOB, VALIDATION)}}))
+        tests = {**drills, **{job: jobs[job] for job in (PROOF_JOB, VALIDATION)}}
+        yield metrics.DR_TEST_FAILURES(_failed_tests(tests, journal.clock()))
         yield from _of_checks(jobs[VALIDATION])
         yield from _of_deadlines(journal, incidents)
         yield metrics.LEDGER_UNVERIFIABLE(len(self._broken))
@@ -99,7 +101,7 @@ def _drills(journal: Journal) -> set[str]:
 
 
 def _of_open(incidents: Sequence[Entries]) -> Iterator[Sample]:
-    still_open = [run for run in incidents if not is_closed(run) and not is_exercise(run)]
+    still_open = [run for run in incidents if not is_closed(run) and not _is_exercise(run)]
     by_runbook = Counter(_runbook(run) for run in still_open)
     for runbook in sorted({*RUNBOOK_RTO_S, *by_runbook}):
         yield metrics.INCIDENTS_OPEN(by_runbook[runbook], runbook)
@@ -112,7 +114,7 @@ def _of_times(site: Site, runs: Sequence[Entries]) -> Iterator[Sample]:
     newest: dict[tuple[str, str], Entries] = {}
     for run in sorted(runs, key=lambda run: run[-1].time):
         if _completed(run):
-            newest[_runbook(run), _circumstance(run)] = run
+            newest[_runbook(run), "exercise" if _is_exercise(run) else "incident"] = run
     targets: dict[str, float] = {runbook: site.targets.rto(runbook) for runbook in RUNBOOK_RTO_S}
     for (runbook, _), run in newest.items():
         targets.setdefault(runbook, measure(run).target_ms / _MS_PER_S)  # drills and failback have their own
@@ -130,7 +132,7 @@ def _of_restores(runs: Sequence[Entries]) -> Iterator[Sample]:
         yield metrics.DR_RESTORE_DURATION(measure(newest).total_ms / _MS_PER_S)
 
 
-def _of_jobs(site: Site, jobs: dict[str, list[Entries]]) -> Iterator[Sample]:
+def _of_jobs(site: Site, jobs: Mapping[str, Sequence[Entries]]) -> Iterator[Sample]:
     for job in crons(site):
         for region in site.regions_by_priority:
             times = [run[-1].time.timestamp() for run in jobs[job] if _completed(run) and _region(run) == region]
@@ -139,37 +141,36 @@ def _of_jobs(site: Site, jobs: dict[str, list[Entries]]) -> Iterator[Sample]:
     yield metrics.JOB_TIME(max(times, default=NEVER), VALIDATION, EVERYWHERE)  # it ran, whatever it found
 
 
-def _failed_tests(tests: dict[str, list[Entries]]) -> int:
-    """Tests, by name and region, whose newest ended run did not complete; one that is under way has not ended."""
-    newest = {(name, _region(run)): run for name, runs in tests.items() for run in runs if is_closed(run)}
+def _failed_tests(tests: Mapping[str, Sequence[Entries]], now: dt.datetime) -> int:
+    """Tests, by name and region, whose newest run did not complete; what somebody still writes has not ended."""
+    ended = ((name, run) for name, runs in tests.items() for run in runs if is_closed(run) or is_quiet(run, now))
+    newest = {(name, _region(run)): run for name, run in ended}
     return sum(not _completed(run) for run in newest.values())
 
 
 def _of_checks(validations: Sequence[Entries]) -> Iterator[Sample]:
-    """Of the newest validation that recorded findings."""
-    found = next(((entry, rows) for run in reversed(validations) for entry, rows in _findings(run)), None)
-    yield metrics.CHECKS_TIME(found[0].time.timestamp() if found else NEVER)
-    for check, status in found[1].items() if found else ():
+    """Each check's newest finding; a validation may have been ordered for some checks only."""
+    newest: dict[str, tuple[str, float]] = {}
+    for run in reversed(validations):
+        for entry in reversed(run):
+            for check, status in _findings(entry.payload):
+                newest.setdefault(check, (status, entry.time.timestamp()))
+    for check, (status, at_s) in sorted(newest.items()):
+        yield metrics.CHECK_TIME(at_s, check)
         for known in STATUSES:
             yield metrics.CHECK_STATUS(known == status, check, known)
 
 
-def _findings(run: Entries) -> Iterator[tuple[Entry, dict[str, str]]]:
-    """As the step records them."""
-    for entry in reversed(run):
-        match entry.payload:
-            case {"step": str(step), "result": {"findings": list(rows)}} if step == FINDINGS_STEP:
-                yield entry, dict(pair for row in rows for pair in _finding(row))
+def _findings(payload: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    """As the step records them: tasks.checks.Validated."""
+    result = payload.get("result") if payload.get("step") == FINDINGS_STEP else None
+    rows = result.get("findings") if isinstance(result, dict) else None
+    for row in rows if isinstance(rows, list) else ():
+        match row:
+            case {"check": str(check), "status": str(status)}:
+                yield check, status
             case _:
                 pass
-
-
-def _finding(row: Json) -> Iterator[tuple[str, str]]:
-    match row:
-        case {"check": str(check), "status": str(status)}:
-            yield check, status
-        case _:
-            pass
 
 
 def _of_deadlines(journal: Journal, incidents: Sequence[Entries]) -> Iterator[Sample]:
@@ -177,7 +178,7 @@ def _of_deadlines(journal: Journal, incidents: Sequence[Entries]) -> Iterator[Sa
     states = Counter(
         deadline.state
         for run in incidents
-        if not is_exercise(run) and _runbook(run) != POST_INCIDENT
+        if not _is_exercise(run)
         for deadline in deadlines_of(incident_of(run), words, now)
     )
     yield metrics.DEADLINES(states["due"], "due")
@@ -195,8 +196,8 @@ def _region(run: Entries) -> str:
     return region if isinstance(region, str) else EVERYWHERE
 
 
-def _circumstance(run: Entries) -> str:
-    return "exercise" if is_exercise(run) or _runbook(run).startswith(DRILL) else "incident"
+def _is_exercise(run: Entries) -> bool:
+    return is_exercise(run) or _runbook(run).startswith(DRILL)
 
 
 def _completed(run: Entries) -> bool:
