@@ -7,6 +7,7 @@ site, which it takes for full ones, and one node of the site does not answer.
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -296,6 +297,21 @@ def test_a_node_that_halts_on_an_app_hash_is_recovered_though_it_still_answers(w
     eventually(halted, "the diverged node halts", within_s=90)
     found = world.recover(kind="state")
     assert "state" in {one["kind"] for one in found["detect_corruption"]["findings"]}
+    world.healthy()
+
+
+@long
+def test_a_local_copy_that_is_nearer_to_the_tip_than_any_snapshot_is_proven_and_used(world: World) -> None:
+    world.keeps_up()
+    world.stop()
+    spare = Path(shutil.copytree(world.home / "data", world.home / "data.spare"))
+    world.start()
+    world.keeps_up()
+    world.damage("lost-app-db")
+    found = world.recover()
+    shutil.rmtree(spare)
+    assert (found["bring_and_prove"]["way"], found["bring_and_prove"]["source"]) == ("local-copy", "data.spare")
+    assert "every key and value" in found["bring_and_prove"]["proof"]
     world.healthy()
 
 

@@ -35,7 +35,7 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LocalCopy:
-    """Another copy of the data beside it; `tail_s` is the time to apply the blocks that it lacks."""
+    """Another copy of the data beside it; `tail_s` is the time to start on it and apply what it lacks."""
 
     folder: str
     height: int
@@ -80,7 +80,7 @@ def choose(diagnosis: Diagnosis, means: LocalMeans, predictions: Sequence[Predic
     ways = [Choice(Way(one.method), one.took_s, one.reason) for one in predictions if one.took_s is not None]
     closed = [f"{one.method}: {one.reason}" for one in predictions if one.took_s is None]
     prove_s = means.data_bytes / READ_BYTES_PER_S
-    copy_s = means.data_bytes / COPY_BYTES_PER_S + prove_s + START_S
+    copy_s = means.data_bytes / COPY_BYTES_PER_S + prove_s
     if diagnosis.is_data_lost:
         closed.append("new-log: more than the consensus log is damaged")
     else:
@@ -96,7 +96,7 @@ def choose(diagnosis: Diagnosis, means: LocalMeans, predictions: Sequence[Predic
     elif not means.has_rollback:
         closed.append("rollback: the site names no program ([chain] rollback)")
     else:
-        ways.append(Choice(Way.ROLLBACK, copy_s, "a block back, executed again"))
+        ways.append(Choice(Way.ROLLBACK, copy_s + START_S, "a block back, executed again"))
     if not ways:
         raise RefusedError(
             f"{diagnosis.node} has no way back: {'; '.join(closed)}",
