@@ -7,6 +7,7 @@ Leaves out: stopping a collector that hangs; its thread does not keep the proces
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -78,15 +79,18 @@ def open_lasting(site: Site) -> Iterator[Ports]:
 
 
 @contextlib.contextmanager
-def collecting(wanted: Sequence[Collector], open_ports: OpenPorts, say: Say) -> Iterator[Board]:
+def collecting(
+    wanted: Sequence[Collector], open_ports: OpenPorts, say: Say, *, monotonic: Callable[[], float] = time.monotonic
+) -> Iterator[Board]:
     """Collect while the block runs.
 
     Args:
         wanted: The collectors.
         open_ports: Opens the site, once for each, and again after a failure.
         say: Told when a collector begins to fail, and when it works again.
+        monotonic: Seconds, for deadlines and ages.
     """
-    board, stopping = Board(wanted), threading.Event()
+    board, stopping = Board(wanted, monotonic=monotonic), threading.Event()
     workers = [_Worker(collector, board, open_ports, say, stopping) for collector in wanted]
     for worker in workers:
         worker.start()
