@@ -28,7 +28,8 @@ from vedr.reports import metrics
 from vedr.reports.metrics import Sample
 
 NODE_DEADLINE_S: Final = 5.0
-REGISTER_DEADLINE_S: Final = 10.0
+LOOK_S: Final = 2.0  # that a region has to show a register; one that is down takes all of it, twice with copies
+SIGN_STATES_DEADLINE_S: Final = 10.0
 _NS_PER_S: Final = 1_000_000_000
 _PERMILLE: Final = 1000
 
@@ -121,7 +122,7 @@ def sign_states(at: Ports) -> Iterator[Sample]:
     tip = max(status.latest_height for status in statuses.values())
     validators = [node for node in at.site.nodes if node.is_validator]
     calls = {node.name: partial(_look, at.opened, node) for node in validators}
-    answers = side_by_side(calls, deadline_s=REGISTER_DEADLINE_S)
+    answers = side_by_side(calls, deadline_s=SIGN_STATES_DEADLINE_S)
     for node in validators:
         seen = answers[node.name].get()
         yield from _of_register(node.name, seen, tip) if isinstance(seen, Seen) else _of_copies(node.name, seen, tip)
@@ -130,11 +131,11 @@ def sign_states(at: Ports) -> Iterator[Sample]:
 def _look(opened: OpenedSite, node: Node) -> Seen | Copies:
     """By the way that the validator signs: its register when signers hold its key in turn."""
     validator = Validator(opened.site.chain.chain_id, node.address)
-    seen = SignStateRegister(opened.registers, validator).look()
+    seen = SignStateRegister(opened.registers, validator).look(deadline_s=LOOK_S)
     if opened.site.signers_of(node.name) or seen.newest is not None:
         return seen
     try:
-        return look_at_copies(validator, opened.registers)
+        return look_at_copies(validator, opened.registers, deadline_s=LOOK_S)
     except CorruptError as error:
         return Copies({}, dict.fromkeys(opened.registers, error.message))
 
