@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.outages import holder_of
+from tasks.providers import take_state
 from tasks.signing import start_with_signer, wait_until
 from vedr.adapters.answering import answers_http
 from vedr.adapters.privval_signer import register_of
@@ -154,11 +155,13 @@ def start_reserves(ctx: Ctx, gateways: tuple[str, ...]) -> tuple[str, ...]:
     cannot_undo="the reserve serves with its state: run the failback, which gives it back",
 )  # fmt: skip
 def hand_over(ctx: Ctx, handover: Handover) -> HandedOver:
-    """Restores a provider's newest state into the one in reserve, reconciled with the chain, and starts that."""
+    """Restores a provider's newest state into the one in reserve, reconciled with the chain, and starts that one."""
     with open_site(ctx.order.site) as opened:
         given, taker = provider_named(opened, handover.provider), provider_named(opened, handover.reserve)
         is_proven_stopped = True
         try:
+            if opened.fleet.status(given.unit, given.zone).state == "running":  # it is emptied, not lost: nothing is old
+                ctx.say(f"{given.name}: {take_state(opened, given).snapshot} stored")
             stop_unit(ctx, opened, given)
         except UnavailableError as error:
             is_proven_stopped = False
