@@ -160,7 +160,7 @@ def hand_over(ctx: Ctx, handover: Handover) -> HandedOver:
         given, taker = provider_named(opened, handover.provider), provider_named(opened, handover.reserve)
         is_proven_stopped = True
         try:
-            if opened.fleet.status(given.unit, given.zone).state == "running":  # it is emptied, not lost: nothing is old
+            if opened.fleet.status(given.unit, given.zone).state == "running":  # emptied, not lost: nothing need be old
                 ctx.say(f"{given.name}: {take_state(opened, given).snapshot} stored")
             stop_unit(ctx, opened, given)
         except UnavailableError as error:

@@ -142,9 +142,7 @@ def signer_state(opened: OpenSite, node: Node) -> UnitState | None:
         return None
 
 
-def deny_signers(
-    opened: OpenSite, validator: Node, run_id: RunId, *, deadline_s: float = APPOINT_DEADLINE_S
-) -> None:
+def deny_signers(opened: OpenSite, validator: Node, run_id: RunId, *, deadline_s: float = APPOINT_DEADLINE_S) -> None:
     """No remote signer of this key signs from here on: nobody is appointed, and the registers are taken from whoever
     held them.  Units that answer are stopped too.
 

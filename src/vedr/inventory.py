@@ -19,8 +19,8 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from vedr.errors import InvalidInputError, NotFoundError
 from vedr.policies.approval import Approval
 from vedr.policies.checks import Checks
-from vedr.policies.controller import ControllerPolicy
 from vedr.policies.continuity import Continuity
+from vedr.policies.controller import ControllerPolicy
 from vedr.policies.custody import Custody
 from vedr.policies.fleet import Fleet
 from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName

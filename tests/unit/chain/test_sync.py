@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from vedr.chain import light
 from vedr.chain.light import VerifiedHeader
+from vedr.chain.node_config import edit_section
 from vedr.chain.rpc import ChainRpc, Status
 from vedr.chain.sign_state import FILE_NAME, SignState, read_sign_state, write_sign_state
-from vedr.chain.node_config import edit_section
 from vedr.chain.state_sync import StateSyncPlan, finish, prepare, undo
 from vedr.chain.sync import CatchUp, Measured, Situation, choose, predict, wait_caught_up, wait_for_height
 from vedr.errors import CorruptError, DeadlineError, InvalidInputError, NotFoundError, VerificationFailedError
