@@ -16,7 +16,9 @@ from vedr.adapters.answering import answers_http
 from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, open_site
 from vedr.chain import quorum
+from vedr.chain.appointment import NOBODY, appointed
 from vedr.chain.quorum import OUTSIDE, Domain
+from vedr.chain.register import Validator
 from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover import outage, relocation
 from vedr.failover.outage import Outage, Sight
@@ -113,6 +115,7 @@ def situation_of(opened: OpenSite, seen: Iterable[Seen], *, lost: Domain | None)
         powers={**by_name, OUTSIDE: sum(member.power for member in strangers)},
         outside_online=sum(member.power for member in strangers if member.address in online),
         holders=holders,
+        revoked=frozenset(name for name, appointed_name in appointments_of(opened).items() if appointed_name == NOBODY),
         tip_height=height,
         tip_hash=witness.status.latest_block_hash.hex().upper(),
     )
@@ -137,6 +140,20 @@ def holder_of(opened: OpenSite, validator: Node) -> str:
         )
     name = seen.newest.holder.partition("/")[0]
     return name if any(signer.name == name for signer in opened.site.signers) else ""
+
+
+def appointments_of(opened: OpenSite) -> dict[str, str]:
+    """The signer that is appointed for each remotely signing validator; "" where nobody ever was.
+
+    UnavailableError when no majority of the regions shows one of them.
+    """
+    chain_id = opened.site.chain.chain_id
+    found = {
+        node.name: appointed(opened.registers, Validator(chain_id, node.address))
+        for node in opened.site.nodes
+        if opened.site.signers_of(node.name)
+    }
+    return {name: order.name if order else "" for name, order in found.items()}
 
 
 def _where(opened: OpenSite, validator: str, holders: Mapping[str, str]) -> tuple[str, str]:

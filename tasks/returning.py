@@ -14,7 +14,7 @@ from typing import Final
 
 from tasks.failover_orders import Failback
 from tasks.observing import Seen, ask, in_sync, tip_of
-from tasks.outages import holders_of, situation_of
+from tasks.outages import appointments_of, holders_of, situation_of
 from tasks.providers import take_state
 from tasks.relocating import (
     HandedOver,
@@ -105,16 +105,17 @@ def what_is_away(opened: OpenSite, order: Failback) -> Relocation:
     """Everything that has its home in the place and serves elsewhere now; users are asked to come back in any case."""
     site, domain = opened.site, place_of(opened.site, order.place)
     situation = situation_of(opened, in_sync(ask(opened, site.nodes)), lost=None)
-    holders = holders_of(opened)
+    holders, orders = holders_of(opened), appointments_of(opened)
     moves = []
     for node in site.nodes:
-        holder = holders.get(node.name, "")
-        if not holder or not within(domain, node.zone, node.region):
+        if node.name not in orders or node.name in situation.revoked or not within(domain, node.zone, node.region):
             continue
-        home = site.signers_of(node.name)[0]
-        if holder != home.name:
+        home = site.signers_of(node.name)[0].name
+        # also one that is only appointed elsewhere: after a failover that stopped half-way a restart at home is refused
+        away = next((name for name in (holders[node.name], orders[node.name]) if name not in ("", home)), "")
+        if away:
             power = situation.powers.get(node.name, 0)
-            moves.append(Move(node.name, power, holder, home.name, node.name, node.zone, node.region))
+            moves.append(Move(node.name, power, away, home, node.name, node.zone, node.region))
     online = situation.outside_online + sum(situation.powers.get(name, 0) for name in situation.signing)
     return Relocation(
         domain=str(domain),

@@ -16,7 +16,7 @@ from tasks.observing import ask, references
 from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.chain import fence, floor
-from vedr.chain.appointment import APPOINT_DEADLINE_S, appoint, appointed
+from vedr.chain.appointment import APPOINT_DEADLINE_S, NOBODY, appoint, appointed
 from vedr.chain.node_config import remove_stale_socket
 from vedr.chain.register import Validator
 from vedr.chain.register_holding import SignStateRegister
@@ -28,7 +28,6 @@ from vedr.ledger import RunId
 from vedr.ports import UnitState
 
 Say = Callable[[str], None]
-NOBODY: Final = "nobody"  # no signer has this name
 NODE_LIMIT_S: Final = 60.0  # from its start until it answers; its signer may need some seconds to be there
 _POLL_S: Final = 0.25
 SLOWEST_BLOCK_TIMES: Final = 3.0  # a chain this many times slower than usual still counts as moving
@@ -174,6 +173,10 @@ def _guarded_by_registers(opened: OpenSite, node: Node) -> Guarded:
         )
     home = opened.site.signers_of(node.name)[0]
     order = appointed(opened.registers, validator)
+    if order is not None and order.name == NOBODY:
+        raise RefusedError(
+            f"{node.name}: its key was revoked by {order.run_id}", remedy="It never signs again: see that run's report."
+        )
     if order is not None and order.name != home.name:
         raise RefusedError(
             f"{node.name}: {order} is to hold its key",

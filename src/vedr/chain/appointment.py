@@ -31,6 +31,8 @@ from vedr.signature import Json, canonical_json
 
 FORMAT: Final = "vedr-signer-appointment/1"
 ROOT: Final = "signer-appointment"
+NOBODY: Final = "nobody"
+"""Appointed when a key must never sign again (RB-DR-005): no signer has this name."""
 MAX_BYTES: Final = 2048  # the longest that is written has under 400
 APPOINT_DEADLINE_S: Final = 8.0
 LOOK_DEADLINE_S: Final = 5.0

@@ -1,8 +1,8 @@
 """What is moved where when a zone or region is lost or emptied: validators' keys, providers' state, gateways.
 
 Guarantees: pure.  A key is only moved to a remote signer whose node serves, and only if its register refuses whoever
-held it before; a validator that signs from a file is left where it is, and that is said.  A plan that would take online
-power to 2/3 or below, when it is above now, is refused.
+held it before; one that was revoked is moved nowhere; a validator that signs from a file is left where it is, and that
+is said.  A plan that would take online power to 2/3 or below, when it is above now, is refused.
 Leaves out: looking, doing, and traffic (`traffic_plan`).
 """
 
@@ -25,6 +25,7 @@ class Situation:
         powers: Voting power of every validator of the active set, by node name; others under `outside`.
         outside_online: Power of validators elsewhere that took part.
         holders: The signer that holds each remotely signing validator's key, by validator.
+        revoked: Validators whose key must never sign again.
         tip_height: The newest block that any of them shows.
         tip_hash: Its hash, in hex; afterwards it has to be in the chain still.
     """
@@ -34,6 +35,7 @@ class Situation:
     powers: Mapping[str, int]
     outside_online: int
     holders: Mapping[str, str]
+    revoked: frozenset[str] = frozenset()
     tip_height: int = 0
     tip_hash: str = ""
 
@@ -217,7 +219,9 @@ def _move_validators(
             continue
         power, signers = situation.powers.get(validator.name, 0), site.signers_of(validator.name)
         able = [one for one in signers if one.node not in busy and _can_serve(site, domain, one, situation.serving)]
-        if able:
+        if validator.name in situation.revoked:
+            left.append(Left(validator.name, power, "its key was revoked (RB-DR-005): no signer may use it again"))
+        elif able:
             signer = min(able, key=partial(_preference, site, target))
             busy.add(signer.node)
             moves.append(_move(site, signer, situation.holders.get(validator.name, ""), power))

@@ -84,6 +84,13 @@ def test_a_validator_that_signs_from_a_file_stays_and_the_reason_is_said(site: S
     assert found.target == "region ap-south"  # the next by priority
 
 
+def test_a_revoked_key_is_moved_nowhere(site: Site) -> None:
+    region = Domain("region", "us-east")
+    found = relocate(site, "us-east", lost(site, region, revoked=frozenset({"validator-us-east-0"})))
+    assert [move.validator for move in found.moves] == ["validator-us-east-1"]
+    assert [left.name for left in found.left if "revoked" in left.reason] == ["validator-us-east-0"]
+
+
 def test_a_zone_moves_within_its_region_first(site: Site) -> None:
     found = relocate(site, "us-east-1a", lost(site, Domain("zone", "us-east-1a")))
     assert found.target == "zone us-east-1b"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tasks.signing import NOBODY, deny_signers
+from tasks.signing import deny_signers
 from vedr.adapters.memory_registers import MemoryRegisters
-from vedr.chain.appointment import appointed
+from vedr.chain.appointment import NOBODY, appointed
 from vedr.chain.register import NEVER_SIGNED, StaleEpochError, Validator
 from vedr.chain.register_holding import SignStateRegister, position_of
 from vedr.errors import ConflictError, UnavailableError
