@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flows import failback, failovers, provider_state_backup
+from flows import failback, failover_watch, failovers, provider_state_backup
 from tasks.failover_orders import Failback, RegionFailover, ZoneFailover
 from tasks.observing import ask, in_sync
 from tasks.orders import RegionJob
@@ -23,6 +23,7 @@ from vedr.failover.node_failure import MAX_HEALTHY_LAG_BLOCKS
 from vedr.inventory import Height, Site
 from vedr.lab import faults
 from vedr.lab.plan import Plan
+from vedr.runbook.order import Order
 from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Runbook
 
@@ -187,6 +188,13 @@ def test_a_zone_that_is_only_cut_off_never_signs_again_with_a_key_that_was_moved
     perform(failback.RUNBOOK, Failback(place="us-east-1b"))
     assert at_home(opened)
     assert not evidence(opened, first)
+
+
+def test_what_was_moved_is_watched_afterwards(opened: OpenSite) -> None:
+    outcome = perform(failover_watch.RUNBOOK, Order())
+    looked = results(opened, outcome)["look_after"]
+    assert len(looked["runs"]) >= 6
+    assert set(looked["validators"]) == {"validator-us-east-0", "validator-us-east-1"}
 
 
 def test_the_record_of_all_of_this_is_whole(opened: OpenSite) -> None:
