@@ -209,6 +209,7 @@ def world(network: Network, s3_server: Any, tmp_path_factory: pytest.TempPathFac
         process.terminate()
         process.wait(30)
         network.start(NODE)
+        network.reach(network.height("val0"), NODE)  # as others found it
 
 
 def test_a_healthy_node_is_refused(world: World) -> None:

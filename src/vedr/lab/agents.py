@@ -7,6 +7,7 @@ even while its zone is cut.
 import itertools
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from vedr.lab.units import Unit
 
 START_LIMIT_S: Final = 15.0
 READY_LIMIT_S: Final = 60.0
+_AT_WORK: Final = re.compile(r"^vedr_signer_(epoch|waiting)(\{[^}]*\})? [1-9]", re.MULTILINE)
 _POLL_S: Final = 0.05
 _TAIL_LINES: Final = 5
 
@@ -99,7 +101,14 @@ def _start_wave(agent: ZoneAgent, wave: Sequence[Unit]) -> None:
         start_unit(agent, unit)
     for unit in wave:
         if unit.ready:
-            readiness.until(unit.name, partial(readiness.answers, unit.ready), limit_s=READY_LIMIT_S, log=unit.log)
+            readiness.until(unit.name, partial(_is_ready, agent, unit), limit_s=READY_LIMIT_S, log=unit.log)
+
+
+def _is_ready(agent: ZoneAgent, unit: Unit) -> bool:
+    """Whether a signer holds its key or waits for its node; a superseded one has ended, and is not waited for."""
+    if agent.unit(unit.name).state in ("failed", "stopped"):
+        return True
+    return bool(_AT_WORK.search(readiness.fetch(unit.ready).decode()))
 
 
 def start_unit(agent: ZoneAgent, unit: Unit) -> None:
