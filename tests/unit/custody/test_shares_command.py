@@ -53,6 +53,7 @@ class Terminal:
         self._read = 0
         self.process, self._terminal = pty.fork()
         if self.process == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job is born with it ignored
             os.execv(VEDR[0], [*VEDR, *arguments])  # noqa: S606
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.status: int | None = None
