@@ -35,13 +35,16 @@ from vedr.errors import RefusedError
 from vedr.lab import corruption
 from vedr.runbook.run import Outcome
 
-pytestmark = pytest.mark.server
 
 NODE, ZONE, TOKEN = "full0", "us-east-1a", "a-token-of-this-test"
 PLACES = {"full0": "us-east-1a", "val0": "us-east-1b", "val1": "eu-west-1a", "val2": "eu-west-1b",
           "val3": "ap-south-1a", "silent": "ap-south-1b"}  # fmt: skip
-ALL = bool(os.environ.get("VEDR_ALL_CORRUPTIONS"))
-long = pytest.mark.skipif(not ALL, reason="set VEDR_ALL_CORRUPTIONS=1: some seconds more each")
+CHOSEN = bool(os.environ.get("VEDR_CORRUPTIONS"))
+pytestmark = [
+    pytest.mark.server,
+    # They damage a node of the network that other tests share; tests/lab has RB-DR-004 in every run.
+    pytest.mark.skipif(not CHOSEN, reason="set VEDR_CORRUPTIONS=1: every kind of damage, some seconds each"),
+]
 
 
 @dataclass
@@ -266,7 +269,6 @@ def test_a_state_that_diverged_unseen_is_found_by_verified_headers(world: World)
     world.healthy()
 
 
-@long
 @pytest.mark.parametrize("what", ["block-db", "state-db", "lost-app-db", "lost-block-table", "wipe-data"])
 def test_every_other_damage_to_the_databases_is_recovered_from(world: World, what: str) -> None:
     world.transact(1)
@@ -278,7 +280,6 @@ def test_every_other_damage_to_the_databases_is_recovered_from(world: World, wha
     world.healthy()
 
 
-@long
 def test_a_node_that_halts_on_an_app_hash_is_recovered_though_it_still_answers(world: World) -> None:
     world.transact(1)
     world.keeps_up()
@@ -296,7 +297,6 @@ def test_a_node_that_halts_on_an_app_hash_is_recovered_though_it_still_answers(w
     world.healthy()
 
 
-@long
 def test_a_local_copy_that_is_nearer_to_the_tip_than_any_snapshot_is_proven_and_used(world: World) -> None:
     world.keeps_up()
     world.stop()
@@ -311,7 +311,6 @@ def test_a_local_copy_that_is_nearer_to_the_tip_than_any_snapshot_is_proven_and_
     world.healthy()
 
 
-@long
 def test_a_snapshot_that_fails_its_proof_is_passed_over_for_an_older_one(world: World) -> None:
     world.snapshot()
     world.transact(1)
