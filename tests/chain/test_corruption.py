@@ -35,7 +35,6 @@ from vedr.errors import RefusedError
 from vedr.lab import corruption
 from vedr.runbook.run import Outcome
 
-
 NODE, ZONE, TOKEN = "full0", "us-east-1a", "a-token-of-this-test"
 PLACES = {"full0": "us-east-1a", "val0": "us-east-1b", "val1": "eu-west-1a", "val2": "eu-west-1b",
           "val3": "ap-south-1a", "silent": "ap-south-1b"}  # fmt: skip
