@@ -183,12 +183,14 @@ def look_at(opened: OpenSite, domain: Domain) -> tuple[Sight, ...]:
 def peers_of(opened: OpenSite, nodes: Iterable[Node]) -> dict[str, int] | None:
     """How many of these nodes have a peer of each name; None when none of them can be asked."""
     counts: dict[str, int] = {}
-    asked = ask(opened, nodes)
-    for one in asked:
+    has_answer = False  # silence about peers must not count as their absence
+    for one in ask(opened, nodes):
         with contextlib.suppress(VedrError):
-            for peer in one.rpc.net_info().peers:
+            peers = one.rpc.net_info().peers
+            has_answer = True
+            for peer in peers:
                 counts[peer.moniker] = counts.get(peer.moniker, 0) + 1
-    return counts if asked else None
+    return counts if has_answer else None
 
 
 def _sight(opened: OpenSite, kind: str, thing: Node | Provider | Gateway, peers: Mapping[str, int] | None) -> Sight:
