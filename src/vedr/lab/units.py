@@ -41,7 +41,7 @@ class Unit:
     log: Path
     wave: Wave
     env: dict[str, str] = field(default_factory=dict)
-    restart: Literal["no", "on-failure"] = "no"
+    restart: Literal["no", "on-failure", "at-boot"] = "no"
     grace_s: int = SERVICE_GRACE_S
     reserve: bool = False
     ready: str = ""
@@ -118,8 +118,11 @@ ONE_THREAD: Final = {"GOMAXPROCS": "1"}
 
 def _node(plan: Plan, node: PlannedNode) -> Unit:
     argv = (_program(plan, "labnode"), "start", "--home", str(node.home))
-    # No restart: a node that is down stays down until somebody, or a runbook, brings it back.
-    return Unit(node.name, argv, node.home, _log(plan, node.name), wave=2, env=ONE_THREAD, grace_s=NODE_GRACE_S)
+    # A node that is down stays down until somebody, or a runbook, brings it back.  But when its zone comes back, it may
+    # come before its signer, wait 3 s for it and end: it is tried again, as its service manager would.
+    return Unit(
+        node.name, argv, node.home, _log(plan, node.name), wave=2, env=ONE_THREAD, restart="at-boot", grace_s=NODE_GRACE_S
+    )  # fmt: skip
 
 
 def shipper_name(validator: str) -> str:

@@ -23,6 +23,8 @@ const (
 const (
 	firstRestartDelay = time.Second
 	maxRestartDelay   = 30 * time.Second
+	// bootPeriod is how long a zone that comes back is thought to be booting.
+	bootPeriod = time.Minute
 	// killWait bounds the wait for a process in uninterruptible sleep.
 	killWait = 10 * time.Second
 )
@@ -53,6 +55,7 @@ type managed struct {
 	status   Status
 	exited   chan struct{} // closed at the end of the current run
 	stopping bool          // its end was asked for
+	booted   bool          // the agent's own start began it, nobody since
 	pause    *pause
 	expired  *pause // a pause that ended at its limit and was not asked about yet
 	retry    *time.Timer
@@ -76,6 +79,7 @@ func (m *managed) cancelRetry() {
 // Supervisor owns the units of one zone.
 type Supervisor struct {
 	path    string
+	began   time.Time
 	spawner *spawner
 	saving  sync.Mutex // orders writes of units.json; never taken while holding mu
 
@@ -94,13 +98,14 @@ func NewSupervisor(path string) (*Supervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Supervisor{path: path, spawner: processes, units: map[string]*managed{}}
+	s := &Supervisor{path: path, began: time.Now(), spawner: processes, units: map[string]*managed{}}
 	for _, unit := range units {
 		s.units[unit.Name] = newManaged(unit)
 	}
 	for _, unit := range units {
 		if unit.Desired == DesiredRunning {
 			s.mu.Lock()
+			s.units[unit.Name].booted = true
 			s.launch(s.units[unit.Name]) // a failure shows in the unit's status
 			s.mu.Unlock()
 		}
@@ -218,6 +223,7 @@ func (s *Supervisor) setDesired(name, desired string) error {
 	m, err := s.find(name)
 	if err == nil {
 		m.unit.Desired = desired
+		m.booted = false
 		m.cancelRetry()
 	}
 	s.mu.Unlock()
@@ -256,7 +262,7 @@ func (s *Supervisor) ended(m *managed, code int) {
 		m.enter(StateFailed)
 	}
 	close(m.exited)
-	if m.status.State != StateFailed || m.unit.Restart != RestartOnFailure || s.ending {
+	if m.status.State != StateFailed || !s.restarts(m, code) || s.ending {
 		return
 	}
 	delay := min(firstRestartDelay<<min(m.status.Restarts, 5), maxRestartDelay)
@@ -264,6 +270,14 @@ func (s *Supervisor) ended(m *managed, code int) {
 		delay = firstRestartDelay
 	}
 	m.retry = time.AfterFunc(delay, func() { s.relaunch(m) })
+}
+
+// restarts tells whether the unit's policy has it tried again; one that somebody killed has not failed by itself.
+func (s *Supervisor) restarts(m *managed, code int) bool {
+	if m.unit.Restart == RestartAtBoot {
+		return m.booted && code > 0 && time.Since(s.began) < bootPeriod
+	}
+	return m.unit.Restart == RestartOnFailure
 }
 
 func (s *Supervisor) relaunch(m *managed) {

@@ -13,15 +13,18 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"time"
 
 	"virtengine.dev/vedr/lab/internal/durable"
 )
 
-// Restart policies and desired states of a unit.
+// Restart policies and desired states of a unit. At-boot is for what may come before something that it needs when
+// a zone comes back: it is tried again while the zone boots, and afterwards stays down when it fails.
 const (
 	RestartNo        = "no"
 	RestartOnFailure = "on-failure"
+	RestartAtBoot    = "at-boot"
 
 	DesiredRunning = "running"
 	DesiredStopped = "stopped"
@@ -65,8 +68,8 @@ func (u *Unit) normalise() error {
 		return fmt.Errorf("unit name %q: want letters, digits, dot, dash, underscore", u.Name)
 	case len(u.Argv) == 0:
 		return fmt.Errorf("unit %s: argv is empty", u.Name)
-	case u.Restart != RestartNo && u.Restart != RestartOnFailure:
-		return fmt.Errorf("unit %s: restart %q: want no or on-failure", u.Name, u.Restart)
+	case !slices.Contains([]string{RestartNo, RestartOnFailure, RestartAtBoot}, u.Restart):
+		return fmt.Errorf("unit %s: restart %q: want no, on-failure or at-boot", u.Name, u.Restart)
 	case u.StopGraceS < 0:
 		return fmt.Errorf("unit %s: stop_grace_s is negative", u.Name)
 	case u.Desired != DesiredRunning && u.Desired != DesiredStopped:

@@ -394,6 +394,34 @@ func TestAFailingUnitIsStartedAgainOnlyWhereThePolicySaysSo(t *testing.T) {
 	a.call(200, "POST", "/v1/units/again/stop", nil, nil)
 }
 
+func TestAUnitThatNeedsAnotherIsTriedAgainWhileItsZoneBootsAndNeverAfterwards(t *testing.T) {
+	a := startAgent(t, nil, nil)
+	needed := filepath.Join(a.dir, "needed")
+	a.call(200, "PUT", "/v1/units/n", Unit{
+		Name: "n", Argv: []string{"sh", "-c", "test -e " + needed + " && exec sleep 1000; exit 1"}, Restart: RestartAtBoot,
+	}, nil)
+	a.call(200, "POST", "/v1/units/n/start", nil, nil)
+	a.until("it fails", func() bool { return a.unit("n").State == StateFailed })
+	if err := a.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	a.until("it was tried again", func() bool { return a.unit("n").Restarts > 0 })
+	if err := os.WriteFile(needed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.until("it runs", func() bool { return a.unit("n").State == StateRunning })
+	tries := a.unit("n").Restarts
+	a.call(200, "POST", "/v1/units/n/kill", nil, nil)
+	time.Sleep(2 * firstRestartDelay << min(tries, 5))
+	if killed := a.unit("n"); killed.State != StateFailed || killed.Restarts != tries {
+		t.Errorf("killed: %+v", killed)
+	}
+}
+
 func TestUnitsAreDefinedAndDeletedOnlyWhenTheyDoNotRun(t *testing.T) {
 	a := startAgent(t, nil, nil)
 	unit := sleeper("s")
