@@ -121,7 +121,8 @@ def _node(plan: Plan, node: PlannedNode) -> Unit:
     # A node that is down stays down until somebody, or a runbook, brings it back.  But when its zone comes back, it may
     # come before its signer, wait 3 s for it and end: it is tried again, as its service manager would.
     return Unit(
-        node.name, argv, node.home, _log(plan, node.name), wave=2, env=ONE_THREAD, restart="at-boot", grace_s=NODE_GRACE_S
+        node.name, argv, node.home, _log(plan, node.name), wave=2,
+        env=ONE_THREAD, restart="at-boot", grace_s=NODE_GRACE_S,
     )  # fmt: skip
 
 

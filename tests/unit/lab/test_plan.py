@@ -116,11 +116,11 @@ def test_each_region_has_one_store_and_one_worker_in_its_first_zone(plan: Plan) 
         assert where[units.worker_name(region)] == [plan.first_zone(region)]
 
 
-def test_nodes_are_never_restarted_behind_a_runbooks_back(plan: Plan) -> None:
+def test_nodes_are_restarted_when_their_zone_boots_and_never_behind_a_runbooks_back(plan: Plan) -> None:
     LabSecrets(plan.folder).create_missing(plan)
     node_names = {node.name for node in plan.nodes}
     found = [unit for zone in plan.zones for unit in units.of_zone(plan, zone) if unit.name in node_names]
-    assert {unit.restart for unit in found} == {"no"}
+    assert {unit.restart for unit in found} == {"at-boot"}
 
 
 def test_a_gateway_serves_from_its_own_regions_full_nodes_only(plan: Plan) -> None:
