@@ -67,8 +67,11 @@ class LabSecrets:
 
     def recovery_public_hex(self) -> str:
         """The public half of the key that opens key backups when no passphrase is left."""
-        private = bytes.fromhex(self.recovery_key.read_text(encoding="ascii"))
-        return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw().hex()
+        return X25519PrivateKey.from_private_bytes(self.read_recovery_key()).public_key().public_bytes_raw().hex()
+
+    def read_recovery_key(self) -> bytes:
+        """Its private half, which the custodians' shares give as well."""
+        return bytes.fromhex(self.recovery_key.read_text(encoding="ascii"))
 
     def create_missing(self, plan: Plan) -> None:
         """Make every secret that is not there yet."""

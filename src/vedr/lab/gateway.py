@@ -5,9 +5,13 @@ answers 200 only while some node does.  Nothing is written outside the gateway's
 """
 
 from pathlib import Path
+from typing import Final
 
 from vedr.lab.addresses import GATEWAY_PORT, RPC_PORT
 from vedr.lab.plan import Member, Plan
+
+PASSING_FOLDERS: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+"""Where nginx keeps what passes through it; it wants all of them, used or not."""
 
 
 def nginx_config(plan: Plan, gateway: Member, folder: Path, *, as_root: bool) -> str:
@@ -16,10 +20,7 @@ def nginx_config(plan: Plan, gateway: Member, folder: Path, *, as_root: bool) ->
         f"        server {plan.published(node, RPC_PORT)} max_fails=2 fail_timeout=5s;"
         for node in plan.nodes_in(gateway.zone.region, "full", "archive")
     )
-    temporary = "\n".join(
-        f"    {kind}_temp_path {folder}/scratch/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    temporary = "\n".join(f"    {kind}_temp_path {folder}/scratch/{kind};" for kind in PASSING_FOLDERS)
     return f"""daemon off;
 {"user root;" if as_root else ""}
 worker_processes 1;

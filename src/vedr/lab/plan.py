@@ -23,6 +23,8 @@ _Placed = TypeVar("_Placed", NodePolicy, Placement)
 
 DNS_PORT_OFFSET: Final = 53
 VAULT_PORT_OFFSET: Final = 54
+METRICS_PORT_OFFSET: Final = 55
+STATUS_PAGE_PORT_OFFSET: Final = 56
 AGENT_PORT_OFFSET: Final = 1
 
 
@@ -174,6 +176,19 @@ class Plan:
     @property
     def vault_url(self) -> str:
         return f"http://{self.addresses.ops}:{self.vault_port}"
+
+    @property
+    def metrics_address(self) -> str:
+        """`address:port` of the site's exporter."""
+        return f"{self.addresses.ops}:{self.settings.port_base + METRICS_PORT_OFFSET}"
+
+    @property
+    def status_page_port(self) -> int:
+        return self.settings.port_base + STATUS_PAGE_PORT_OFFSET
+
+    @property
+    def status_page_url(self) -> str:
+        return f"https://{self.addresses.ops}:{self.status_page_port}/"
 
     @property
     def orchestrator_url(self) -> str:

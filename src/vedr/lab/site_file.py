@@ -12,6 +12,7 @@ import tomli_w
 from vedr.inventory import Site, parse_site
 from vedr.lab.addresses import GATEWAY_PORT, P2P_PORT, PROVIDER_PORT, RPC_PORT, STORE_PORT
 from vedr.lab.credentials import TOKEN_LABEL_PREFIX, LabSecrets, write_whole
+from vedr.lab.custodians import record_path
 from vedr.lab.plan import Plan, PlannedSigner
 
 HSM_MODULES: Final = (Path("/usr/lib/softhsm/libsofthsm2.so"), Path("/usr/lib64/pkcs11/libsofthsm2.so"))
@@ -76,6 +77,7 @@ def _document(plan: Plan, validators: dict[str, str]) -> dict[str, Any]:
             "backends": [{"kind": "rfc2136"}],
         },
         "controller": CONTROLLER,
+        "drills": {"faults": "lab", "may_halt": True},
         "custody": {
             "recovery_public_key": secrets.recovery_public_hex(),
             "escrow": {
@@ -83,6 +85,11 @@ def _document(plan: Plan, validators: dict[str, str]) -> dict[str, Any]:
                 "credentials": f"file:{secrets.vault_credentials}",
             },
             "unit_log": str(plan.folder / "logs" / "{unit}.log"),
+        },
+        "checks": {"share_record": str(record_path(plan))},
+        "continuity": {
+            "status_page": plan.status_page_url,
+            "monitoring_url": f"http://{plan.metrics_address}/metrics",
         },
         "orchestrator": {"api_url": f"{plan.orchestrator_url}/api", "ui_url": plan.orchestrator_url},
         "config_repository": {"path": str(plan.folder / "config-backups")},

@@ -4,6 +4,7 @@ Guarantees: each part is made or started only where it is missing, and waited fo
 the rest from starting, and is named at the end.
 """
 
+import datetime as dt
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,21 @@ from vedr.adapters.s3_control import open_control as open_store_control
 from vedr.adapters.s3_store import Credentials
 from vedr.errors import DeadlineError, UnavailableError, VedrError
 from vedr.inventory import Node, Site
-from vedr.lab import agents, gateway, keys, names, network, orchestrator, readiness, signers, testnet, units, vault
+from vedr.lab import (
+    agents,
+    custodians,
+    gateway,
+    keys,
+    names,
+    network,
+    orchestrator,
+    readiness,
+    signers,
+    status_page,
+    testnet,
+    units,
+    vault,
+)
 from vedr.lab.addresses import STORE_PORT
 from vedr.lab.credentials import LabSecrets, write_whole
 from vedr.lab.plan import Plan, Zone
@@ -46,7 +61,9 @@ class Startup:
             save_settings(plan.settings)
             _keep_template(plan)
             self.secrets.create_missing(plan)
-            note(f"{self.secrets.create_missing_tokens(plan)} new SoftHSM tokens")
+            tokens = self.secrets.create_missing_tokens(plan)
+            shared = ", the recovery key handed out in shares" if custodians.hold_ceremony(plan) else ""
+            note(f"{tokens} new SoftHSM tokens{shared}")
         if plan.settings.mode == "namespaces":
             with timed(self.report, "network") as note:
                 made = network.create_missing(plan)
@@ -96,6 +113,7 @@ class Startup:
             (folder / "scratch").mkdir(parents=True, exist_ok=True)
             content = gateway.nginx_config(plan, entry, folder, as_root=os.geteuid() == 0)
             write_whole(folder / "nginx.conf", content, mode=0o644)
+        status_page.write_missing(plan, dt.datetime.now(dt.UTC))
         for folder in _data_folders(plan):
             folder.mkdir(parents=True, exist_ok=True)
         for provider in plan.providers:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vedr.inventory import SITE_ENV
-from vedr.lab import orchestrator, vault
+from vedr.lab import orchestrator, status_page, vault
 from vedr.lab.addresses import PROVIDER_PORT, RPC_PORT, SHIPPER_METRICS_PORT, SIGNER_METRICS_PORT, STORE_PORT
 from vedr.lab.credentials import LabSecrets
 from vedr.lab.plan import OPS, Member, Plan, PlannedNode, PlannedSigner, Zone
@@ -21,6 +21,8 @@ WORKER_GRACE_S: Final = 10
 DNS_UNIT: Final = "dns"
 SERVER_UNIT: Final = "prefect-server"
 VAULT_UNIT: Final = "vault"
+METRICS_UNIT: Final = "metrics"
+STATUS_PAGE_UNIT: Final = "status-page"
 LOAD_UNIT: Final = "load"
 
 
@@ -95,7 +97,7 @@ def _ops_units(plan: Plan) -> tuple[Unit, ...]:
     secrets = Unit(
         VAULT_UNIT, vault.command(plan), plan.folder, _log(plan, VAULT_UNIT), wave=0, env=vault.environment(plan)
     )
-    return (dns, server, secrets, _worker(plan, None), load_unit(plan))
+    return (dns, server, secrets, _status_page(plan), _worker(plan, None), load_unit(plan), _metrics(plan))
 
 
 def load_unit(plan: Plan, *, transactions_per_s: float | None = None, value_bytes: int | None = None) -> Unit:
@@ -110,6 +112,19 @@ def load_unit(plan: Plan, *, transactions_per_s: float | None = None, value_byte
         "--acked", str(plan.folder / "load" / "acked.jsonl"),
     )  # fmt: skip
     return Unit(LOAD_UNIT, argv, plan.folder / "load", _log(plan, LOAD_UNIT), wave=3, restart="on-failure")
+
+
+def _status_page(plan: Plan) -> Unit:
+    folder = status_page.folder(plan)
+    argv = ("nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr")
+    return Unit(STATUS_PAGE_UNIT, argv, folder, _log(plan, STATUS_PAGE_UNIT), wave=0)
+
+
+def _metrics(plan: Plan) -> Unit:
+    """The site's exporter: last, when everything that it asks is there."""
+    argv = (str(Path(sys.executable).with_name("vedr")), "metrics", "serve", "--listen", plan.metrics_address)
+    env = {SITE_ENV: plan.settings.name, orchestrator.LABS_ENV: str(plan.folder.parent)}
+    return Unit(METRICS_UNIT, argv, plan.folder, _log(plan, METRICS_UNIT), wave=3, env=env, restart="on-failure")
 
 
 ONE_THREAD: Final = {"GOMAXPROCS": "1"}
