@@ -22,6 +22,7 @@ from vedr.policies.checks import Checks
 from vedr.policies.continuity import Continuity
 from vedr.policies.controller import ControllerPolicy
 from vedr.policies.custody import Custody
+from vedr.policies.drills import Drills
 from vedr.policies.fleet import Fleet
 from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName
 from vedr.policies.notifications import Notifications
@@ -250,6 +251,7 @@ class Site(Frozen):
     traffic: Traffic = Traffic()
     approval: Approval = Approval()
     controller: ControllerPolicy = ControllerPolicy()
+    drills: Drills = Drills()
 
     def node(self, name: str) -> Node:
         """The node of that name, or NotFoundError listing those that exist."""

@@ -5,7 +5,7 @@ not.  Nothing here is asynchronous: callers use threads, adapters release the GI
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NewType, Protocol
@@ -187,6 +187,36 @@ class ZoneHosts(Protocol):
             RefusedError: something there would not be started elsewhere; nothing was moved.
             DeadlineError: a budget forbids it still, or something does not go, named.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedUnit:
+    """A unit and the zone that it stands in."""
+
+    unit: str
+    zone: str
+
+
+FaultKind = Literal["disk lost", "database damaged"]
+
+
+class FaultInjector(Protocol):
+    """Breaks a site that is there to be broken, and brings back what it broke.  Only drills use it.
+
+    Every method is idempotent.  RefusedError where the site does not allow faults.
+    """
+
+    def running(self, zone: str) -> tuple[PlacedUnit, ...]:
+        """All that runs there, also what the site file does not name, such as stores and workers."""
+
+    def kill(self, units: Sequence[PlacedUnit]) -> None:
+        """End them at once, as when the power fails, and keep them down."""
+
+    def start(self, units: Sequence[PlacedUnit]) -> None:
+        """Bring them back in the order in which they need each other; returns when the processes exist."""
+
+    def damage(self, node: Node, what: FaultKind) -> str:
+        """Do that to the data of a node that was killed; what was done, to the byte."""
 
 
 class Files(Protocol):

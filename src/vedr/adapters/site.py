@@ -29,7 +29,7 @@ from vedr.chain.inspection import Inspector
 from vedr.chain.light import LightClient
 from vedr.errors import InvalidInputError
 from vedr.inventory import Node, Site, StoreConfig, load_site
-from vedr.ports import Files, Fleet, Scaling, ZoneHosts
+from vedr.ports import FaultInjector, Files, Fleet, Scaling, ZoneHosts
 from vedr.runbook.journal import Journal
 from vedr.signature import Signer
 
@@ -174,6 +174,13 @@ class OpenSite:
     @cached_property
     def files(self) -> Files:
         return LocalFiles()
+
+    @cached_property
+    def faults(self) -> FaultInjector:
+        """Breaks the site on purpose; RefusedError where its file does not allow that."""
+        from vedr.adapters.lab_faults import LabFaults  # noqa: PLC0415 (only drills)
+
+        return LabFaults(self.site, self.files)
 
     @cached_property
     def isolated_node(self) -> IsolatedNode:
