@@ -10,6 +10,7 @@ Leaves out: how a node is booted (chain/boot.py).
 """
 
 import datetime as dt
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +20,17 @@ from typing import Final, Literal
 
 from vedr.backup.documents import Reader, rfc3339
 from vedr.backup.fetching import FETCHERS, ObjectReader
-from vedr.backup.layout import SnapshotId, Source, document_id, manifest_key, verification_key
+from vedr.backup.layout import SnapshotId, Source, document_id, from_stamp, manifest_key, verification_key
 from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest
 from vedr.backup.repository import Listed, Repository, load_placement, put_once
 from vedr.backup.snapshot import NO_PROGRESS, Progress, check_presence
 from vedr.chain.boot import BootProof
 from vedr.errors import CorruptError, VedrError, VerificationFailedError
-from vedr.ports import ObjectStore
+from vedr.ports import ObjectKey, ObjectStore
 from vedr.signature import Json, open_document
 
 RECORD_FORMAT: Final = "vedr-verification/1"
+_RECORD: Final = re.compile(r"/(\d{8}T\d{6}Z)-(\d)\.json$")
 Depth = Literal[1, 2, 3]
 
 
@@ -190,17 +192,20 @@ class Proof:
 def newest_proofs(repository: Repository, origin: str, kind: str) -> dict[SnapshotId, Proof]:
     """For each snapshot its deepest, newest passed verification, from all regions that answer.
 
-    A snapshot whose newest record at some depth is a failure is not proven by an older pass of that depth or less.
+    A snapshot whose newest record at some depth is a failure is not proven by an older pass of that depth or less.  A
+    record that is good in no region counts as a failure: it may have been one.
     """
-    records: dict[SnapshotId, dict[tuple[dt.datetime, int], bool]] = {}
+    records: dict[SnapshotId, dict[tuple[dt.datetime, int], list[bool]]] = {}
     answers = repository.in_every_region(lambda store: list(_records(repository, store, origin, kind)))
     for answer in answers.values():
-        for found, passed in [] if isinstance(answer, VedrError) else answer:
-            records.setdefault(found.snapshot, {})[found.at, found.depth] = passed
+        for place, passed in [] if isinstance(answer, VedrError) else answer:
+            verdicts = records.setdefault(place.snapshot, {}).setdefault((place.at, place.depth), [])
+            verdicts.extend([] if passed is None else [passed])
     proofs: dict[SnapshotId, Proof] = {}
     for snapshot, outcomes in records.items():
         proven: Proof | None = None
-        for (at, depth), passed in sorted(outcomes.items()):
+        for (at, depth), verdicts in sorted(outcomes.items()):
+            passed = bool(verdicts) and all(verdicts)
             if passed and (proven is None or depth >= proven.depth):
                 proven = Proof(snapshot, depth, at)
             elif not passed and proven is not None and depth <= proven.depth:
@@ -210,19 +215,36 @@ def newest_proofs(repository: Repository, origin: str, kind: str) -> dict[Snapsh
     return proofs
 
 
-def _records(repository: Repository, store: ObjectStore, origin: str, kind: str) -> Iterator[tuple[Proof, bool]]:
+def _records(repository: Repository, store: ObjectStore, origin: str, kind: str) -> Iterator[tuple[Proof, bool | None]]:
+    """Every record of a region: what its key says it is of, and whether it passed; None where it is not that."""
     for entry in store.list(f"{origin}/{kind}/v/"):
-        snapshot = document_id(entry.key)
-        if snapshot is None:
+        place = _place(entry.key)
+        if place is None:
             continue
         try:
-            what = f"verification record {entry.key}"
-            reader = Reader(open_document(store.get(entry.key), repository.trusted, what=what), what)
-            reader.expect("format", RECORD_FORMAT)
-            reader.expect("snapshot", snapshot)
-            yield Proof(snapshot, reader.count("depth"), reader.moment("at")), reader.flag("ok")
+            yield place, _passed(repository, store.get(entry.key), place, f"verification record {entry.key}")
         except (CorruptError, VerificationFailedError):
-            continue  # proves nothing, as if it were absent
+            yield place, None
+
+
+def _place(key: ObjectKey) -> Proof | None:
+    """The inverse of layout.verification_key; None for another's key."""
+    snapshot, match = document_id(key), _RECORD.search(key)
+    if snapshot is None or match is None:
+        return None
+    try:
+        return Proof(snapshot, int(match[2]), from_stamp(match[1]))
+    except ValueError:
+        return None
+
+
+def _passed(repository: Repository, stored: bytes, place: Proof, what: str) -> bool:
+    reader = Reader(open_document(stored, repository.trusted, what=what), what)
+    reader.expect("format", RECORD_FORMAT)
+    reader.expect("snapshot", place.snapshot)
+    reader.expect("depth", place.depth)
+    reader.expect("at", rfc3339(place.at))
+    return reader.flag("ok")
 
 
 def _open_in(repository: Repository, listed: Listed, store: ObjectStore) -> tuple[VerifiedManifest, Placement]:

@@ -1,6 +1,7 @@
 """Creating, finding, verifying, healing and restoring over three regions in memory."""
 
 import contextlib
+import dataclasses
 import datetime as dt
 import os
 from pathlib import Path
@@ -557,6 +558,38 @@ def test_proofs_are_read_back_and_a_later_failure_ends_them(world: Any) -> None:
     world.stores["eu-west"].faults.down = True
     verify.verify(world.repository, listed, depth=2)
     world.stores["eu-west"].faults.down = False
+    assert verify.newest_proofs(world.repository, "us-east", "state") == {}
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"rubbish", None])
+def test_a_failure_whose_record_is_damaged_everywhere_still_takes_the_proof_away(
+    world: Any, spoilt: bytes | None
+) -> None:
+    """None: the older pass is copied over the record of the failure."""
+    world.back_up()
+    listed = world.listed()[0]
+    verify.verify(world.repository, listed, depth=2)
+    world.clock.advance(hours=1)
+    world.stores["eu-west"].faults.down = True
+    verify.verify(world.repository, listed, depth=2)
+    world.stores["eu-west"].faults.down = False
+    for store in world.stores.values():
+        passed, *failed = (one.key for one in store.list(f"us-east/state/v/{listed.id}/"))
+        for key in failed:
+            store.damage(key, store.get(passed) if spoilt is None else spoilt)
+    assert verify.newest_proofs(world.repository, "us-east", "state") == {}
+
+
+def test_a_failure_in_one_regions_record_outweighs_a_pass_of_the_same_second(world: Any) -> None:
+    world.back_up()
+    listed = world.listed()[0]
+    verify.verify(world.repository, listed, depth=2)
+    eu_west = world.stores["eu-west"]
+    (key,) = (one.key for one in eu_west.list(f"us-east/state/v/{listed.id}/"))
+    eu_west.delete(key)
+    us_east = verify.RegionCheck("us-east", VerificationFailedError("damaged", remedy="Heal it."))
+    failed = verify.Verification(listed.id, listed.source, 2, world.clock.now, (us_east,))
+    verify.record(dataclasses.replace(world.repository, stores={"eu-west": eu_west}), failed)
     assert verify.newest_proofs(world.repository, "us-east", "state") == {}
 
 
