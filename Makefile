@@ -19,7 +19,8 @@ VEDR := $(VENV)/vedr
 GO := $(shell command -v go 2>/dev/null || echo $(CURDIR)/build/go/go/bin/go)
 GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 
-export PYTHONDONTWRITEBYTECODE ?=
+# compiled once and kept: the tests and the lab start hundreds of processes, and each would compile the program anew
+export PYTHONDONTWRITEBYTECODE :=
 export VEDR_BIN := $(CURDIR)/build/bin
 
 .PHONY: help up down status test lint build bootstrap lock clean pytest gotest
