@@ -5,20 +5,20 @@ Leaves out: acting (tasks.relocating, tasks.serving).
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from tasks.failover_orders import Failover, domain_of
 from tasks.notifying import Announced, announce
-from tasks.observing import Seen, ask, in_sync
+from tasks.observing import MAX_ASKED_AT_ONCE, Seen, ask, in_sync
 from vedr.adapters.answering import answers_http
 from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, open_site
 from vedr.chain import quorum
 from vedr.chain.appointment import NOBODY, appointed
 from vedr.chain.quorum import OUTSIDE, Domain
-from vedr.chain.register import Validator
+from vedr.chain.register import Content, Validator
 from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover import outage, relocation
 from vedr.failover.outage import Outage, Sight
@@ -126,19 +126,29 @@ def holders_of(opened: OpenSite) -> dict[str, str]:
 
     UnavailableError when no majority of the regions shows one of them.
     """
-    return {node.name: holder_of(opened, node) for node in opened.site.nodes if opened.site.signers_of(node.name)}
+    return _of_each(opened, lambda node: holder_of(opened, node))
 
 
 def holder_of(opened: OpenSite, validator: Node) -> str:
     """The signer's name, without its process.  UnavailableError without a majority."""
-    seen = register_of(opened, validator).look()
+    return named_in(opened, shown_of(opened, validator))
+
+
+def shown_of(opened: OpenSite, validator: Node) -> Content:
+    """What a majority of the regions shows of its register.  UnavailableError without one."""
+    seen = register_of(opened, validator).glance()
     if not seen.is_majority or seen.newest is None:
         raise UnavailableError(
             f"no majority of the regions shows who holds the key of {validator.name}: "
             + "; ".join(f"{region}: {problem}" for region, problem in seen.problems.items()),
             remedy="Two regions' stores have to answer; restore one.",
         )
-    name = seen.newest.holder.partition("/")[0]
+    return seen.newest
+
+
+def named_in(opened: OpenSite, shown: Content) -> str:
+    """The signer of the site that the register names; "" where it names none of them."""
+    name = shown.holder.partition("/")[0]
     return name if any(signer.name == name for signer in opened.site.signers) else ""
 
 
@@ -147,13 +157,19 @@ def appointments_of(opened: OpenSite) -> dict[str, str]:
 
     UnavailableError when no majority of the regions shows one of them.
     """
-    chain_id = opened.site.chain.chain_id
-    found = {
-        node.name: appointed(opened.registers, Validator(chain_id, node.address))
-        for node in opened.site.nodes
-        if opened.site.signers_of(node.name)
-    }
-    return {name: order.name if order else "" for name, order in found.items()}
+
+    def one(node: Node) -> str:
+        order = appointed(opened.registers, Validator(opened.site.chain.chain_id, node.address))
+        return order.name if order else ""
+
+    return _of_each(opened, one)
+
+
+def _of_each(opened: OpenSite, question: Callable[[Node], str]) -> dict[str, str]:
+    """The answer for each validator that signs remotely, all asked at once."""
+    nodes = [node for node in opened.site.nodes if opened.site.signers_of(node.name)]
+    with ThreadPoolExecutor(max(1, min(MAX_ASKED_AT_ONCE, len(nodes))), "registers") as pool:
+        return dict(zip((node.name for node in nodes), pool.map(question, nodes), strict=True))
 
 
 def _where(opened: OpenSite, validator: str, holders: Mapping[str, str]) -> tuple[str, str]:
@@ -176,8 +192,13 @@ def look_at(opened: OpenSite, domain: Domain) -> tuple[Sight, ...]:
     inside = [(kind, thing) for kind, thing in things if within(domain, thing.zone, thing.region)]
     outside = [node for node in site.nodes if not within(domain, node.zone, node.region)]
     peers = peers_of(opened, outside)
-    with ThreadPoolExecutor(max(1, len(inside)), "looking") as pool:
-        return tuple(pool.map(lambda one: _sight(opened, one[0], one[1], peers), inside))
+    with ThreadPoolExecutor(max(1, 2 * len(inside)), "looking") as pool:  # two sources each, both slow where it is cut
+        answers = [pool.submit(_answers, opened, thing) for _, thing in inside]
+        units = [pool.submit(_unit_state, opened, thing) for _, thing in inside]
+        return tuple(
+            Sight(thing.name, kind, answer.result(), unit.result(), _known_by(kind, thing, peers))
+            for (kind, thing), answer, unit in zip(inside, answers, units, strict=True)
+        )
 
 
 def peers_of(opened: OpenSite, nodes: Iterable[Node]) -> dict[str, int] | None:
@@ -193,9 +214,8 @@ def peers_of(opened: OpenSite, nodes: Iterable[Node]) -> dict[str, int] | None:
     return counts if has_answer else None
 
 
-def _sight(opened: OpenSite, kind: str, thing: Node | Provider | Gateway, peers: Mapping[str, int] | None) -> Sight:
-    known = None if peers is None or kind != "node" else peers.get(thing.name, 0)
-    return Sight(thing.name, kind, _answers(opened, thing), _unit_state(opened, thing), known)
+def _known_by(kind: str, thing: Node | Provider | Gateway, peers: Mapping[str, int] | None) -> int | None:
+    return None if peers is None or kind != "node" else peers.get(thing.name, 0)
 
 
 def _answers(opened: OpenSite, thing: Node | Provider | Gateway) -> bool:

@@ -11,23 +11,25 @@ Leaves out: validators that sign from a key file, which stay where they are (rel
 """
 
 import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tasks.outages import holder_of
+from tasks.outages import named_in, shown_of
 from tasks.providers import take_state
 from tasks.signing import start_with_signer, wait_until
 from vedr.adapters.answering import answers_http
-from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.adapters.snapshots import reconcile_provider
 from vedr.backup import restore
 from vedr.backup.repository import list_snapshots
 from vedr.chain.appointment import appoint
 from vedr.chain.node_config import set_signer_address
-from vedr.chain.register import Validator
-from vedr.errors import DeadlineError, NotFoundError, UnavailableError
+from vedr.chain.register import Content, Validator
+from vedr.errors import DeadlineError, NotFoundError, UnavailableError, VedrError
 from vedr.failover.relocation import Handover, Move, signer_named
 from vedr.inventory import Node, Provider, RemoteSigner
 from vedr.runbook.order import Order
@@ -49,6 +51,7 @@ class Promoted:
     node: str
     position: str
     appointment: int
+    took_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +65,37 @@ class HandedOver:
     detail: str
 
 
-@step(title="Move the key", budget_s=120, retry=ACT, cannot_undo="the key signs where it is now: run the failback")
-def promote(ctx: Ctx, move: Move) -> Promoted:
-    """Appoints the standby's signer, starts it, lets its node wait for it, and awaits that the registers name it."""
-    with open_site(ctx.order.site) as opened:
-        promoted = put_in_charge(ctx, opened, signer_named(opened.site, move.signer))
-        if move.holder:
-            try:
-                release(ctx, opened, signer_named(opened.site, move.holder))
-            except UnavailableError as error:
-                ctx.say(f"{move.holder} can't be stopped ({error.message}): the registers refuse it in any case")
-        return promoted
+@step(title="Move the keys", budget_s=120, retry=ACT, cannot_undo="the keys sign where they are now: run the failback")
+def promote(ctx: Ctx, moves: tuple[Move, ...]) -> tuple[Promoted, ...]:
+    """Appoints the standbys' signers, starts them, lets their nodes wait, and awaits that the registers name them.
+
+    All at once: each key has its own appointment, register, signer and node.  One that fails holds up no other.
+    """
+    with open_site(ctx.order.site) as opened, ThreadPoolExecutor(len(moves), "promoting") as pool:
+        under_way = [pool.submit(_promoted, ctx, opened, move) for move in moves]
+        failed = [error for one in under_way if (error := one.exception()) is not None]
+        if failed:
+            raise _joined(failed)
+        return tuple(one.result() for one in under_way)
+
+
+def _promoted(ctx: Ctx, opened: OpenSite, move: Move) -> Promoted:
+    promoted = put_in_charge(ctx, opened, signer_named(opened.site, move.signer))
+    if move.holder:
+        try:
+            release(ctx, opened, signer_named(opened.site, move.holder))
+        except UnavailableError as error:
+            ctx.say(f"{move.holder} can't be stopped ({error.message}): the registers refuse it in any case")
+    return promoted
+
+
+def _joined(failed: Sequence[BaseException]) -> BaseException:
+    """One error for all: what no retry can help before what one may."""
+    ours = [error for error in failed if isinstance(error, VedrError)]
+    if len(ours) < len(failed):  # a fault of this program
+        return next(error for error in failed if error not in ours)
+    first = min(ours, key=lambda error: error.transient)
+    return type(first)("; ".join(error.message for error in ours), remedy=first.remedy) if len(ours) > 1 else first
 
 
 def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limit_s: float = HOLD_LIMIT_S) -> Promoted:
@@ -82,22 +105,28 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
         UnavailableError: no majority of the regions, or the standby's host does not answer.
         DeadlineError: its node does not come up, or asked for no signature in time.
     """
+    began = time.monotonic()
     validator, node = opened.site.node(signer.validator), opened.site.node(signer.node)
     known = Validator(opened.site.chain.chain_id, validator.address)
     appointed = appoint(opened.registers, known, signer.name, run_id=ctx.run_id, at=utc_now())  # (1)
     ctx.say(f"{signer.name} is to hold the key of {validator.name} (appointment {appointed.seq})")
     opened.fleet.start(signer.unit, node.zone)  # (2)
     let_wait(ctx, opened, node, signer.listen)  # (3)
+    last: list[Content] = []
+
+    def is_named() -> bool:
+        last[:] = [shown_of(opened, validator)]
+        return named_in(opened, last[0]) == signer.name
+
     wait_until(  # (4)
-        lambda: holder_of(opened, validator) == signer.name,
+        is_named,
         hold_limit_s,
         f"{signer.name} was not asked for a signature",
         f"See the logs of {signer.unit} and {node.unit} in {node.zone}; then resume.",
     )
-    newest = register_of(opened, validator).look().newest
-    position = str(newest.position) if newest else ""
-    ctx.say(f"the registers name {signer.name} at {position}: every other signer of this key is refused")
-    return Promoted(validator.name, signer.name, node.name, position, appointed.seq)
+    ctx.say(f"the registers name {signer.name} at {last[0].position}: every other signer of this key is refused")
+    took_ms = round((time.monotonic() - began) * 1000)
+    return Promoted(validator.name, signer.name, node.name, str(last[0].position), appointed.seq, took_ms)
 
 
 def release(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> None:

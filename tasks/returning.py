@@ -14,7 +14,7 @@ from typing import Final
 
 from tasks.failover_orders import Failback
 from tasks.observing import Seen, ask, in_sync, tip_of
-from tasks.outages import appointments_of, holders_of, situation_of
+from tasks.outages import appointments_of, situation_of
 from tasks.providers import take_state
 from tasks.relocating import (
     HandedOver,
@@ -105,7 +105,7 @@ def what_is_away(opened: OpenSite, order: Failback) -> Relocation:
     """Everything that has its home in the place and serves elsewhere now; users are asked to come back in any case."""
     site, domain = opened.site, place_of(opened.site, order.place)
     situation = situation_of(opened, in_sync(ask(opened, site.nodes)), lost=None)
-    holders, orders = holders_of(opened), appointments_of(opened)
+    holders, orders = situation.holders, appointments_of(opened)
     moves = []
     for node in site.nodes:
         if node.name not in orders or node.name in situation.revoked or not within(domain, node.zone, node.region):

@@ -13,6 +13,7 @@ from vedr.adapters.answering import answers_http
 from vedr.adapters.site import OpenSite, open_site
 from vedr.chain import sync
 from vedr.chain.block import Flag
+from vedr.chain.light import LightClient
 from vedr.chain.quorum import Domain
 from vedr.errors import DeadlineError, VerificationFailedError
 from vedr.failover.relocation import Relocation
@@ -119,9 +120,10 @@ def verify_service(ctx: Ctx, found: Relocation) -> Serves:
     with open_site(ctx.order.site) as opened:
         seen = in_sync(ask(opened, opened.site.nodes))
         height = await_blocks(opened, seen, BLOCKS)
-        app_hash, compared = compare(opened, height)
-        check_kept(opened, found)
-        signing = tuple(move.validator for move in found.moves if await_signature(opened, move.validator))
+        light = opened.light_client(near=region_of(opened, found.target))  # what is lost is asked last
+        app_hash, compared = compare(opened, light, seen, height)
+        check_kept(light, found)
+        signing = tuple(move.validator for move in found.moves if await_signature(opened, seen, move.validator, height))
         api = _api_through_names(opened)
         providers = tuple(
             provider.name
@@ -155,12 +157,11 @@ def await_blocks(opened: OpenSite, seen: tuple[Seen, ...], blocks: int) -> Heigh
         ) from error
 
 
-def compare(opened: OpenSite, height: Height) -> tuple[str, int]:
-    """The app hash of that block, and how many nodes show it; VerificationFailedError when one shows another."""
-    light = opened.light_client()
+def compare(opened: OpenSite, light: LightClient, seen: tuple[Seen, ...], height: Height) -> tuple[str, int]:
+    """The app hash of that block, and how many of the nodes show it; VerificationFailedError when one shows another."""
     header = light.verified_header(height)
     agree, differ = 0, []
-    for one in in_sync(ask(opened, opened.site.nodes)):
+    for one in in_sync(ask(opened, (known.node for known in seen))):
         if one.status.latest_height < height:
             continue
         if one.rpc.commit(height).header.app_hash.hex().upper() == header.app_hash:
@@ -175,9 +176,9 @@ def compare(opened: OpenSite, height: Height) -> tuple[str, int]:
     return header.app_hash, agree
 
 
-def check_kept(opened: OpenSite, found: Relocation) -> None:
+def check_kept(light: LightClient, found: Relocation) -> None:
     """VerificationFailedError when the newest block from before is not in the chain any more."""
-    kept = opened.light_client().verified_header(Height(found.tip_height))
+    kept = light.verified_header(Height(found.tip_height))
     if kept.hash != found.tip_hash:
         raise VerificationFailedError(
             f"block {found.tip_height} was {found.tip_hash} before, the verified chain has {kept.hash}",
@@ -185,12 +186,14 @@ def check_kept(opened: OpenSite, found: Relocation) -> None:
         )
 
 
-def await_signature(opened: OpenSite, validator: str) -> bool:
-    """Until a commit holds its signature; VerificationFailedError when none does in time, or evidence is against it."""
+def await_signature(opened: OpenSite, seen: tuple[Seen, ...], validator: str, first: Height) -> bool:
+    """Until the commit of a block from `first` on holds its signature.
+
+    VerificationFailedError when none does in time, or evidence is against it.
+    """
     node = opened.site.node(validator)
     address = bytes.fromhex(node.address)
-    witness = max(in_sync(ask(opened, opened.site.nodes)), key=lambda one: one.status.latest_height)
-    first = witness.status.latest_height
+    witness = max(seen, key=lambda one: one.status.latest_height)
     for height in map(Height, range(first, first + round(BLOCK_TIMES))):
         sync.wait_for_height(witness.rpc, Height(height + 1), deadline_s=BLOCK_TIMES * opened.site.chain.block_time_s)
         if any(address in evidence.addresses for evidence in witness.rpc.block(height).evidence):

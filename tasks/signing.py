@@ -151,6 +151,7 @@ def deny_signers(opened: OpenSite, validator: Node, run_id: RunId, *, deadline_s
     subject = Validator(opened.site.chain.chain_id, validator.address)
     appoint(opened.registers, subject, NOBODY, run_id=run_id, at=utc_now(), deadline_s=deadline_s)
     register = SignStateRegister(opened.registers, subject)
+    # a look at every region, though a dead one costs its whole deadline: one try, with an epoch above all that is shown
     register.take_over(register.look().next_epoch, f"{NOBODY}/{run_id}").close()
     for signer in opened.site.signers_of(validator.name):
         with contextlib.suppress(VedrError):  # what does not answer is refused by the registers
@@ -165,7 +166,7 @@ def _guarded_by_registers(opened: OpenSite, node: Node) -> Guarded:
         UnavailableError: no majority of the regions answers.
     """
     validator = Validator(opened.site.chain.chain_id, node.address)
-    seen = register_of(opened, node).look()
+    seen = register_of(opened, node).glance()
     if not seen.is_majority or seen.newest is None:
         raise UnavailableError(
             f"no majority of the regions shows the register of {node.name}",

@@ -17,6 +17,7 @@ from vedr.errors import CorruptError, NotFoundError, UnavailableError
 from vedr.inventory import Height
 
 DEFAULT_DEADLINE_S: Final = 3.0
+CONNECT_LIMIT_S: Final = 1.0  # a host that is gone costs no more; between continents a connection takes a quarter of it
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024  # a genesis chunk is 16 MiB in base64, a full block up to 100 MiB is refused
 VALIDATORS_A_PAGE: Final = 100  # rpc/core/env.go: maxPerPage
 MAX_PAGES: Final = 100
@@ -38,7 +39,10 @@ class HttpChainRpc:
         self._deadline_s = deadline_s
         tls = self.url.startswith("https:")  # without it no certificates are loaded, 90 ms for each of many nodes
         self._client = httpx.Client(
-            timeout=deadline_s, trust_env=False, verify=tls, headers={"Cache-Control": "no-cache"}
+            timeout=httpx.Timeout(deadline_s, connect=min(CONNECT_LIMIT_S, deadline_s)),
+            trust_env=False,
+            verify=tls,
+            headers={"Cache-Control": "no-cache"},
         )
 
     def __enter__(self) -> Self:

@@ -7,7 +7,8 @@ Leaves out: the floor that a first take-over needs (vedr.chain.floor), and who m
 
 import hashlib
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,6 +24,8 @@ from vedr.ports import Registers
 TAKE_OVER_DEADLINE_S: Final = 8.0  # under the 10 s in which a standby is to sign
 ADVANCE_DEADLINE_S: Final = 2.5  # CometBFT gives a remote signer 3 s
 LOOK_DEADLINE_S: Final = 5.0
+SHORTEST_GRACE_S: Final = 0.2  # for the regions beyond a majority that agrees, in a glance
+LONGEST_GRACE_S: Final = 1.0  # the same where that majority took long, or does not agree
 MIN_REGIONS: Final = 3  # fewer have no majority that survives a loss
 
 
@@ -44,8 +47,34 @@ class SignStateRegister:
         self.validator: Final = validator
 
     def look(self, *, deadline_s: float = LOOK_DEADLINE_S) -> Seen:
-        """What every region shows; those that do not answer in time are among the problems.  Writes nothing."""
+        """What every region shows; those that do not answer in time are among the problems.  Writes nothing.
+
+        A dead region costs the whole deadline: it is asked again and again.  For what a majority decides: `glance`.
+        """
         return self._survey(None, deadline_s)
+
+    def glance(self, *, deadline_s: float = LOOK_DEADLINE_S, monotonic: Callable[[], float] = time.monotonic) -> Seen:
+        """What a majority of the regions shows, and of the others what they answer meanwhile.  Writes nothing.
+
+        1. Wait for a majority with readable content: it shares a region with every majority that took an epoch or a
+           position, so that its newest covers whatever is held or may have been released.
+        2. Give the rest a grace: until each has answered or failed once, and twice as long as the majority took, from
+           SHORTEST_GRACE_S to LONGEST_GRACE_S; the longest where the majority does not agree.
+
+        Not for what needs every region: founding, checks that report on each, and an epoch that nothing but a single
+        try may be made with, for a region that was left out can show a newer one of a take-over that failed.
+        """
+        began = monotonic()
+        survey = Survey(self.validator, tuple(self._registers))
+        with Regions(survey, self.validator.key, self._registers) as regions:
+            if regions.wait_for(lambda: survey.is_decided, deadline_s=deadline_s):  # (1)
+                took_s = monotonic() - began
+                with regions.looking():
+                    shortest_s = SHORTEST_GRACE_S if survey.is_agreed else LONGEST_GRACE_S
+                grace_s = min(max(shortest_s, 2 * took_s), LONGEST_GRACE_S, max(0.0, deadline_s - took_s))
+                regions.wait_for(lambda: survey.is_heard, deadline_s=grace_s)  # (2)
+            with regions.looking():
+                return survey.seen
 
     def found(self, position: Position, *, deadline_s: float = LOOK_DEADLINE_S) -> None:
         """Make the register, once in a key's life, in every region; safe to repeat with the same position.

@@ -65,6 +65,21 @@ class Survey:
         return not self._unread and not self._busy and not (self._may_found() and self._problems)
 
     @property
+    def is_decided(self) -> bool:
+        """Whether a majority shows a register: whatever a majority ever confirmed is covered by what they show."""
+        return len(self._contents) > len(self._problems)
+
+    @property
+    def is_agreed(self) -> bool:
+        """Whether those that answered name one epoch and holder."""
+        return len({(content.epoch, content.holder) for content in self._contents.values()}) == 1
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether every region has answered, or failed to, at least once."""
+        return _NO_ANSWER not in self._problems.values()
+
+    @property
     def seen(self) -> Seen:
         return Seen(dict(self._contents), dict(self._problems))
 

@@ -8,6 +8,7 @@ Guarantees: what is signed from here on is above everything that a majority of t
 own file know of, or the very same message.  Leaves out: serving (`service`), and founding a register.
 """
 
+import functools
 import secrets
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from vedr.chain.appointment import Appointment
-from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, join
+from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, Epoch, StaleEpochError, join
 from vedr.chain.register_holding import TAKE_OVER_DEADLINE_S, Holding, SignStateRegister
 from vedr.chain.sign_state import read_sign_state
 from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
@@ -84,17 +85,26 @@ def begin(
         NotFoundError: there is no register: found it.
         UnavailableError: no majority of the regions answers.
     """
-    newest = look(register)
-    check(newest)
-    if takes_over(newest, terms) and not terms.planned:
-        until = monotonic() + terms.watch_s
-        _check_silent(register, newest, is_over=lambda: monotonic() >= until, sleep=sleep)
+
+    def judged() -> Epoch:
+        newest = look(register)
+        check(newest)
+        if takes_over(newest, terms) and not terms.planned:
+            until = monotonic() + terms.watch_s
+            _check_silent(register, newest, is_over=lambda: monotonic() >= until, sleep=sleep)
+        return Epoch(newest.epoch + 1)
+
     known = [mark for mark in (own, floor) if mark is not None]
     at_least = NEVER_SIGNED
     for mark in known:
         at_least = join(at_least, mark.position)
-    epoch = newest.epoch + 1
-    holding = register.take_over(epoch, holder, at_least=at_least, deadline_s=deadline_s)
+    take_over = functools.partial(register.take_over, holder=holder, at_least=at_least, deadline_s=deadline_s)
+    epoch = judged()
+    try:
+        holding = take_over(epoch)
+    except StaleEpochError:  # a region that the look did not wait for has seen a take-over that failed, or somebody's
+        epoch = judged()
+        holding = take_over(epoch)
     try:
         return Tenure(holding, epoch, highest([Mark.of_position(holding.position), *known]))
     except RefusedError:
@@ -104,7 +114,7 @@ def begin(
 
 def look(register: SignStateRegister) -> Content:
     """The newest that a majority of the regions shows; NotFoundError or UnavailableError when there is none."""
-    seen = register.look(deadline_s=LOOK_DEADLINE_S)
+    seen = register.glance(deadline_s=LOOK_DEADLINE_S)
     if seen.newest is not None and seen.is_majority:
         return seen.newest
     shown = "; ".join(f"{region}: {problem}" for region, problem in sorted(seen.problems.items()))

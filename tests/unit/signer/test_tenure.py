@@ -13,7 +13,7 @@ from signer_world import CHAIN_ID, NIL, OTHER_BLOCK, MemoryKey, World, precommit
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.appointment import Appointment
-from vedr.chain.register import NEVER_SIGNED, Content, Position, Validator
+from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, Validator, encode
 from vedr.chain.register_holding import SignStateRegister
 from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError
 from vedr.inventory import Height
@@ -288,3 +288,15 @@ def test_an_answer_lost_anywhere_never_gives_two_contents(regions: Regions, faul
     assert given
     assert all(len(signatures) == 1 for signatures in given.values())
     assert old.signer.superseded.is_set()
+
+
+def test_an_epoch_that_only_a_slow_region_has_seen_is_passed_by_the_next_try(regions: Regions) -> None:
+    """A take-over that failed half-way is in one region, which is left out of the look and answers afterwards."""
+    regions.found()
+    slow = regions.stores["ap-south"]
+    failed = Content(Epoch(1), "us-east-1a/9#dead", NEVER_SIGNED)
+    slow.overwrite(VALIDATOR.key, encode(VALIDATOR, failed))
+    slow.faults.maps["read"] = "e"  # the look's
+    for name in ("us-east", "eu-west"):  # the claim's: the slow one answers first
+        regions.stores[name].faults.maps["read"] = ".e"
+    assert regions.begin(OURS).epoch == 2

@@ -1,0 +1,169 @@
+"""Keys moved to standbys: several at once, one that fails beside the others, and nothing twice when it is repeated.
+
+The registers, the appointments and how a signer begins are the real ones; hosts and nodes are stood in for.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasks import relocating, signing
+from tasks.relocating import promote
+from vedr.adapters.memory_registers import MemoryRegisters
+from vedr.chain.appointment import appointed
+from vedr.chain.register import NEVER_SIGNED, Validator
+from vedr.chain.register_holding import SignStateRegister
+from vedr.errors import UnavailableError
+from vedr.failover.relocation import Move
+from vedr.runbook.order import Order
+from vedr.runbook.steps import Context
+from vedr.signer.tenure import Terms, begin, holder_of, terms_when_appointed
+
+REGIONS = ("us-east", "eu-west", "ap-south")
+BOTH_S = 20.0
+
+
+class World:
+    """Two validators whose signers are lost with their region, and a standby for each beside a full node elsewhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registers = {name: MemoryRegisters(name) for name in REGIONS}
+        self.validators = [self._node(folder, f"validator-{n}", f"{n:040X}", "us-east-1a") for n in range(2)]
+        self.standbys = [self._node(folder, f"full-{n}", "", "eu-west-1a") for n in range(2)]
+        pairs = list(zip(self.validators, self.standbys, strict=True))
+        self.signers = [
+            *(self._signer(f"{one.name}-home", one, one) for one in self.validators),
+            *(self._signer(f"{one.name}-standby", one, node) for one, node in pairs),
+        ]
+        self.moves = tuple(
+            Move(one.name, 10, f"{one.name}-home", f"{one.name}-standby", node.name, node.zone, "eu-west")
+            for one, node in pairs
+        )
+        self.started: list[str] = []
+        self.at_once = threading.Barrier(1)
+        self.broken: set[str] = set()
+        for one in self.validators:
+            register = self.register(one)
+            register.found(NEVER_SIGNED)
+            register.take_over(1, holder_of(f"{one.name}-home", 1)).close()
+
+    @staticmethod
+    def _node(folder: Path, name: str, address: str, zone: str) -> Any:
+        home = folder / name
+        (home / "config").mkdir(parents=True)
+        (home / "config" / "config.toml").write_text('priv_validator_laddr = ""\n')
+        return SimpleNamespace(
+            name=name, address=address, zone=zone, unit=name, home=home, is_validator=bool(address), region=zone[:7]
+        )
+
+    @staticmethod
+    def _signer(name: str, validator: Any, node: Any) -> Any:
+        return SimpleNamespace(name=name, validator=validator.name, node=node.name, unit=name, listen=f"unix://{name}")
+
+    def register(self, validator: Any) -> SignStateRegister:
+        return SignStateRegister(self.registers, self.subject(validator))
+
+    def subject(self, validator: Any) -> Validator:
+        return Validator("chain-1", validator.address)
+
+    # --- the fleet
+
+    def start(self, unit: str, zone: str) -> Any:
+        self.started.append(unit)
+        if unit in self.broken:
+            raise UnavailableError(f"{unit} in {zone} does not answer", remedy="Wait.")
+        for signer in self.signers:
+            if signer.unit == unit:
+                self.at_once.wait(BOTH_S)
+                self._begins(signer)
+        return SimpleNamespace(state="running")
+
+    def stop(self, unit: str, zone: str) -> Any:
+        if zone == "us-east-1a":
+            raise UnavailableError(f"{unit} in {zone} does not answer", remedy="Wait.")
+        return SimpleNamespace(state="stopped")
+
+    def _begins(self, signer: Any) -> None:
+        """As the unit does: by its appointment, unless it holds the key already."""
+        validator = next(one for one in self.validators if one.name == signer.validator)
+        register = self.register(validator)
+        newest = register.glance().newest
+        assert newest
+        if not newest.is_held_by(signer.name):
+            order = appointed(self.registers, self.subject(validator))
+            terms = terms_when_appointed(Terms(signer.name, take_over=False, planned=False, watch_s=0), order)
+            begin(register, terms, holder=holder_of(signer.name, 2), own=None).holding.close()
+
+    def opened(self) -> Any:
+        nodes = [*self.validators, *self.standbys]
+        site = SimpleNamespace(
+            chain=SimpleNamespace(chain_id="chain-1"),
+            nodes=nodes,
+            signers=self.signers,
+            node=lambda name: next(node for node in nodes if node.name == name),
+            signers_of=lambda name: [signer for signer in self.signers if signer.validator == name],
+        )
+        fleet = SimpleNamespace(start=self.start, stop=self.stop)
+        return SimpleNamespace(
+            site=site, fleet=fleet, registers=self.registers, files=SimpleNamespace(home=lambda node: node.home)
+        )
+
+    def holders(self) -> list[str]:
+        shown = [self.register(one).glance().newest for one in self.validators]
+        return [content.holder.partition("/")[0] for content in shown if content]
+
+    def epochs(self) -> list[int]:
+        return [self.register(one).glance().next_epoch - 1 for one in self.validators]
+
+
+@pytest.fixture
+def fleet_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(tmp_path)
+
+    @contextlib.contextmanager
+    def open_world(_: object) -> Iterator[Any]:
+        yield world.opened()
+
+    monkeypatch.setattr(relocating, "open_site", open_world)
+    monkeypatch.setattr(signing, "ask", lambda _opened, nodes: list(nodes))  # a node that was started answers
+    return world
+
+
+def context() -> Any:
+    return Context(Order(), "", "inc-20260214-120000-aaaa", 1, 1, resuming=False, say=lambda _: None)
+
+
+def test_the_keys_of_a_lost_region_are_moved_at_once_and_a_dead_store_is_not_waited_for(fleet_of_two: World) -> None:
+    fleet_of_two.registers["us-east"].faults.down = True
+    fleet_of_two.at_once = threading.Barrier(2)
+    done = promote.fn(context(), fleet_of_two.moves)
+    assert fleet_of_two.holders() == ["validator-0-standby", "validator-1-standby"]
+    assert [one.validator for one in done] == ["validator-0", "validator-1"]
+    assert all(one.took_ms < BOTH_S * 1000 / 2 for one in done)
+
+
+def test_a_key_that_cannot_be_moved_holds_up_no_other_and_a_repetition_takes_nothing_twice(
+    fleet_of_two: World,
+) -> None:
+    fleet_of_two.broken = {"validator-0-standby"}
+    with pytest.raises(UnavailableError, match="validator-0-standby"):
+        promote.fn(context(), fleet_of_two.moves)
+    assert fleet_of_two.holders() == ["validator-0-home", "validator-1-standby"]
+    fleet_of_two.broken = set()
+    promote.fn(context(), fleet_of_two.moves)
+    promote.fn(context(), fleet_of_two.moves)
+    assert fleet_of_two.holders() == ["validator-0-standby", "validator-1-standby"]
+    assert fleet_of_two.epochs() == [2, 2]
+
+
+def test_what_no_retry_can_help_is_raised_before_what_one_may(fleet_of_two: World) -> None:
+    fleet_of_two.broken = {"validator-0-standby"}
+    (fleet_of_two.standbys[1].home / "config" / "config.toml").unlink()
+    with pytest.raises(Exception, match=r"validator-0-standby.*; .*config.toml") as caught:
+        promote.fn(context(), fleet_of_two.moves)
+    assert type(caught.value).__name__ == "NotFoundError"
