@@ -76,7 +76,7 @@ def verify_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Check a page byte for byte against its signature, and its facts against the ledger; exit 3 when they differ."""
-    text = _read(file)
+    text = read_page(file)
     with open_site(site) as opened:
         checked = check_page(text, opened.journal, what=str(file))
     if as_json:
@@ -101,7 +101,8 @@ def verify_command(
         stdout.print(f"{run_id} went on since: make the page again for all of it", highlight=False, soft_wrap=True)
 
 
-def _read(file: Path) -> str:
+def read_page(file: Path) -> str:
+    """A page's text; InvalidInputError when it is none."""
     try:
         if file.stat().st_size > MAX_PAGE_BYTES:
             raise InvalidInputError(

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 from vedr.custody.envelope import CHUNK_BYTES, open_stream, read_header, rewrap_stream, seal_stream
 from vedr.custody.envelope_format import Header
 from vedr.custody.envelope_slots import Entropy, Opener, Seal
-from vedr.errors import ConflictError, NoSpaceError
+from vedr.errors import ConflictError, NoSpaceError, NotFoundError
 from vedr.signature import Json
 
 
@@ -33,7 +33,7 @@ def seal_file(
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Header:
     """As `envelope.seal`.  ConflictError when the target exists or the source changes meanwhile."""
-    with source.open("rb") as reading, _published(target) as writing:
+    with _reading(source) as reading, _published(target) as writing:
         return seal_stream(
             reading,
             writing,
@@ -48,7 +48,7 @@ def seal_file(
 
 def open_file(source: Path, target: Path, opener: Opener) -> Header:
     """As `envelope.open_sealed`, the payload into a new file of mode 0600."""
-    with source.open("rb") as reading, _published(target) as writing:
+    with _reading(source) as reading, _published(target) as writing:
         return open_stream(reading, writing, opener, whole_bytes=os.fstat(reading.fileno()).st_size)
 
 
@@ -62,24 +62,35 @@ def rewrap_file(
     entropy: Entropy = secrets.token_bytes,
 ) -> Header:
     """As `envelope.rewrap`, into a new file; the source stays."""
-    with source.open("rb") as reading, _published(target) as writing:
+    with _reading(source) as reading, _published(target) as writing:
         size = os.fstat(reading.fileno()).st_size
         return rewrap_stream(reading, writing, opener, whole_bytes=size, add=add, keep=keep, entropy=entropy)
 
 
 def inspect_file(source: Path) -> Header:
     """As `envelope.inspect`; reads the header only."""
-    with source.open("rb") as reading:
+    with _reading(source) as reading:
         return read_header(reading, whole_bytes=os.fstat(reading.fileno()).st_size)[0]
 
 
 def verify_file(source: Path, opener: Opener) -> Header:
     """Open all of it and keep nothing: what a backup has to pass before it counts."""
-    with source.open("rb") as reading, Path(os.devnull).open("wb") as writing:
+    with _reading(source) as reading, Path(os.devnull).open("wb") as writing:
         return open_stream(reading, writing, opener, whole_bytes=os.fstat(reading.fileno()).st_size)
 
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[BinaryIO]:
+    """The file, open; NotFoundError when it can't be opened."""
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise NotFoundError(f"{source}: {error.strerror}", remedy="Name a file that can be read.") from error
+    with file:
+        yield file
 
 
 @contextmanager

@@ -50,7 +50,7 @@ from vedr.errors import (
     VedrError,
     VerificationFailedError,
 )
-from vedr.ports import Clock, ObjectStore
+from vedr.ports import Clock, ObjectKey, ObjectStore
 from vedr.signature import Signer
 from vedr.targets import Retention
 
@@ -266,17 +266,29 @@ def open_from(
     raise no_region(f"key backup {backup.id}", refusals)
 
 
-def verify(repository: KeyRepository, backup: Backup) -> dict[str, VedrError]:
-    """Every region's copy hashed, and opened once: what is wrong, by region; empty when all is well."""
+def verify(repository: KeyRepository, backup: Backup, *, opener: Opener | None = None) -> dict[str, VedrError]:
+    """Every region's envelope, entry and decrypter compared, and the envelope opened once: what is wrong, by region.
 
-    def check(store: ObjectStore) -> None:
-        _checked_copy(store, backup)
-        store.head(entry_key(backup.origin, backup.id, backup.generation))
-
-    wrong = _in_every_region(repository, check)
+    Empty when all is well.  `opener` as for `open_from`.
+    """
+    wrong = _in_every_region(repository, lambda store: _check_region(repository, store, backup))
     if len(wrong) < len(repository.stores):
-        open_from(repository, backup, prefer=next(region for region in repository.stores if region not in wrong))
+        sound = next(region for region in repository.stores if region not in wrong)
+        open_from(repository, backup, prefer=sound, opener=opener)
     return wrong
+
+
+def _check_region(repository: KeyRepository, store: ObjectStore, backup: Backup) -> None:
+    """All that a restore from this region alone would need."""
+    _checked_copy(store, backup)
+    stored = store.get(entry_key(backup.origin, backup.id, backup.generation))
+    own = open_entry(stored, repository.trusted, origin=backup.origin, backup=backup.id, generation=backup.generation)
+    tool = store.get(ObjectKey(backup.decrypter))
+    if own != backup or decrypter_key(backup.origin, hashlib.sha256(tool).hexdigest()) != backup.decrypter:
+        raise VerificationFailedError(
+            f"the {'decrypter' if own == backup else 'entry'} of key backup {backup.id} in {store.region} is another",
+            remedy="Use another region's copy.",
+        )
 
 
 def heal(repository: KeyRepository, found: Found) -> dict[str, VedrError]:

@@ -13,7 +13,7 @@ import pytest
 from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, seal_file, verify_file
 from vedr.custody.envelope_format import EnvelopeError
 from vedr.custody.envelope_slots import RecoveryOpener, RecoverySeal, WrongSecretError, recovery_public_key
-from vedr.errors import ConflictError, NoSpaceError
+from vedr.errors import ConflictError, NoSpaceError, NotFoundError
 
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
 PRIVATE = bytes(range(1, 33))
@@ -40,6 +40,17 @@ def test_a_file_comes_back_as_it_was_and_only_its_owner_reads_it(source: Path, t
     assert back.read_bytes() == source.read_bytes()
     assert {stat.S_IMODE(path.stat().st_mode) for path in (target, back)} == {0o600}
     assert names(tmp_path) == {"payload", "sealed", "back"}
+
+
+def test_an_envelope_that_is_not_there_is_an_error_of_ours_and_leaves_nothing(tmp_path: Path) -> None:
+    for act in (
+        lambda: open_file(tmp_path / "gone", tmp_path / "back", OPENER),
+        lambda: verify_file(tmp_path / "gone", OPENER),
+        lambda: inspect_file(tmp_path / "gone"),
+    ):
+        with pytest.raises(NotFoundError, match="gone: No such file"):
+            act()
+    assert names(tmp_path) == set()
 
 
 def test_a_large_file_passes_through_little_memory(tmp_path: Path) -> None:

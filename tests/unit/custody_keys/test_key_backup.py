@@ -132,6 +132,17 @@ def test_a_damaged_copy_is_passed_over_and_reported(keys: KeysWorld) -> None:
             call(keys.repository, kept.backup)
 
 
+@pytest.mark.parametrize("what", ["entry", "decrypter"])
+def test_verification_names_the_region_that_alone_could_not_restore(keys: KeysWorld, what: str) -> None:
+    """Its envelope is whole, but the entry that tells of it, or the tool that opens it, is not."""
+    kept = stored(keys).backup
+    entry = key_backup_catalogue.entry_key(kept.origin, kept.id, kept.generation)
+    key = entry if what == "entry" else ObjectKey(kept.decrypter)
+    store = keys.stores["eu-west"]
+    store.damage(key, store.get(key)[:-1] + b"?")
+    assert set(verify(keys.repository, kept)) == {"eu-west"}
+
+
 def test_a_forged_entry_is_not_believed(keys: KeysWorld) -> None:
     kept = stored(keys)
     forger = make_world()
