@@ -21,7 +21,8 @@ from vedr.lab.plan import OPS, Plan
 
 BIN_ENV: Final = "VEDR_BIN"
 LABS_ENV: Final = "VEDR_LABS"
-_FORM_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 5
+_BUSY: Final = "503 Service Unavailable"
 _DEPLOY_LIMIT_S: Final = 900  # half a minute on an idle machine; one that runs other things is no reason to fail
 
 
@@ -92,24 +93,24 @@ def deploy(plan: Plan) -> str:
     log = plan.folder / "logs" / "deploy.log"
     log.unlink(missing_ok=True)
     _run(plan, [*_prefect(), "--no-prompt", "deploy", "--all"], log)
-    _fill_forms(plan, log)
+    _run(plan, [sys.executable, "-m", "tasks.forms", "--site", plan.settings.name], log)
     write_whole(mark, digest)
     return "registered, with the site's choices in their forms"
 
 
-def _fill_forms(plan: Plan, log: Path) -> None:
-    """Repeated, because SQLite answers 503 while its one writer is busy, and filling in twice changes nothing."""
-    for attempt in range(1, _FORM_ATTEMPTS + 1):
+def _run(plan: Plan, command: list[str], log: Path) -> None:
+    """Repeated while SQLite's one writer is busy, which the server answers so: registering twice changes nothing."""
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _run(plan, [sys.executable, "-m", "tasks.forms", "--site", plan.settings.name], log)
-        except UnavailableError:
-            if attempt == _FORM_ATTEMPTS:
+            _run_once(plan, command, log)
+        except UnavailableError as error:
+            if _BUSY not in error.message or attempt == _ATTEMPTS:
                 raise
         else:
             return
 
 
-def _run(plan: Plan, command: list[str], log: Path) -> None:
+def _run_once(plan: Plan, command: list[str], log: Path) -> None:
     """Run it in the project's folder with Prefect's environment; its words go to the log."""
     said = " ".join(command[1:])
     try:
