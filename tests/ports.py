@@ -12,7 +12,7 @@ down, whoever connects to whatever meanwhile."""
 WORKERS: Final = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 SHARE: Final = (HIGHEST - LOWEST) // WORKERS
-"""A worker's part of the range: between the look at a port and its server's start, another worker would find it free."""
+"""A worker's part of the range: between a look at a port and its server's start, another worker would find it free."""
 
 
 def free_port() -> int:
