@@ -57,6 +57,7 @@ from vedr.ports import ObjectStore
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, from several threads."""
 
+SAME_MOMENT: Final = dt.timedelta(seconds=10)  # further ahead is a clock that is wrong, and not to be followed
 NO_PROGRESS: Final[Progress] = lambda _done, _total: None  # noqa: E731 (a value that has a name)
 
 
@@ -122,12 +123,15 @@ def create(
     epoch = epoch_at(created_at, repository.retention.epoch_days)
     landings = survey(repository, source, epoch)  # (1)
     earlier = _earlier(repository, source, epoch, landings)  # (2)
+    height = facts.chain.height if facts.chain else Height(0)
+    if earlier is not None and earlier.height == height:
+        created_at = _after(earlier.created_at, created_at)
     with Uploader(repository.codec, source, epoch, landings) as uploader:  # (3)
         reading = Reading(tree, None if rehash else earlier, uploader, repository.codec, progress)
         spread(reading.tasks())
     objects, files = reading.result()
     manifest = Manifest(
-        id=snapshot_id(source, created_at, facts.chain.height if facts.chain else Height(0)),
+        id=snapshot_id(source, created_at, height),
         source=source,
         epoch=epoch,
         created_at=created_at,
@@ -141,6 +145,11 @@ def create(
     outcomes = commit(repository, verified, landings)
     _require(outcomes, verified.id, repository.majority if min_regions is None else min_regions)
     return Created(verified, outcomes, reading.read_bytes, time.monotonic() - began)
+
+
+def _after(earlier: dt.datetime, now: dt.datetime) -> dt.datetime:
+    """Ids are to the second: the next one, where the earlier snapshot of this moment has this one."""
+    return earlier + dt.timedelta(seconds=1) if dt.timedelta() <= earlier - now < SAME_MOMENT else now
 
 
 def commit(

@@ -593,6 +593,29 @@ def test_a_failure_in_one_regions_record_outweighs_a_pass_of_the_same_second(wor
     assert verify.newest_proofs(world.repository, "us-east", "state") == {}
 
 
+def test_what_changed_within_a_second_is_kept_beside_what_was_there(world: Any) -> None:
+    """Ids are to the second, and configuration has no height: the second backup of a second was refused."""
+    first = world.back_up(0)
+    kept = []
+    for content in (b"one", b"another", b"the third"):
+        world.write("config.toml", content)
+        kept.append(world.back_up(0))
+    assert [listed.id for listed in world.listed()] == [one.id for one in reversed([first, *kept])]
+    assert len({one.id for one in kept}) == 3
+    target = world.folder / "home"
+    target.mkdir()
+    staged = restore.fetch(world.repository, load_manifest(world.repository, world.listed()[0]), target, "inc")
+    assert (staged.path / "config.toml").read_bytes() == b"the third"
+
+
+def test_a_snapshot_from_a_clock_that_is_ahead_does_not_pull_the_others_after_it(world: Any) -> None:
+    now = world.clock.now
+    world.clock.advance(hours=1)
+    world.back_up(0)
+    world.clock.now = now
+    assert world.back_up(0).verified.manifest.created_at == now
+
+
 def test_a_forged_verification_record_proves_nothing(world: Any) -> None:
     created = world.back_up()
     for store in world.stores.values():
