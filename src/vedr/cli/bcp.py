@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from vedr.adapters.continuity_signals import look_around
+from vedr.adapters.continuity_standing import keep, look
 from vedr.adapters.notify_announcing import setting_of, tell_standing
 from vedr.adapters.site import OpenSite, open_site
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
@@ -21,7 +21,7 @@ from vedr.continuity.delivery import Delivery
 from vedr.continuity.functions import FUNCTIONS
 from vedr.continuity.incident import duration, incident_of
 from vedr.continuity.record import Record
-from vedr.continuity.severity import Assessment, assess
+from vedr.continuity.severity import Assessment
 from vedr.errors import NotFoundError, VerificationFailedError
 from vedr.ledger import RunId, parse_run_id
 from vedr.policies.continuity import ROLE_TITLES
@@ -41,22 +41,22 @@ def status(
 ) -> None:
     """Functions, severity, activation.  Exit 3 when the plan is active, or a critical function is not seen to be up."""
     with open_site(site) as opened:
-        assessment, standing = _look(opened)
+        seen = look(opened)
         if record:
-            _keep(opened, standing)
+            _show_failed(keep(opened, seen).deliveries)
         unfilled = [role for role in ROLE_TITLES if role not in opened.site.continuity.roles]
     if as_json:
-        print_json(_status(assessment, standing, unfilled))
+        print_json(_status(seen.assessment, seen.standing, unfilled))
     else:
-        _show(assessment, standing, unfilled)
-    _end(assessment, standing)
+        _show(seen.assessment, seen.standing, unfilled)
+    _end(seen.assessment, seen.standing)
 
 
 @app.command()
 def activate(reason: Annotated[str, typer.Option("--reason")], by: Who, site: SiteOption = None) -> None:
     """Activate the plan by your word; recorded.  Refused when it is active."""
     with open_site(site) as opened:
-        _, standing = _look(opened)
+        standing = look(opened).standing
         run_id = Record(opened.journal).activate(standing, by=by, why=reason)
         _tell_activated(opened, run_id, standing, f"{reason} (by {by})")
     stdout.print(f"The plan is active, by {by}: {reason}", markup=False)
@@ -66,7 +66,7 @@ def activate(reason: Annotated[str, typer.Option("--reason")], by: Who, site: Si
 def deactivate(reason: Annotated[str, typer.Option("--reason")], by: Who, site: SiteOption = None) -> None:
     """Deactivate the plan; refused unless every critical function was seen up for an hour."""
     with open_site(site) as opened:
-        _, standing = _look(opened)
+        standing = look(opened).standing
         run_id = Record(opened.journal).deactivate(standing, by=by, why=reason)
         told, body = "The business continuity plan is no longer active", f"{reason} (by {by})"
         _show_failed(tell_standing(opened, run_id, "resolved", severity=standing.severity, subject=told, body=body))
@@ -142,22 +142,6 @@ def done(
     with open_site(site) as opened:
         word = mark_done(opened.journal, parse_run_id(incident), deadline, by=by, reference=reference)
     stdout.print(f"{word.name} of {word.run_id}: done, {word.at:%Y-%m-%d %H:%M} UTC, by {word.by}", markup=False)
-
-
-def _look(opened: OpenSite) -> tuple[Assessment, Standing]:
-    signals = look_around(opened)
-    assessment = assess(signals)
-    episode = Record(opened.journal).episode()
-    return assessment, activation.look(episode.standing if episode else None, signals, assessment)
-
-
-def _keep(opened: OpenSite, standing: Standing) -> None:
-    """Record the look, and tell people when it is the one that activated the plan."""
-    record = Record(opened.journal)
-    before = record.episode()
-    run_id = record.keep(standing)
-    if run_id and standing.active and not (before and before.standing.active):
-        _tell_activated(opened, run_id, standing, standing.why_active)
 
 
 def _tell_activated(opened: OpenSite, run_id: RunId, standing: Standing, why: str) -> None:

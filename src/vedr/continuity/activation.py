@@ -26,6 +26,7 @@ HALTED_LIMIT_S: Final = 5 * MINUTE_S
 DEGRADED_LIMIT_S: Final = 30 * MINUTE_S
 STABLE_S: Final = HOUR_S
 SEVERAL_REGIONS: Final = 2
+CALM_SEVERITY: Final[Severity] = "SEV-4"
 MAX_GAP_S: Final = 10 * MINUTE_S  # between looks: over a longer one nobody knows that it was stable
 
 Criterion = Literal["halted", "users", "regions", "breach"]
@@ -69,7 +70,7 @@ class Standing:
     @property
     def calm(self) -> bool:
         """Nothing to remember: no process needs to know of it later."""
-        return not (self.active or self.holding or self.troubled)
+        return not (self.active or self.holding or self.troubled) and self.severity == CALM_SEVERITY
 
 
 def look(earlier: Standing | None, signals: Signals, assessment: Assessment) -> Standing:

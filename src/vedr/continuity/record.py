@@ -1,8 +1,8 @@
 """The plan's standing in the ledger, so that durations are known across processes and machines.
 
 While something is wrong, or the plan is active, there is one open run of `continuity`: an episode.  Each look that
-changes something, and one in every KEEP_S, is a note in it; a calm look closes it.  While all is well nothing is
-written.
+changes something is a note in it, and one in every KEEP_S while the plan is active or about to be, else in every
+QUIET_KEEP_S; a calm look closes it.  While all is well nothing is written.
 
 Guarantees: the standing that was recorded is the one that the next process starts from; of two that look at once one
 records, the other's look is dropped (it is read again next time); a person's word is recorded with their name.
@@ -26,6 +26,7 @@ from vedr.signature import Json
 
 RUNBOOK: Final = "continuity"
 KEEP_S: Final = 240.0  # under MAX_GAP_S with room for a look that failed
+QUIET_KEEP_S: Final = 3600.0  # a trouble can last for months, and its episode is read at every look
 _NOTE: Final = "standing"
 _STANDING: Final = TypeAdapter(Standing)
 
@@ -36,6 +37,15 @@ class Episode:
 
     run_id: RunId
     standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What came of a look: its episode, None while all is well; whether it is on record; the standing before it."""
+
+    run_id: RunId | None
+    recorded: bool
+    before: Standing | None
 
 
 class Record:
@@ -54,18 +64,20 @@ class Record:
                 return Episode(run_id, standing)
         return None
 
-    def keep(self, standing: Standing) -> RunId | None:
-        """Record a look, when it says something new; the episode it belongs to."""
+    def keep(self, standing: Standing) -> Kept:
+        """Record a look, when it says something new."""
         before = self.episode()
         if before is None:
-            return None if standing.calm else self._open(standing)
+            return Kept(None, False, None) if standing.calm else Kept(self._open(standing), True, None)
         if _is_old_news(before.standing, standing):
-            return before.run_id
-        with contextlib.suppress(ConflictError):  # somebody else looked at the same time, and said so
+            return Kept(before.run_id, False, before.standing)
+        try:
             writer = self._write(before.run_id, standing, {})
             if standing.calm:
                 writer.append("closed", {"outcome": "completed", "total_ms": 0, "target_ms": 0, "steps": {}})
-        return before.run_id
+        except ConflictError:  # somebody else looked at the same time, and said so
+            return Kept(before.run_id, False, before.standing)
+        return Kept(before.run_id, True, before.standing)
 
     def activate(self, standing: Standing, *, by: str, why: str) -> RunId:
         """By a person's word, given the newest look; the episode.
@@ -135,7 +147,11 @@ def _newest(entries: tuple[Entry, ...]) -> Standing | None:
 
 
 def _is_old_news(before: Standing, now: Standing) -> bool:
-    """Whether only time has passed, and little of it."""
-    ignored = ("seen_at",)
+    """Whether only time has passed, and little of it.
+
+    How long it has been stable matters for leaving the plan only: else a gap in the looking is no news.
+    """
+    urgent = bool(now.active or now.holding)
+    ignored = {"seen_at"} if urgent or not (before.restored_at and now.restored_at) else {"seen_at", "restored_at"}
     same = all(value == asdict(now)[name] for name, value in asdict(before).items() if name not in ignored)
-    return same and now.seen_at - before.seen_at < dt.timedelta(seconds=KEEP_S)
+    return same and now.seen_at - before.seen_at < dt.timedelta(seconds=KEEP_S if urgent else QUIET_KEEP_S)

@@ -308,8 +308,10 @@ def command(site: LedgerSite, monkeypatch: pytest.MonkeyPatch) -> Command:
     def open_site(_: str | None = None) -> Iterator[LedgerSite]:
         yield site
 
+    from vedr.adapters import continuity_standing  # noqa: PLC0415
+
     monkeypatch.setattr(bcp, "open_site", open_site)
-    monkeypatch.setattr(bcp, "look_around", lambda _: LOOK.now(site.clock()))
+    monkeypatch.setattr(continuity_standing, "look_around", lambda _: LOOK.now(site.clock()))
 
     def invoke(*words: str) -> str:
         app = typer.Typer()

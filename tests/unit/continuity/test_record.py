@@ -2,13 +2,14 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from continuity_world import START, LedgerSite, example
 
 from vedr.continuity.activation import Standing, look
 from vedr.continuity.deadlines import RULES, all_deadlines, mark_done
-from vedr.continuity.record import KEEP_S, Record
+from vedr.continuity.record import KEEP_S, QUIET_KEEP_S, Record
 from vedr.continuity.severity import assess
 from vedr.continuity.signals import Answering, Percent, Signals
 from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, UnavailableError
@@ -71,16 +72,33 @@ def test_a_standing_comes_back_from_the_ledger_as_it_was(site: LedgerSite) -> No
     assert standing.active
 
 
-def test_the_same_look_again_is_written_once_in_a_while(site: LedgerSite) -> None:
-    glance(site, gateways_up=1)
+@pytest.mark.parametrize(("age_s", "keep_s"), [(2.0, QUIET_KEEP_S), (500.0, KEEP_S)], ids=["quiet", "active"])
+def test_the_same_look_again_is_written_once_in_a_while(site: LedgerSite, age_s: float, keep_s: float) -> None:
+    glance(site, gateways_up=1, block_age_s=age_s)
     [run_id] = site.journal.runs_of("continuity")
     before = len(site.journal.read(run_id).entries)
     site.clock.move(seconds=30)
-    glance(site, gateways_up=1)
+    glance(site, gateways_up=1, block_age_s=age_s + 30 if age_s > KEEP_S else age_s)
     assert len(site.journal.read(run_id).entries) == before
-    site.clock.move(seconds=KEEP_S)
-    glance(site, gateways_up=1)
+    site.clock.move(seconds=keep_s)
+    glance(site, gateways_up=1, block_age_s=age_s + 30 + keep_s if age_s > KEEP_S else age_s)
     assert len(site.journal.read(run_id).entries) > before
+
+
+def test_a_trouble_that_stays_for_a_day_fills_no_ledger_however_seldom_it_is_looked_at(site: LedgerSite) -> None:
+    for _ in range(96):
+        glance(site, gateways_up=2)
+        site.clock.move(minutes=15)
+    [run_id] = site.journal.runs_of("continuity")
+    assert len(site.journal.read(run_id).entries) <= 2 + 2 * 24
+
+
+def test_a_severity_without_a_function_in_trouble_is_remembered_too(site: LedgerSite) -> None:
+    kept = Record(site.journal).keep(replace(glance(site), severity="SEV-3"))
+    assert kept.recorded
+    episode = Record(site.journal).episode()
+    assert episode is not None
+    assert episode.standing.severity == "SEV-3"
 
 
 def test_a_calm_look_ends_the_episode_and_the_next_trouble_is_another(site: LedgerSite) -> None:
@@ -133,7 +151,7 @@ def test_two_processes_that_look_at_once_leave_one_whole_record(site: LedgerSite
     episode = first.episode()
     assert episode is not None
     standing = glance(site, gateways_up=0)
-    second.keep(standing)
+    assert not second.keep(standing).recorded  # what the first look said is no news
     assert site.journal.verify().entries > 0
     newest = second.episode()
     assert newest is not None
