@@ -153,7 +153,10 @@ def _paused(node: Node | Provider, fleet: Fleet, copy: "_Copy") -> int:
             raise ConflictError(f"{node.name} is paused by somebody else", remedy="Another capture runs: try later.")
         if status.state != "running" or status.pid is None:
             raise RefusedError(f"{node.name} is {status.state}, not running", remedy="Start it, or take another node.")
-        fleet.pause(node.unit, node.zone, limit_s=PAUSE_LIMIT_S)
+        try:
+            fleet.pause(node.unit, node.zone, limit_s=PAUSE_LIMIT_S)
+        except DeadlineError:  # a busy host: it did not stand still in time, and runs again
+            continue
         try:
             copy.settle(open_for_writing(status.pid))
         finally:
@@ -161,8 +164,9 @@ def _paused(node: Node | Provider, fleet: Fleet, copy: "_Copy") -> int:
         if not pause.expired:
             return round(pause.paused_s * 1000)
     raise DeadlineError(
-        f"{node.name}: {ATTEMPTS} times the copy took longer than the pause of {PAUSE_LIMIT_S} s allows",
-        remedy="The disk is slow: capture with the method stop, or from another node.",
+        f"{node.name}: {ATTEMPTS} times it did not stand still, or the copy took longer than the pause of "
+        f"{PAUSE_LIMIT_S} s allows",
+        remedy="The host is busy or its disk slow: capture with the method stop, or from another node.",
     )
 
 

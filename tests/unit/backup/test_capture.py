@@ -120,6 +120,28 @@ def test_an_expired_pause_is_taken_again_and_then_given_up(node: Node, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".vedr-capture.lock", "data"]
 
 
+class BusyFleet(ProcessFleet):
+    """A host that is too busy to freeze a process in time, so often; it lets it run again each time."""
+
+    def __init__(self, pid: int, busy: int) -> None:
+        super().__init__(pid)
+        self.busy = busy
+
+    def pause(self, unit: str, zone: str, *, limit_s: float) -> None:
+        self.busy -= 1
+        if self.busy >= 0:
+            raise DeadlineError(f"unit {unit} was not frozen in time and runs again", remedy="")
+        super().pause(unit, zone, limit_s=limit_s)
+
+
+def test_a_node_that_did_not_stand_still_in_time_is_asked_again(node: Node, tmp_path: Path, writer: int) -> None:
+    fleet = BusyFleet(writer, busy=2)
+    with capture(node, tmp_path, fleet):  # type: ignore[arg-type]
+        assert fleet.calls == ["pause", "resume"]
+    with pytest.raises(DeadlineError, match="3 times"), capture(node, tmp_path, BusyFleet(writer, busy=9)):  # type: ignore[arg-type]
+        pass
+
+
 def test_the_method_stop_starts_the_node_again(node: Node, tmp_path: Path, writer: int) -> None:
     fleet = ProcessFleet(writer)
     with capture(node, tmp_path, fleet, method="stop") as captured:  # type: ignore[arg-type]
