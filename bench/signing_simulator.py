@@ -3,6 +3,7 @@
     python -m bench.signing_simulator --schedules 1000000 --seed 1
     python -m bench.signing_simulator --schedules 20000 --without quiet+fence
     python -m bench.signing_simulator --replay 4711 [--without quiet+fence]
+    python -m bench.signing_simulator --schedules 1000000 --results build/signing.jsonl    # may be ended and goes on
     python -m bench.signing_simulator --table 4000 [--write docs/signing-safety.md]
 
 A seed is a schedule: every third is one of remote signers over the registers, the others are file-based signers and
@@ -10,6 +11,7 @@ promotions.  The exit status is 1 when something was signed twice with all rules
 """
 
 import argparse
+import json
 import multiprocessing
 import sys
 import time
@@ -17,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from bench.report import write_between_marks
 from bench.signing.file_schedule import FileSchedule
@@ -25,6 +27,9 @@ from bench.signing.register_schedule import RegisterSchedule
 from bench.signing.rules import REGISTER_RULES, RULES, without
 
 BATCH: Final = 100
+CHUNK: Final = 2_000  # seeds a line of the results' file
+KINDS: Final = {"all": (0, 1, 2), "files": (1, 2), "registers": (0,)}
+"""Which seeds, by their remainder of 3."""
 TOGETHER: Final = (
     ("fence", "quiet"),
     ("epoch", "ticket"),
@@ -53,6 +58,13 @@ class Tally:
         self.ended.update(other.ended)
         self.broken += other.broken
         self.cpu_s += other.cpu_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.schedules} schedules ({self.schedules / max(self.cpu_s, 0.001):.0f} a second of CPU): "
+            f"{self.released} signatures, {self.promoted} promotions, {sum(self.ended.values())} refusals "
+            f"{dict(self.ended)}, {len(self.broken)} double signs"
+        )
 
 
 def schedule_of(seed: int, off: frozenset[str], log: list[str] | None = None) -> FileSchedule | RegisterSchedule:
@@ -85,7 +97,7 @@ class Workers:
     """Processes that play schedules; they load the program once."""
 
     def __init__(self, processes: int, limit_s: float) -> None:
-        self._processes, self._limit_s = processes, limit_s
+        self._processes, self.limit_s = processes, limit_s
         self._pool = multiprocessing.get_context("spawn").Pool(processes)
 
     def __enter__(self) -> Self:
@@ -105,9 +117,39 @@ class Workers:
                     print(f"seed {seed}: {what}", flush=True)
             if shown and number % (100 * self._processes) == 0:
                 print(f"{total.schedules} schedules, {len(total.broken)} broken", flush=True)
-            if time.monotonic() - began_s > self._limit_s:
+            if time.monotonic() - began_s > self.limit_s:
                 break
         return total
+
+
+def play_recorded(workers: Workers, first: int, schedules: int, kind: str, results: Path) -> Tally:
+    """Play what the file does not have yet, chunk by chunk, and give the sum of all that it has."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    done = {(line["kind"], line["first"], line["last"]) for line in lines}
+    total, began_s = Tally(), time.monotonic()
+    for line in lines:
+        total.add(_recorded(line["tally"]))
+    for begin in range(first, first + schedules, CHUNK):
+        last = min(begin + CHUNK, first + schedules) - 1
+        if time.monotonic() - began_s > workers.limit_s:
+            break
+        if (kind, begin, last) in done:
+            continue
+        seeds = [seed for seed in range(begin, last + 1) if seed % 3 in KINDS[kind]]
+        tally = workers.play(seeds, frozenset(), shown=False)
+        if tally.schedules < len(seeds):
+            break  # the time was up within the chunk, which is then not counted
+        fields = {name: getattr(tally, name) for name in Tally.__slots__}
+        with results.open("a") as file:
+            file.write(json.dumps({"kind": kind, "first": begin, "last": last, "tally": fields}) + "\n")
+        total.add(tally)
+        print(f"seeds {begin} to {last} ({kind}): {total}", flush=True)
+    return total
+
+
+def _recorded(line: dict[str, Any]) -> Tally:
+    broken = [(seed, what) for seed, what in line["broken"]]
+    return Tally(**{**line, "ended": Counter(line["ended"]), "broken": broken})
 
 
 def replay(seed: int, off: frozenset[str]) -> str:
@@ -144,6 +186,8 @@ def main() -> int:
     parser.add_argument("--table", type=int, help="schedules for each row of the table")
     parser.add_argument("--write", type=Path, help="the page that the table goes into")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--kind", choices=KINDS, default="all", help="with --results: which of the seeds")
+    parser.add_argument("--results", type=Path, help="keep the result of each chunk in this file, and skip what it has")
     parser.add_argument("--limit-s", type=float, default=36_000.0, help="end after this long, whatever is left")
     asked = parser.parse_args()
     off = frozenset(filter(None, asked.without.split("+")))
@@ -158,13 +202,11 @@ def main() -> int:
                 write_between_marks(asked.write, "rules-off", text)
             return 0
         began_s = time.monotonic()
-        total = workers.play(range(asked.seed, asked.seed + asked.schedules), off, shown=True)
-    print(
-        f"{total.schedules} schedules from seed {asked.seed} in {time.monotonic() - began_s:.0f} s "
-        f"({total.schedules / total.cpu_s:.0f} a second of CPU): {total.released} signatures, "
-        f"{total.promoted} promotions, {sum(total.ended.values())} refusals {dict(total.ended)}, "
-        f"{len(total.broken)} double signs"
-    )
+        if asked.results:
+            total = play_recorded(workers, asked.seed, asked.schedules, asked.kind, asked.results)
+        else:
+            total = workers.play(range(asked.seed, asked.seed + asked.schedules), off, shown=True)
+    print(f"from seed {asked.seed}, in {time.monotonic() - began_s:.0f} s: {total}")
     return 1 if total.broken and not off else 0
 
 

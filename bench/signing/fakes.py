@@ -74,9 +74,12 @@ class Process:
 
     def point(self) -> None:
         """Anything may happen to the process here."""
+        if self.world.draw() < self.danger:
+            self.happen()
+
+    def happen(self) -> None:
+        """It is killed, stopped for long, or for a moment."""
         chance = self.world.chance
-        if chance.random() >= self.danger:
-            return
         if chance.random() < self.killing:
             raise Killed
         if chance.random() < 0.4:  # SIGSTOP, or a pause of its machine: its heart stops too
@@ -122,7 +125,8 @@ class Run:
         process.point()
         if process.attempt != self.attempts:
             raise ConflictError(f"run {self.run_id}: another process writes it")
-        process.world.say(f"{self.run_id[-4:]}.{process.attempt} {stage} {dict(evidence)}")
+        if process.world.log is not None:
+            process.world.say(f"{self.run_id[-4:]}.{process.attempt} {stage} {dict(evidence)}")
         self.records.append((stage, evidence))
         process.point()
 
@@ -139,24 +143,20 @@ class Run:
 
 @dataclass(slots=True)
 class Store:
-    """A region's objects; `is_down` while it does not answer."""
+    """A region's objects; nobody asks it while it `is_down`."""
 
     region: str
     objects: dict[str, bytes] = field(default_factory=dict)
     is_down: bool = False
-
-    def _reach(self) -> None:
-        if self.is_down:
-            raise UnavailableError(f"{self.region} is down")
+    listings: dict[str, list[StoredObject]] = field(default_factory=dict)  # by prefix, until something is created
 
     def create(self, key: ObjectKey, data: bytes) -> StoredObject:
-        self._reach()
         if self.objects.setdefault(key, data) is not data:
             raise ConflictError(f"{key} exists")
+        self.listings.clear()
         return StoredObject(key, len(data), None, EPOCH)
 
     def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
-        self._reach()
         if key not in self.objects:
             raise NotFoundError(key)
         return self.objects[key]
@@ -165,8 +165,10 @@ class Store:
         return StoredObject(key, len(self.get(key)), version, EPOCH)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        self._reach()
-        return iter([_listed(key) for key in self.objects if key.startswith(prefix)])
+        listing = self.listings.get(prefix)
+        if listing is None:
+            listing = self.listings[prefix] = [_listed(key) for key in self.objects if key.startswith(prefix)]
+        return iter(listing)
 
     def delete(self, key: ObjectKey) -> None:
         raise NotImplementedError
@@ -180,21 +182,21 @@ def _listed(key: str) -> StoredObject:
 class SteppedReplicas(Replicas):
     """The real rules of slots, asking one region after the other in an order by chance."""
 
-    def __init__(self, stores: Mapping[str, ObjectStore], process: Process) -> None:
+    def __init__(self, stores: Mapping[str, "Store"], process: Process) -> None:
         self._stores = dict(stores)
         self._process = process
 
     def _each(self, work: Callable[[ObjectStore], T], only: Sequence[str] | None = None) -> Iterator[tuple[str, T]]:
-        names = list(self._stores if only is None else only)
-        if self._process.world.chance.random() < 0.5:  # a write that is cut short reaches other regions
+        stores, process, draw = self._stores, self._process, self._process.world.draw
+        names = list(stores if only is None else only)
+        if draw() < 0.5:  # a write that is cut short reaches other regions
             names.reverse()
         for name in names:
-            self._process.point()
-            try:
-                answer = work(self._stores[name])
-            except UnavailableError:
-                continue
-            yield name, answer
+            if draw() < process.danger:
+                process.happen()
+            store = stores[name]
+            if not store.is_down:
+                yield name, work(store)
 
 
 class SimulatedJournal:
@@ -203,7 +205,7 @@ class SimulatedJournal:
     site: Final = "simulated"
     trusted: Final = (SIGNER.public_hex,)
 
-    def __init__(self, process: Process, stores: Mapping[str, ObjectStore], runs: Mapping[RunId, Run]) -> None:
+    def __init__(self, process: Process, stores: Mapping[str, Store], runs: Mapping[RunId, Run]) -> None:
         self.replicas = SteppedReplicas(stores, process)
         self.signer = CachedSigner()
         self.clock = process.clock
@@ -361,6 +363,16 @@ def _signed_header(height: int) -> Header:
     return Header(11, 1, CHAIN_ID, Height(height), 0, BlockId(b"", 0, b""), b"", b"", b"", b"", b"", b"", b"", b"", b"")
 
 
+@functools.cache
+def _status(name: str, tip: int) -> Status:
+    return Status(name, CHAIN_ID, name, "", Height(tip), b"", b"", 0, Height(1), False, b"", 0)
+
+
+@functools.cache
+def _seen(hrs: tuple[int, int, int], block: int) -> SeenVote:
+    return SeenVote(ADDRESS, Height(hrs[0]), hrs[1], hrs[2], for_nil=block == 0)
+
+
 @dataclass(slots=True)
 class Observer:
     """A full node, some blocks behind."""
@@ -378,8 +390,7 @@ class Observer:
 
     def status(self) -> Status:
         self.process.point()
-        tip = Height(self._tip)
-        return Status(self.name, CHAIN_ID, self.name, "", tip, b"", b"", 0, Height(1), False, b"", 0)
+        return _status(self.name, self._tip)
 
     def commit(self, height: Height | None = None) -> SignedHeader:
         chosen = self._tip if height is None else height
@@ -392,11 +403,7 @@ class Observer:
         """Votes for the height being decided and the one before, as they arrived."""
         self.process.point()
         chain, height = self.process.world.chain, self._tip + 1
-        votes = tuple(
-            SeenVote(ADDRESS, Height(hrs[0]), hrs[1], hrs[2], for_nil=block == 0)
-            for hrs, block in chain.votes.items()
-            if height - 1 <= hrs[0] <= height
-        )
+        votes = tuple(_seen(hrs, block) for at in (height - 1, height) for hrs, block in chain.by_height.get(at, ()))
         return ConsensusState(Height(height), chain.round, 1, VALIDATORS, votes)
 
     def block(self, height: Height | None = None) -> Block:

@@ -7,14 +7,17 @@ register: old ones are frozen, cut off and wake up at will.
 
 # ruff: noqa: S101 - the state is this file's own
 
+import functools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from bench.signing.oracle import Oracle
-from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, StaleEpochError, Validator, decode, encode
+from bench.signing.rules import read_token, write_token
+from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, StaleEpochError, Validator
 from vedr.chain.register_claim import Claim, Read, Swap
-from vedr.errors import CorruptError, RefusedError
+from vedr.errors import RefusedError
 from vedr.inventory import Height
 from vedr.ports import Tagged
 
@@ -22,8 +25,14 @@ REGIONS: Final = ("us-east", "eu-west", "ap-south")
 STEPS: Final = 260
 LATE: Final = 0.05
 _VALIDATOR: Final = Validator("simulated-1", "AB" * 20)
-_FOUNDING: Final = encode(_VALIDATOR, Content(Epoch(0), "", NEVER_SIGNED))
+_FOUNDING: Final = write_token(_VALIDATOR, Content(Epoch(0), "", NEVER_SIGNED))
 _DIGESTS: Final = tuple(f"{block:064x}" for block in range(1, 4))
+T = TypeVar("T")
+
+
+@functools.lru_cache(maxsize=8192)
+def _position(height: int, round_: int, step: int, block: int) -> Position:
+    return Position(Height(height), round_, step, _DIGESTS[block])
 
 
 @dataclass(slots=True)
@@ -60,6 +69,7 @@ class RegisterSchedule:
 
     def __init__(self, seed: int, off: frozenset[str] = frozenset(), log: list[str] | None = None) -> None:
         self.chance = random.Random(seed)
+        self.draw, self.bits = self.chance.random, self.chance.getrandbits
         self.off, self.log = off, log
         self.regions = {name: Region() for name in REGIONS}
         self.processes: list[SignerProcess] = []
@@ -72,12 +82,12 @@ class RegisterSchedule:
 
     def run(self) -> Oracle:
         """Play it; the oracle says whether something was signed twice."""
-        chance = self.chance
+        chance, random_draw = self.chance, self.draw
         faults = chance.choice((0.0, 0.1, 0.3))
         taking_over = chance.choice((0.01, 0.03))
         self.take_over("a")
         for self.now in range(STEPS):
-            draw = chance.random()
+            draw = random_draw()
             if draw < taking_over:
                 self.take_over(chance.choice("abc"))
             elif draw < 0.05:
@@ -92,27 +102,34 @@ class RegisterSchedule:
 
     def ask_somebody(self) -> None:
         """A node asks its signer."""
-        self._ask(self.chance.choice(self.processes))
+        self._ask(self._pick(self.processes))
 
     def work_on(self, calls: int, faults: float) -> None:
         """Some calls to regions, and now and then one that was given up long ago."""
-        chance = self.chance
         for _ in range(calls):
-            if self.late and chance.random() < LATE:
-                region, call = self.late.pop(chance.randrange(len(self.late)))
+            if self.late and self.draw() < LATE:
+                region, call = self.late.pop(self._below(len(self.late)))
                 self._effect(region, call)
             else:
-                self._work(chance.choice(self.processes), chance.choice(REGIONS), faults)
+                self._work(self._pick(self.processes), self._pick(REGIONS), faults)
+
+    def _pick(self, among: Sequence[T]) -> T:
+        return among[self._below(len(among))]
+
+    def _below(self, limit: int) -> int:
+        """As `random.Random` draws it, without three calls between."""
+        width, bits = limit.bit_length(), self.bits
+        drawn = bits(width)
+        while drawn >= limit:
+            drawn = bits(width)
+        return drawn
 
     def take_over(self, host: str) -> None:
         """A process begins, with an epoch above those it happens to see; two may choose the same."""
         seen = 0
         for region in self.regions.values():
             if region.held and not region.is_down and self.chance.random() < 0.7:
-                try:
-                    seen = max(seen, decode(_VALIDATOR, region.held.data, where=host).epoch)
-                except CorruptError:
-                    continue
+                seen = max(seen, read_token(_VALIDATOR, region.held.data, where=host).epoch)
         claim = Claim(
             _VALIDATOR, REGIONS, epoch=seen + 1, holder=f"{host}/{len(self.processes)}", at_least=NEVER_SIGNED
         )
@@ -145,16 +162,16 @@ class RegisterSchedule:
         if process.ready is not None:
             self._release(process)
             return
-        chance, claim = self.chance, process.claim
+        claim, below = process.claim, self._below
         if not claim.is_held or claim.is_lost:
             return
-        hrs = (self.tip + chance.randrange(2), chance.randrange(2), chance.randrange(1, 4))
-        if chance.random() < 0.6:  # what comes next there, which is what a second signer is about to sign too
+        hrs = (self.tip + below(2), below(2), 1 + below(3))
+        if self.draw() < 0.6:  # what comes next there, which is what a second signer is about to sign too
             height, round_, step = claim.position.hrs
             hrs = (height, round_, step + 1) if height and step < 3 else (max(height + 1, self.tip), 0, 1)
-        block = chance.randrange(len(_DIGESTS))
+        block = below(len(_DIGESTS))
         try:
-            claim.advance(Position(Height(hrs[0]), hrs[1], hrs[2], _DIGESTS[block]))
+            claim.advance(_position(*hrs, block))
         except (RefusedError, StaleEpochError) as error:
             self.refused[type(error).__name__] = self.refused.get(type(error).__name__, 0) + 1
             return
@@ -164,14 +181,15 @@ class RegisterSchedule:
     def _check_durable(self, process: SignerProcess) -> None:
         if process.wanted is not None and process.claim.is_durable:
             process.ready, process.wanted = process.wanted, None
-            if self.chance.random() < 0.7:
+            if self.draw() < 0.7:
                 self._release(process)
 
     def _release(self, process: SignerProcess) -> None:
         assert process.ready is not None
         (hrs, block), process.ready = process.ready, None
         self.promoted += 1
-        self._say(f"{process.host} releases {hrs} for block {block}")
+        if self.log is not None:
+            self._say(f"{process.host} releases {hrs} for block {block}")
         self.oracle.release(process.host, hrs, block, self.now)
 
     # --- its calls
@@ -187,7 +205,7 @@ class RegisterSchedule:
         call = process.claim.next_call(region)
         if call is None:
             return
-        fate = self.chance.random()
+        fate = self.draw()
         if self.regions[region].is_down or fate < faults * 0.3:  # no effect
             process.claim.on_lost(region, "down")
         elif fate < faults * 0.6:  # effect, and its answer is lost
@@ -221,7 +239,5 @@ class RegisterSchedule:
 
     def _say(self, text: str) -> None:
         if self.log is not None:
-            shown = {
-                name: region.held.data[-140:-2].decode() if region.held else "" for name, region in self.regions.items()
-            }
+            shown = {name: region.held.data.decode() if region.held else "" for name, region in self.regions.items()}
             self.log.append(f"{self.now:4}  {text}  {shown if 'claims' in text else ''}")

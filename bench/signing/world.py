@@ -7,7 +7,9 @@ can't write.  Which block it votes for is a draw each time, the worst that two p
 
 # ruff: noqa: S101 - the state is this file's own
 
+import functools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,8 +24,22 @@ CHAIN_ID: Final = "simulated-1"
 PUBLIC_KEY: Final = bytes(range(32))
 OUR_VALIDATOR: Final = Validator(PUBLIC_KEY, 10)
 ADDRESS: Final = OUR_VALIDATOR.address
-VALIDATORS: Final = ValidatorSet((OUR_VALIDATOR, Validator(b"\1" * 32, 10)))
-_OTHER: Final = CommitSig(Flag.COMMIT, VALIDATORS.validators[1].address, 0, b"")
+_OTHERS_VALIDATOR: Final = Validator(b"\1" * 32, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A validator whose address was hashed once, and not at each look."""
+
+    key: bytes
+    power: int
+    address: bytes
+
+
+VALIDATORS: Final = ValidatorSet(
+    tuple(Member(one.key, one.power, one.address) for one in (OUR_VALIDATOR, _OTHERS_VALIDATOR))  # type: ignore[misc]
+)
+_OTHER: Final = CommitSig(Flag.COMMIT, _OTHERS_VALIDATOR.address, 0, b"")
 _SIGNATURES: Final = {
     Flag.ABSENT: (CommitSig(Flag.ABSENT, b"", 0, b""), _OTHER),
     Flag.COMMIT: (CommitSig(Flag.COMMIT, ADDRESS, 0, b""), _OTHER),
@@ -31,6 +47,7 @@ _SIGNATURES: Final = {
 }
 _BLOCK: Final = BlockId(b"", 0, b"")
 NIL: Final = 0
+Vote = tuple[int, int, int]
 PROPOSE, PREVOTE, PRECOMMIT = 1, 2, 3
 
 
@@ -49,7 +66,7 @@ class Signer:
 
     memory: SignState
     paused_until_s: int = 0
-    holding: tuple[tuple[int, int, int], int] | None = None  # signed, stored, not yet let out
+    holding: tuple[Vote, int] | None = None  # signed, stored, not yet let out
 
 
 @dataclass(slots=True)
@@ -67,7 +84,7 @@ class Host:
     view: int = 0
     round: int = 0
     lag: int = 0
-    promised: tuple[int, int, int] = (0, 0, 0)
+    promised: Vote = (0, 0, 0)
     shipped: SignState | None = None
 
     @property
@@ -89,6 +106,16 @@ class Host:
         self.signer, self.node_runs = None, False
 
 
+@functools.cache
+def _commit(height: int, round_: int, flag: Flag) -> Commit:
+    return Commit(Height(height), round_, _BLOCK, _SIGNATURES[flag])
+
+
+@functools.lru_cache(maxsize=8192)
+def _state(hrs: Vote, block: int) -> SignState:
+    return SignState(Height(hrs[0]), hrs[1], hrs[2], b"", bytes((block,)))
+
+
 @dataclass(slots=True)
 class Chain:
     """The other validators' chain; `moves` when it makes blocks without the key."""
@@ -97,17 +124,24 @@ class Chain:
     tip: int
     round: int = 0
     commits: dict[int, Commit] = field(default_factory=dict)
-    votes: dict[tuple[int, int, int], int] = field(default_factory=dict)  # of our key, as survivors hold them
+    votes: dict[Vote, int] = field(default_factory=dict)  # of our key, as survivors hold them
+    by_height: dict[int, list[tuple[Vote, int]]] = field(default_factory=dict)  # the same, as they came
 
     def commit(self, height: int) -> Commit:
-        return self.commits.get(height) or Commit(Height(height), 0, _BLOCK, _SIGNATURES[Flag.COMMIT])
+        return self.commits.get(height) or _commit(height, 0, Flag.COMMIT)
+
+    def take(self, hrs: Vote, block: int) -> None:
+        """A vote of our key arrives; survivors keep the first."""
+        if hrs not in self.votes:
+            self.votes[hrs] = block
+            self.by_height.setdefault(hrs[0], []).append((hrs, block))
 
     def advance(self) -> None:
         """The next block, with our precommit where one arrived in time."""
         height = self.tip + 1
         block = self.votes.get((height, self.round, PRECOMMIT))
         flag = Flag.ABSENT if block is None else Flag.NIL if block == NIL else Flag.COMMIT
-        self.commits[height] = Commit(Height(height), self.round, _BLOCK, _SIGNATURES[flag])
+        self.commits[height] = _commit(height, self.round, flag)
         self.tip, self.round = height, 0
 
 
@@ -121,6 +155,10 @@ class World:
     oracle: Oracle
     now_s: int = 0
     log: list[str] | None = None
+    draw: Callable[[], float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.draw = self.chance.random
 
     def say(self, text: str) -> None:
         if self.log is not None:
@@ -129,16 +167,15 @@ class World:
     def tick(self) -> None:
         """One block's time: supervisors, signers, the chain."""
         self.now_s += TICK_S
-        draw = self.chance.random
+        draw, chain = self.draw, self.chain
         for host in self.hosts.values():
-            if host.wants_running and host.signer is None and not host.node_runs and draw() < 0.5:
+            if host.signer is None and host.wants_running and not host.node_runs and draw() < 0.5:
                 host.start()
             if host.is_connected:
-                host.view = self.chain.tip - host.lag
-                host.round = self.chain.round if host.lag == 0 else 0
+                host.view = chain.tip - host.lag
+                host.round = chain.round if host.lag == 0 else 0
             if host.signer is not None:
                 self._sign(host, host.signer)
-        chain = self.chain
         ours = chain.votes.get((chain.tip + 1, chain.round, PRECOMMIT))
         if (chain.moves and draw() < 0.95) or ours:
             chain.advance()
@@ -151,30 +188,31 @@ class World:
         if signer.holding is not None:  # it was stopped between storing and letting out
             (hrs, block), signer.holding = signer.holding, None
             self._release(host, hrs, block)
-        draw = self.chance.random
+        draw = self.draw
         for step in (PROPOSE, PREVOTE, PRECOMMIT):
             if draw() < (0.2 if step == PROPOSE else 0.85):
                 self._ask(host, (host.view + 1, host.round, step), int(draw() * 3))
                 if host.signer is not signer or signer.paused_until_s > self.now_s:
                     return
 
-    def _ask(self, host: Host, hrs: tuple[int, int, int], block: int) -> None:
+    def _ask(self, host: Host, hrs: Vote, block: int) -> None:
         """FilePV.signVote: refuse what is lower, repeat what is equal, store and release what is higher."""
         signer = host.signer
         assert signer is not None
-        if hrs < signer.memory.hrs:
+        last = signer.memory.hrs
+        if hrs < last:
             return
-        if hrs == signer.memory.hrs:
+        if hrs == last:
             if signer.memory.sign_bytes:
                 self._release(host, hrs, signer.memory.sign_bytes[0])
             return
-        signer.memory = SignState(Height(hrs[0]), hrs[1], hrs[2], b"", bytes((block,)))
+        signer.memory = _state(hrs, block)
         if not host.can_start or host.folder is None:
             self.say(f"{host.name} can't store {hrs} and dies")
             host.end()
             return
         host.folder.state = signer.memory
-        fate = self.chance.random()
+        fate = self.draw()
         if fate < 0.01:
             host.end()  # between storing and letting out
         elif fate < 0.03:
@@ -183,8 +221,9 @@ class World:
         else:
             self._release(host, hrs, block)
 
-    def _release(self, host: Host, hrs: tuple[int, int, int], block: int) -> None:
-        self.say(f"{host.name} releases {hrs} for block {block}")
+    def _release(self, host: Host, hrs: Vote, block: int) -> None:
+        if self.log is not None:
+            self.say(f"{host.name} releases {hrs} for block {block}")
         self.oracle.release(host.name, hrs, block, self.now_s, promised=host.promised)
-        if host.is_connected and self.chance.random() < 0.8:
-            self.chain.votes.setdefault(hrs, block)
+        if host.is_connected and self.draw() < 0.8:
+            self.chain.take(hrs, block)
