@@ -10,13 +10,16 @@ from tasks.returning import (
     describe_return,
     give_back,
     plan_of_return,
+    plan_return,
     return_traffic,
+    stages_of,
     stand_down,
     take_key_home,
 )
-from tasks.serving import verify_service, watch_blocks
+from tasks.serving import Shifted, as_planned, verify_service, watch_blocks
 from vedr.adapters.site import open_site
-from vedr.runbook.run import Outcome
+from vedr.failover.relocation import Relocation
+from vedr.runbook.run import Outcome, Run
 from vedr.runbook.steps import Runbook
 from vedr.targets import HOUR_S
 
@@ -28,6 +31,7 @@ RUNBOOK: Final = Runbook(
         confirm_home,
         decide_return,
         take_key_home,
+        plan_return,
         return_traffic,
         give_back,
         verify_service,
@@ -51,14 +55,25 @@ def failback(order: Failback) -> Outcome:
         run.step(confirm_home)
         found = run.step(decide_return)
         with open_site(order.site) as opened:
-            stages_pct = opened.site.traffic.stages_pct
+            stages_pct = stages_of(opened)
         run.approve(describe_return(found, stages_pct))
         for move in found.moves:
             run.step(take_key_home.named(move.validator), move)
-        shifted = run.step(return_traffic, found)
+        shifted = tuple(send_home(run, found, stage_pct) for stage_pct in stages_pct)
         for handover in found.handovers:
             run.step(give_back.named(handover.reserve), handover)
         run.step(verify_service, found)
         run.step(watch_blocks, found)
         run.step(stand_down, shifted, found.gateways)  # last: older answers of name servers still lead to them
     return run.outcome
+
+
+def send_home(run: Run[Failback], found: Relocation, stage_pct: int) -> Shifted:
+    """One stage, recorded apart: planned from what the stage before left, then carried out."""
+
+    def stage(number: int) -> Shifted:
+        name = f"{stage_pct}" if number == 1 else f"{stage_pct}-{number}"
+        plan = run.step(plan_return.named(name), stage_pct)
+        return run.step(return_traffic.named(name), found, plan)
+
+    return as_planned(stage)

@@ -1,14 +1,17 @@
 """RB-DR-002 and RB-DR-003: a zone or a region is lost, or to be emptied.  The same steps, at two scales."""
 
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 from tasks.binding import open_run, runbook_flow
 from tasks.failover_orders import RegionFailover, ZoneFailover, subjects_of_failover
 from tasks.outages import confirm_outage, decide, declare, describe, plan_of
 from tasks.relocating import hand_over, promote, start_reserves
-from tasks.serving import shift_traffic, verify_service, watch_blocks
+from tasks.serving import Shifted, as_planned, plan_traffic, shift_traffic, verify_service, watch_blocks
+from vedr.failover.relocation import Relocation
 from vedr.runbook.run import Outcome, Run
-from vedr.runbook.steps import Runbook
+from vedr.runbook.steps import AnyStep, Runbook
+
+OneStep = TypeVar("OneStep", bound=AnyStep[Any])
 
 STEPS: Final = (
     confirm_outage,
@@ -16,6 +19,7 @@ STEPS: Final = (
     decide,
     start_reserves,
     promote,
+    plan_traffic,
     shift_traffic,
     hand_over,
     verify_service,
@@ -63,8 +67,19 @@ def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
             run.step(promote.named(move.validator), (move,))
     elif found.moves:  # consensus first: a halted chain serves nobody
         run.step(promote, found.moves)
-    run.step(shift_traffic, found)
+    as_planned(lambda number: send_users(run, found, number))
     for handover in found.handovers:
         run.step(hand_over.named(handover.provider), handover)
     run.step(verify_service, found)
     run.step(watch_blocks, found)
+
+
+def send_users(run: Run[ZoneFailover] | Run[RegionFailover], found: Relocation, number: int) -> Shifted:
+    """Plan, then shift by the recorded plan: a run that is killed in between, or within, goes on with that one."""
+    plan = run.step(_nth(plan_traffic, number), found)
+    return cast("Shifted", run.step(_nth(shift_traffic, number), plan))  # not None: that is only what undoing may get
+
+
+def _nth(one: OneStep, number: int) -> OneStep:
+    """The step, or its repetition with that number, recorded apart."""
+    return one if number == 1 else one.named(str(number))

@@ -25,13 +25,14 @@ from tasks.relocating import (
     release,
     stop_unit,
 )
-from tasks.serving import Shifted, await_blocks, carry_out, epoch_of
+from tasks.serving import Shifted, await_blocks, carry_out_recorded, epoch_of
 from vedr.adapters.answering import answers_http
 from vedr.adapters.site import OpenSite, open_site
 from vedr.chain.quorum import Domain
 from vedr.errors import RefusedError, UnavailableError, VedrError
 from vedr.failover.node_failure import MAX_HEALTHY_LAG_BLOCKS
 from vedr.failover.relocation import Handover, Move, Relocation, place_of, signer_named, within
+from vedr.failover.traffic_plan import TrafficPlan
 from vedr.runbook.plan import Action, Plan
 from vedr.runbook.steps import Context, Retry, step
 
@@ -163,7 +164,7 @@ def _handovers_home(opened: OpenSite, domain: Domain) -> tuple[Handover, ...]:
 def plan_of_return(order: Failback) -> Plan:
     """What the failback would do, as everything is now; changes nothing."""
     with open_site(order.site) as opened:
-        return describe_return(what_is_away(opened, order), opened.site.traffic.stages_pct)
+        return describe_return(what_is_away(opened, order), stages_of(opened))
 
 
 def describe_return(found: Relocation, stages_pct: tuple[int, ...]) -> Plan:
@@ -198,20 +199,28 @@ def take_key_home(ctx: Ctx, move: Move) -> Promoted:
     return promoted
 
 
-@step(title="Send users home, by stages", budget_s=600, retry=ACT, cannot_undo="to leave again: vedr traffic set")
-def return_traffic(ctx: Ctx, found: Relocation) -> tuple[Shifted, ...]:
-    """Each stage of the site's policy: weights, users' answers, blocks that go on; then the next."""
-    done = []
+def stages_of(opened: OpenSite) -> tuple[int, ...]:
+    """In which users come home, in percent; none where the site names no traffic backends."""
+    return opened.site.traffic.stages_pct if opened.site.traffic.backends else ()
+
+
+@step(title="Plan a stage of the users' return", budget_s=20, retry=PROBE, acts=False)
+def plan_return(ctx: Ctx, stage_pct: int) -> TrafficPlan:
+    """Weights of every name at that stage, from what is served now; recorded before anything is written."""
     with open_site(ctx.order.site) as opened:
-        if not opened.site.traffic.backends:
-            return ()
-        domain, steering = place_of(opened.site, ctx.order.place), opened.traffic
-        for stage_pct in opened.site.traffic.stages_pct:
-            epoch = epoch_of(ctx, opened)
-            plan = steering.plan_back(domain, steering.prove(), epoch=epoch, stage_pct=stage_pct)
-            done.append(carry_out(ctx, opened, plan))
+        steering = opened.traffic
+        domain = place_of(opened.site, ctx.order.place)
+        return steering.plan_back(domain, steering.prove(), epoch=epoch_of(ctx, opened), stage_pct=stage_pct)
+
+
+@step(title="Send users home, by stages", budget_s=600, retry=ACT, cannot_undo="to leave again: vedr traffic set")
+def return_traffic(ctx: Ctx, found: Relocation, plan: TrafficPlan) -> Shifted:
+    """Serves the stage's weights, awaits that users' answers show it, and that blocks go on and the place serves."""
+    with open_site(ctx.order.site) as opened:
+        shifted = carry_out_recorded(ctx, opened, plan)
+        if not shifted.stale:
             _watch_stage(opened, ctx.order.stage_s, found)
-    return tuple(done)
+    return shifted
 
 
 def _watch_stage(opened: OpenSite, stage_s: int, found: Relocation) -> None:
@@ -235,9 +244,8 @@ def give_back(ctx: Ctx, handover: Handover) -> HandedOver:
     with open_site(ctx.order.site) as opened:
         reserve, home = provider_named(opened, handover.provider), provider_named(opened, handover.reserve)
         stop_unit(ctx, opened, home)
-        if not ctx.resuming:
-            taken = take_state(opened, reserve)
-            ctx.say(f"{reserve.name}: {taken.snapshot}")
+        if opened.fleet.status(reserve.unit, reserve.zone).state == "running":  # it is only stopped once that is stored
+            ctx.say(f"{reserve.name}: {take_state(opened, reserve).snapshot} stored")
         stop_unit(ctx, opened, reserve)
         found = give_state(ctx, opened, reserve, home, survivor=reserve.home)
     ctx.say(found.detail)

@@ -4,7 +4,8 @@ Guarantees: what is reported was seen from outside; traffic only goes to gateway
 Leaves out: moving what serves (tasks.relocating).
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tasks.observing import Seen, ask, in_sync
@@ -15,7 +16,7 @@ from vedr.chain import sync
 from vedr.chain.block import Flag
 from vedr.chain.light import LightClient
 from vedr.chain.quorum import Domain
-from vedr.errors import DeadlineError, VerificationFailedError
+from vedr.errors import ConflictError, DeadlineError, VerificationFailedError
 from vedr.failover.relocation import Relocation
 from vedr.failover.traffic_plan import TrafficPlan
 from vedr.inventory import Height
@@ -29,19 +30,21 @@ BLOCKS: Final = 3  # seen after the failover before the chain counts as moving
 WATCH_BLOCKS: Final = 10
 BLOCK_TIMES: Final = 30.0  # a chain that was halted needs some rounds until all have found each other
 MIN_COMPARED: Final = 2
+MAX_PLANS: Final = 4  # of where users are sent, in one run: each but the first because somebody else wrote meanwhile
 
 Ctx = Context[Order]
 
 
 @dataclass(frozen=True, slots=True)
 class Shifted:
-    """Where users are sent now."""
+    """Where users are sent now; with `stale`, why the plan is not carried out as it is: it has to be made anew."""
 
     purpose: str
     backends: tuple[str, ...]
     answered: str
     notes: tuple[str, ...]
     plan: TrafficPlan | None
+    stale: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +69,88 @@ class Watched:
     signed: dict[str, int]
 
 
-def shift_back(ctx: Ctx, shifted: Shifted | None) -> str:
-    """Serves every name as before, where it is known how that was."""
-    if shifted is None or shifted.plan is None:
-        return "nobody knows what was written: see vedr traffic show"
-    with open_site(ctx.order.site) as opened:
-        plan = opened.traffic.plan_undo(shifted.plan, epoch=epoch_of(ctx, opened))
-        return carry_out(ctx, opened, plan).answered
+@step(title="Plan where users are sent", budget_s=20, retry=PROBE, acts=False)
+def plan_traffic(ctx: Ctx, found: Relocation) -> TrafficPlan | None:
+    """Weights of every name away from what is lost, from gateways that answer now; recorded before anything is written.
 
-
-@step(title="Send users elsewhere", budget_s=120, retry=ACT, undo=shift_back)
-def shift_traffic(ctx: Ctx, found: Relocation) -> Shifted:
-    """Changes the weights of every name away from what is lost, and awaits that every name server answers so."""
+    None where the site names no traffic backends.
+    """
     with open_site(ctx.order.site) as opened:
         if not opened.site.traffic.backends:
-            return Shifted(f"away from {found.domain}", (), "this site names no traffic backends", (), None)
+            ctx.say("this site names no traffic backends")
+            return None
         kind, name = found.domain.split(" ", 1)
         domain = Domain("zone" if kind == "zone" else "region", name)
         target = region_of(opened, found.target)
         steering = opened.traffic
-        plan = steering.plan_away(
+        return steering.plan_away(
             [domain], steering.prove(), epoch=epoch_of(ctx, opened), target=None if target == domain.name else target
         )
+
+
+def shift_back(ctx: Ctx, shifted: Shifted | None) -> str:
+    """Serves every name as before, by the recorded plan: also where nobody knows whether it was carried out."""
+    with open_site(ctx.order.site) as opened:
+        plan = shifted.plan if shifted else _recorded_plan(ctx, opened)
+        if plan is None:
+            return "nothing was written by a plan that is known: see vedr traffic show"
+        return carry_out(ctx, opened, opened.traffic.plan_undo(plan, epoch=epoch_of(ctx, opened))).answered
+
+
+def _recorded_plan(ctx: Ctx, opened: OpenSite) -> TrafficPlan | None:
+    """The newest that this run recorded for this shift."""
+    key = f"{plan_traffic.key}:{ctx.named}" if ctx.named else plan_traffic.key
+    for entry in reversed(opened.journal.read(ctx.run_id).entries):
+        if entry.kind == "step_completed" and entry.payload.get("step") == key:
+            return plan_traffic.decode(entry.payload["result"])
+    return None
+
+
+@step(title="Send users elsewhere", budget_s=120, retry=ACT, undo=shift_back)
+def shift_traffic(ctx: Ctx, plan: TrafficPlan | None) -> Shifted:
+    """Serves the weights of the plan, and awaits that every name server answers so; safe to repeat."""
+    if plan is None:
+        return Shifted("", (), "this site names no traffic backends", (), None)
+    with open_site(ctx.order.site) as opened:
+        return carry_out_recorded(ctx, opened, plan)
+
+
+def carry_out_recorded(ctx: Ctx, opened: OpenSite, plan: TrafficPlan) -> Shifted:
+    """As `carry_out`, of a plan that may be old: `stale` when somebody wrote meanwhile, or a gateway of it fell silent.
+
+    ConflictError when the lease has passed to another run.
+    """
+    if silent := opened.traffic.unproven(plan):
+        return _stale(ctx, opened, plan, f"{', '.join(silent)} does not answer any more")
+    try:
         return carry_out(ctx, opened, plan)
+    except ConflictError as error:
+        leases = Leases(opened.journal)
+        leases.check(leases.acquire("failover", ctx.run_id))
+        return _stale(ctx, opened, plan, error.message)
+
+
+def _stale(ctx: Ctx, opened: OpenSite, plan: TrafficPlan, why: str) -> Shifted:
+    """What it wrote, by the guard that it left, is this plan's to take back; the rest is as others have it."""
+    ctx.say(f"{plan.purpose}: not as planned: {why}")
+    written = opened.traffic.written_by(plan)
+    changes = tuple(change for change in plan.changes if change.backend in written)
+    return Shifted(plan.purpose, written, "", plan.notes, replace(plan, changes=changes), stale=why)
+
+
+def as_planned(plan_and_shift: Callable[[int], Shifted]) -> Shifted:
+    """Plan and shift, again while a plan has become stale; each with its number, so that each is recorded apart.
+
+    ConflictError when it never was as planned.
+    """
+    for number in range(1, MAX_PLANS + 1):
+        shifted = plan_and_shift(number)
+        if not shifted.stale:
+            return shifted
+    raise ConflictError(
+        f"{shifted.purpose}: {MAX_PLANS} plans became stale, the last one: {shifted.stale}",
+        remedy="Find out who else changes what users are sent to, then order a new run: keys that moved stay moved.",
+    )
 
 
 def carry_out(ctx: Ctx, opened: OpenSite, plan: TrafficPlan) -> Shifted:

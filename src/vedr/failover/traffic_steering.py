@@ -64,6 +64,26 @@ class Steering:
         """Every gateway of the site, asked now."""
         return self.prober.probe(self.site.gateways)
 
+    def unproven(self, plan: TrafficPlan) -> tuple[str, ...]:
+        """Endpoints that the plan sends users to and none of whose gateways answers now: for a plan that is not new."""
+        by_name = {backend.backend.name: backend.backend for backend in self.backends}
+        needed = {
+            endpoint
+            for change in plan.changes
+            for endpoint in by_name[change.backend].endpoints
+            if any(endpoint.name in share.serving for share in change.names.values())
+        }
+        gateways = {name for endpoint in needed for name in endpoint.gateways}
+        proofs = self.prober.probe([gateway for gateway in self.site.gateways if gateway.name in gateways])
+        healthy = {proof.gateway for proof in proofs if not proof.problem}
+        return tuple(sorted({endpoint.name for endpoint in needed if healthy.isdisjoint(endpoint.gateways)}))
+
+    def written_by(self, plan: TrafficPlan) -> tuple[str, ...]:
+        """The backends that serve what this very plan wrote; UnavailableError when one can't be looked at."""
+        wanted = {change.backend for change in plan.changes}
+        pictures = [traffic.picture() for traffic in self.backends if traffic.backend.name in wanted]
+        return tuple(picture.backend for picture in pictures if picture.guard == plan.guard)
+
     def views(self, *, lost: Collection[Domain] = (), without: Collection[str] = ()) -> tuple[View, ...]:
         """What each backend serves; UnavailableError when one that is needed can't be looked at."""
         if not self.backends:

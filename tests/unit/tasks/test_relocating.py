@@ -20,6 +20,7 @@ from vedr.chain.register import NEVER_SIGNED, Validator
 from vedr.chain.register_holding import SignStateRegister
 from vedr.errors import UnavailableError
 from vedr.failover.relocation import Move
+from vedr.ledger import RunId
 from vedr.runbook.order import Order
 from vedr.runbook.steps import Context
 from vedr.signer.tenure import Terms, begin, holder_of, terms_when_appointed
@@ -135,7 +136,7 @@ def fleet_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def context() -> Any:
-    return Context(Order(), "", "inc-20260214-120000-aaaa", 1, 1, resuming=False, say=lambda _: None)
+    return Context(Order(), "", RunId("inc-20260214-120000-aaaa"), 1, 1, resuming=False, say=lambda _: None)
 
 
 def test_the_keys_of_a_lost_region_are_moved_at_once_and_a_dead_store_is_not_waited_for(fleet_of_two: World) -> None:

@@ -1,0 +1,206 @@
+"""Users sent elsewhere by a recorded plan: a killed run is gone on with, and taken back, as if it had not been killed.
+
+Ledger, leases, planning and steering are the real ones; what serves users is in memory.
+"""
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tasks import serving
+from tasks.failover_orders import RegionFailover
+from tasks.serving import MAX_PLANS, Shifted, as_planned, plan_traffic, shift_traffic
+from vedr.adapters.memory_store import MemoryStore
+from vedr.adapters.traffic_memory import MemoryTraffic, calm
+from vedr.errors import ConflictError, RefusedError
+from vedr.failover.relocation import Relocation
+from vedr.failover.traffic import Guard
+from vedr.failover.traffic_steering import Proof, Steering
+from vedr.inventory import Gateway, Site, parse_site
+from vedr.ledger import RunId
+from vedr.policies.traffic import DynamicDns, Traffic
+from vedr.runbook.abandoning import abandon
+from vedr.runbook.journal import Journal
+from vedr.runbook.opening import opened_run
+from vedr.runbook.run import Run
+from vedr.runbook.steps import Runbook
+from vedr.signature import Signer
+
+EXAMPLE: Final = Path(__file__).parents[3] / "deployments" / "sites" / "production.example.toml"
+PLACES: Final = {"us-0": "us-east-1a", "us-1": "us-east-1b", "eu-0": "eu-west-1a", "ap-0": "ap-south-1a"}
+NOW: Final = dt.datetime(2026, 11, 2, 12, 0, 0, tzinfo=dt.UTC)
+FOUND: Final = Relocation(
+    "region us-east", "region eu-west", planned=False, moves=(), left=(), handovers=(), gateways=(),
+    total_power=0, online_before=0, online_after=0, tip_height=0, tip_hash="",
+)  # fmt: skip
+REGIONS: Final = ("us-east", "eu-west", "ap-south")
+
+
+class KilledError(BaseException):
+    """The process ends here, as far as anybody who looks afterwards can tell."""
+
+
+class Dying(MemoryTraffic):
+    """Serves what was written; the process may be killed right after a write, before its answer was seen."""
+
+    dies = False
+
+    def shift(self, change: Any) -> bool:
+        done = super().shift(change)
+        if done and self.dies:
+            raise KilledError
+        return done
+
+
+def site_of() -> Site:
+    example = parse_site(EXAMPLE.read_text(encoding="utf-8"), source="example.toml")
+    gateways = tuple(Gateway(name=n, region=z[:-3], zone=z, unit="g", url=f"http://{n}:80") for n, z in PLACES.items())
+    return example.model_copy(update={"gateways": gateways, "traffic": Traffic(backends=(DynamicDns(kind="rfc2136"),))})
+
+
+class World:
+    """A site, its ledger, and what users are sent to."""
+
+    def __init__(self) -> None:
+        self.site = site_of()
+        self.dns, self.mesh = Dying(self.site, name="dns"), Dying(self.site, name="mesh")
+        self.ill: set[str] = set()
+        signer = Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+        self.journal = Journal(
+            {region: MemoryStore(region) for region in REGIONS},
+            site="made", signer=signer, trusted=[signer.public_hex], clock=lambda: dt.datetime.now(dt.UTC),
+        )  # fmt: skip
+        self.steering = Steering(self.site, (self.dns, self.mesh), self, lambda: NOW)
+
+    def probe(self, gateways: Sequence[Gateway]) -> tuple[Proof, ...]:
+        return tuple(Proof(one.name, NOW, "status 502" if one.name in self.ill else "") for one in gateways)
+
+    @contextlib.contextmanager
+    def open(self, _: object) -> Iterator[Any]:
+        yield SimpleNamespace(site=self.site, traffic=self.steering, journal=self.journal)
+
+    @contextlib.contextmanager
+    def run(self, run_id: str, *, resume: bool = False) -> Iterator[Run[RegionFailover]]:
+        order = RegionFailover(region="us-east", incident=run_id if resume else "")
+        with opened_run(RUNBOOK, order, self.journal, run_id=RunId(run_id), wait_quiet=lambda *_, **__: None) as run:
+            yield run
+
+    def zone(self) -> list[Any]:
+        """All that is served, with the guard record, as it would be in a zone file."""
+        return [(one.served.names, one.served.guard) for one in (self.dns, self.mesh)]
+
+
+def leave(run: Run[RegionFailover]) -> Shifted:
+    """As the flow does."""
+
+    def plan_and_shift(number: int) -> Shifted:
+        planned, shifted = plan_traffic, shift_traffic
+        if number > 1:
+            planned, shifted = planned.named(str(number)), shifted.named(str(number))
+        return cast("Shifted", run.step(shifted, run.step(planned, FOUND)))
+
+    return as_planned(plan_and_shift)
+
+
+RUNBOOK: Final = Runbook("RB-DR-003", "users only", RegionFailover, [plan_traffic, shift_traffic])
+RUN: Final = "inc-20260214-120000-aaaa"
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World()
+    monkeypatch.setattr(serving, "open_site", world.open)
+    yield world
+    world.journal.close()
+
+
+def killed_within(world: World, backend: Dying) -> None:
+    backend.dies = True
+    with pytest.raises(KilledError), world.run(RUN) as run:
+        leave(run)
+    backend.dies = False
+
+
+@pytest.mark.parametrize("backend", ["dns", "mesh"])
+def test_a_run_that_is_killed_within_the_shift_ends_as_one_that_was_not(made: World, backend: str) -> None:
+    killed_within(made, getattr(made, backend))
+    with made.run(RUN, resume=True) as run:
+        leave(run)
+    uninterrupted = World()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "open_site", uninterrupted.open)
+        with uninterrupted.run(RUN) as run:
+            leave(run)
+    assert made.zone() == uninterrupted.zone()
+
+
+@pytest.mark.parametrize("backend", ["dns", "mesh"])
+def test_users_come_back_when_a_run_that_was_killed_within_the_shift_and_resumed_is_abandoned(
+    made: World, backend: str
+) -> None:
+    killed_within(made, getattr(made, backend))
+    with contextlib.suppress(KilledError), made.run(RUN, resume=True) as run:
+        leave(run)
+        raise KilledError
+    done = abandon(RUNBOOK, made.journal, RunId(RUN), "given up", wait_quiet=lambda *_, **__: None)
+    assert [one.step for one in done.taken_back] == ["shift_traffic"]
+    assert [names for names, _ in made.zone()] == [calm(made.site)] * 2
+
+
+@pytest.mark.parametrize("backend", ["dns", "mesh"])
+def test_users_come_back_when_a_run_that_was_killed_within_the_shift_is_abandoned_as_it_is(
+    made: World, backend: str
+) -> None:
+    killed_within(made, getattr(made, backend))
+    done = abandon(RUNBOOK, made.journal, RunId(RUN), "given up", wait_quiet=lambda *_, **__: None)
+    assert [one.step for one in done.taken_back] == ["shift_traffic"]
+    assert [names for names, _ in made.zone()] == [calm(made.site)] * 2
+
+
+def changed_by_somebody(traffic: MemoryTraffic) -> None:
+    api = traffic.served.names["api"]
+    traffic.served.names["api"] = replace(api, ttl_s=7)
+    traffic.served.guard = Guard(0, "a person's")
+
+
+def test_what_somebody_else_changed_meanwhile_is_planned_anew_and_taken_back_to_what_they_made(made: World) -> None:
+    killed_within(made, made.dns)
+    changed_by_somebody(made.mesh)
+    theirs = dict(made.mesh.served.names)
+    with contextlib.suppress(KilledError), made.run(RUN, resume=True) as run:
+        shifted = leave(run)
+        assert not shifted.stale
+        assert all(not served.names["api"].weights["us-0"] for served in (made.dns.served, made.mesh.served))
+        raise KilledError
+    done = abandon(RUNBOOK, made.journal, RunId(RUN), "given up", wait_quiet=lambda *_, **__: None)
+    assert [one.step for one in done.taken_back] == ["shift_traffic:2", "shift_traffic"]
+    assert (made.dns.served.names, made.mesh.served.names) == (calm(made.site), theirs)
+
+
+def test_a_plan_whose_gateways_fell_silent_before_it_was_carried_out_is_made_anew(made: World) -> None:
+    with contextlib.suppress(KilledError), made.run(RUN) as run:
+        assert run.step(plan_traffic, FOUND)
+        raise KilledError
+    made.ill = {"eu-0"}
+    with pytest.raises(RefusedError, match="eu-west can't take over"), made.run(RUN, resume=True) as run:
+        leave(run)
+    assert [names for names, _ in made.zone()] == [calm(made.site)] * 2
+    made.ill = set()
+    with made.run(RUN, resume=True) as run:
+        assert set(leave(run).backends) == {"dns", "mesh"}
+
+
+def test_who_is_overtaken_over_and_over_says_so_and_ends(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def conflict(_: object) -> bool:
+        raise ConflictError("dns is not what the plan was made from")
+
+    monkeypatch.setattr(made.dns, "shift", conflict)
+    with pytest.raises(ConflictError, match=f"{MAX_PLANS} plans became stale.*dns is not what"), made.run(RUN) as run:
+        leave(run)
