@@ -1,4 +1,4 @@
-# make up       a three-region network on this machine, its first snapshots, one of them proven
+# make up       a three-region network on this machine, its first snapshots, each of them proven
 # make down     ends it and leaves nothing running
 # make test     everything that must hold before a change is taken
 # make build    the lab's programs            make lint     linters and type checkers only

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a script, no package
-"""After `vedr lab up`: a first snapshot from every region that has none, one of them proven by booting a node from it;
+"""After `vedr lab up`: a first snapshot from every region that has none, each proven by booting a node from it;
 the first backups of the providers' states, of the configuration and of every key, the first passphrases in escrow, and
 the reference of every key on the tokens.
 
@@ -24,7 +24,7 @@ def main() -> int:
     for region in missing:
         show("snapshot", "create", "--region", region)
     if missing:
-        show("snapshot", "verify", "--depth", "3")
+        show("check", "boot-verification", "--boot")
     states = json.loads(vedr("snapshot", "list", "--kind", "provider", "--json"))["snapshots"]
     for region in [region for region in regions if region not in {state["origin"] for state in states}]:
         show("run", "provider-state-backup", "--region", region)

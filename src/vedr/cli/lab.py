@@ -43,6 +43,7 @@ def up(
     stdout.print(f"  Prefect      {plan.orchestrator_url}", highlight=False)
     for gateway in started.site.gateways:
         stdout.print(f"  API          {gateway.url}/status  ({gateway.region})", highlight=False)
+    stdout.print(f"  metrics      {plan.metrics_url}", highlight=False)
     stdout.print(f"  names        {plan.dns_zone} at {plan.addresses.ops} port {plan.dns_port}", highlight=False)
 
 

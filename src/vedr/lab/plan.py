@@ -183,6 +183,10 @@ class Plan:
         return f"{self.addresses.ops}:{self.settings.port_base + METRICS_PORT_OFFSET}"
 
     @property
+    def metrics_url(self) -> str:
+        return f"http://{self.metrics_address}/metrics"
+
+    @property
     def status_page_port(self) -> int:
         return self.settings.port_base + STATUS_PAGE_PORT_OFFSET
 

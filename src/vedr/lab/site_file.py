@@ -89,7 +89,7 @@ def _document(plan: Plan, validators: dict[str, str]) -> dict[str, Any]:
         "checks": {"share_record": str(record_path(plan))},
         "continuity": {
             "status_page": plan.status_page_url,
-            "monitoring_url": f"http://{plan.metrics_address}/metrics",
+            "monitoring_url": plan.metrics_url,
         },
         "orchestrator": {"api_url": f"{plan.orchestrator_url}/api", "ui_url": plan.orchestrator_url},
         "config_repository": {"path": str(plan.folder / "config-backups")},

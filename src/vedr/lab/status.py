@@ -158,6 +158,10 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
     rows.append(partial(_part, "name server", units.DNS_UNIT, None, states, dns))
     vault = partial(readiness.responds, f"{plan.vault_url}/")
     rows.append(partial(_part, "secrets", units.VAULT_UNIT, None, states, vault))
+    metrics = partial(readiness.answers, plan.metrics_url)
+    rows.append(partial(_part, "metrics", units.METRICS_UNIT, None, states, metrics))
+    page = partial(readiness.listens, f"{plan.addresses.ops}:{plan.status_page_port}")
+    rows.append(partial(_part, "status page", units.STATUS_PAGE_UNIT, None, states, page))
     rows.append(partial(_part, "load", units.LOAD_UNIT, None, states, None))
     rows += [
         partial(_part, "sign-state", units.shipper_name(node.name), node.zone, states, None)
