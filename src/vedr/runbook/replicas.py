@@ -241,7 +241,10 @@ class Replicas:
         if only is None and len(chosen) < self.majority:
             chosen = list(self._stores)
         started = self._monotonic()
-        waiting = {self._pools[name].submit(self._call, name, work): name for name in chosen}
+        try:
+            waiting = {self._pools[name].submit(self._call, name, work): name for name in chosen}
+        except RuntimeError as error:  # a thread that was left behind, as the one that heals a run, meets this
+            raise UnavailableError("the regions' stores were closed", remedy="Open the site again.") from error
         answered = 0
         while waiting:
             limit_s = self._patience_s if only is not None or answered >= self.majority else self._deadline_s
@@ -252,7 +255,7 @@ class Replicas:
                 return
             for future in done:
                 name = waiting.pop(future)
-                if not isinstance(future.exception(), UnavailableError):
+                if not future.cancelled() and not isinstance(future.exception(), UnavailableError):
                     answered += 1
                     yield name, future.result()
 

@@ -108,3 +108,30 @@ def test_a_region_that_recovers_is_asked_again() -> None:
     assert len(replicas.gather(lambda store: list(store.list("")), what="list")) == 3
     assert replicas.resting() == ()
     replicas.close()
+
+
+def test_who_still_works_when_the_stores_are_closed_gets_an_error_of_ours() -> None:
+    """As the thread that heals a run does: calls that wait are dropped, new ones are refused."""
+    stores = {region: Hanging(region) for region in ("us-east", "eu-west", "ap-south")}
+    replicas = Replicas(stores, patience_s=5, deadline_s=5)
+    found: list[Exception] = []
+
+    def work() -> None:
+        try:
+            replicas.propose(SLOT, b"x", lambda _: True)
+        except UnavailableError as error:
+            found.append(error)
+
+    workers = [threading.Thread(target=work) for _ in range(8)]  # more than a region has threads: some only wait
+    for worker in workers:
+        worker.start()
+    while not all(store.asked >= 6 for store in stores.values()):
+        threading.Event().wait(0.001)
+    replicas.close()
+    for store in stores.values():
+        store.mended.set()
+    for worker in workers:
+        worker.join()
+    work()
+    assert str(found[-1]) == "the regions' stores were closed  Next: Open the site again."
+    assert len(found) == 3  # the two that waited for a thread, and the one that came too late
