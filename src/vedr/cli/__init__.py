@@ -5,7 +5,9 @@ standard error with what to do next; with `--json` standard output carries one J
 """
 
 import importlib
+import os
 import sys
+from types import ModuleType
 from typing import Final
 
 import typer
@@ -32,32 +34,62 @@ GROUPS: Final = {
 }
 
 
+COMMANDS: Final = {
+    "run": "Run a runbook here and now: RUNBOOK --help shows its fields.",
+    "check": "The daily checks: all, or those named.  Exit 0 only when every one passed.",
+    "topology": "Audit where everything stands, and which losses would halt the chain.",
+    "approve": "Show what a run asks, and answer it: agree to its plan, or refuse it.",
+    "abandon": "Give a run up: take back what is safe to take back, name the rest, close it.",
+}
+COMPLETION_ENV: Final = "_VEDR_COMPLETE"
+"""Set by a shell that asks what a word may become; it may ask within any group."""
+
+
 def build(only: str | None = None) -> typer.Typer:
-    """The command with every group; each module in `vedr.cli` named in GROUPS has an `app`.
+    """`vedr` with every group and command: each module in `vedr.cli` has an `app`, or adds itself with `attach`.
 
     Args:
-        only: The one group that is going to be used: the others' imports take a second that a take-over has not.
+        only: The one that is going to be used: the others' imports take a second that a take-over has not.
     """
-    app = typer.Typer(
-        name="vedr",
-        help="Disaster recovery for VirtEngine's chain.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-    )
+    vedr = _vedr()
     for name, summary in GROUPS.items():
         if only in (None, name):
-            group = importlib.import_module(f"vedr.cli.{name.replace('-', '_')}").app
-            app.add_typer(group, name=name, help=summary, no_args_is_help=True)
-    if only is None:
-        for command in ("run", "check", "topology", "approve", "abandon"):
-            importlib.import_module(f"vedr.cli.{command}").attach(app)
-    return app
+            vedr.add_typer(_module(name).app, name=name, help=summary, no_args_is_help=True)
+    for name in COMMANDS:
+        if only in (None, name):
+            _module(name).attach(vedr)
+    return vedr
+
+
+def listing() -> typer.Typer:
+    """`vedr` with the names and nothing behind them: enough for its help, and to refuse a name that there is not."""
+    vedr = _vedr()
+    for name, summary in GROUPS.items():
+        vedr.add_typer(typer.Typer(), name=name, help=summary)
+    for name, summary in COMMANDS.items():
+        vedr.command(name=name, help=summary)(_nothing)
+    return vedr
 
 
 def main() -> None:
     """The console script."""
+    named = next((word for word in sys.argv[1:2] if word in (*GROUPS, *COMMANDS)), None)
     try:
-        build(next((name for name in sys.argv[1:2] if name in GROUPS), None))()
+        (build(named) if named or COMPLETION_ENV in os.environ else listing())()
     except VedrError as error:
         report_error(error)
         sys.exit(error.exit_code)
+
+
+def _vedr() -> typer.Typer:
+    vedr = typer.Typer(name="vedr", no_args_is_help=True, pretty_exceptions_enable=False)
+    vedr.callback(help="Disaster recovery for VirtEngine's chain.")(_nothing)  # without one, a lone command has no name
+    return vedr
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"vedr.cli.{name.replace('-', '_')}")
+
+
+def _nothing() -> None:
+    """Stands where a command is only listed, and where nothing is to be done before one."""

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vedr.adapters.notify_announcing import announcing
 from vedr.adapters.site import open_site
+from vedr.cli import COMMANDS
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
 from vedr.cli.run import Watcher, find_runbook
 from vedr.errors import InvalidInputError
@@ -24,9 +25,7 @@ from vedr.signature import Json
 
 def attach(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="abandon", help="Give a run up: take back what is safe to take back, name the rest, close it.")(
-        abandon
-    )
+    app.command(name="abandon", help=COMMANDS["abandon"])(abandon)
 
 
 def abandon(

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from vedr.adapters.site import open_site
+from vedr.cli import COMMANDS
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
 from vedr.cli.plans import plan_document, print_plan
 from vedr.errors import InvalidInputError, RefusedError
@@ -25,7 +26,7 @@ MAX_WHY: Final = 200  # as Prefect's form has it
 
 def attach(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="approve", help="Show what a run asks, and answer it: agree to its plan, or refuse it.")(approve)
+    app.command(name="approve", help=COMMANDS["approve"])(approve)
 
 
 def approve(

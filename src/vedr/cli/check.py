@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from vedr.cli import COMMANDS
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
 from vedr.inventory import load_site
 from vedr.readiness.finding import STATUSES, Finding, Status
@@ -26,7 +27,7 @@ EXIT_FAILED: Final = 3
 
 def attach(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="check", help="The daily checks: all, or those named.  Exit 0 only when every one passed.")(check)
+    app.command(name="check", help=COMMANDS["check"])(check)
 
 
 def check(

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vedr.adapters.site import open_site
+from vedr.cli import COMMANDS
 from vedr.cli.output import JsonFlag, print_json, stderr, stdout
 from vedr.cli.plans import plan_document, print_plan
 from vedr.errors import InvalidInputError, NotFoundError
@@ -38,9 +39,7 @@ _REFRESH_PER_S: Final = 4
 def attach(app: typer.Typer) -> None:
     """Add the command."""
     anything = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command(
-        name="run", context_settings=anything, help="Run a runbook here and now: RUNBOOK --help shows its fields."
-    )(run)
+    app.command(name="run", context_settings=anything, help=COMMANDS["run"])(run)
 
 
 def run(

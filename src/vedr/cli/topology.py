@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vedr.adapters.site import open_site, utc_now
+from vedr.cli import COMMANDS
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
 from vedr.readiness.topology import Audit, audit_json
 from vedr.readiness.topology_facts import LiveFacts, audit_live
@@ -21,7 +22,7 @@ _MAX_PAIRS = 6
 
 def attach(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="topology", help="Audit where everything stands, and which losses would halt the chain.")(topology)
+    app.command(name="topology", help=COMMANDS["topology"])(topology)
 
 
 def topology(
