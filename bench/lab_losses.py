@@ -53,6 +53,7 @@ CATCH_UP_LIMIT_S: Final = 300.0
 RUN_LIMIT_S: Final = 900.0
 COMPARED_KEYS: Final = 200
 REFUSED: Final = 4
+_MOST_WORDS: Final = 1 << 20
 _RUN_ID: Final = re.compile(r"\b(?:inc|run)-\d{8}-\d{6}-[a-z0-9]{4}\b")
 
 
@@ -81,6 +82,10 @@ class Command:
             stdin=subprocess.DEVNULL, stdout=self._words, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, "VEDR_SITE": plan.settings.name, "VEDR_PLAIN": "1"},
         )  # fmt: skip
+
+    def so_far(self) -> str:
+        """What it has said."""
+        return os.pread(self._words.fileno(), _MOST_WORDS, 0).decode(errors="replace")
 
     def ended(self) -> Ended:
         """Once it has; one that takes too long is killed."""
