@@ -18,13 +18,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, cast
 from uuid import UUID
 
 import httpx
 
 from tasks.showing import PrefectShow
-from vedr.adapters.notify_announcing import EXERCISE, announcing
+from vedr.adapters.notify_announcing import EXERCISE, announcing, exercising
 from vedr.adapters.site import open_site
 from vedr.errors import VedrError
 from vedr.ledger import RunId
@@ -76,7 +78,10 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
         inboxes: list[Inbox] = []
         origin: dict[str, Json] = {}
         run_id: RunId | None = None
-        if started := _flow_run():
+        if part := PART.get():
+            origin = {"drill": part.drill}
+            run_id = part.run_id  # the same when the drill is resumed, which then goes on with this run
+        elif started := _flow_run():
             from tasks.approval import PrefectInbox  # noqa: PLC0415 - Prefect is there
 
             flow_run_id, expected_at = started
@@ -103,6 +108,30 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
                 inboxes=inboxes,
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run that a drill performs in one of its steps: plainly, under an id that follows from the drill's."""
+
+    drill: RunId
+    run_id: RunId
+
+
+PART: Final = ContextVar[Part | None]("part", default=None)
+
+
+@contextlib.contextmanager
+def part_of(drill: RunId, runbook: Runbook[O], what: str) -> Iterator[RunId]:
+    """What is performed in here is a part of that drill, and an exercise; the id that its run has, or gets."""
+    begun = dt.datetime.strptime(drill.split("-", 1)[1].rpartition("-")[0], "%Y%m%d-%H%M%S").replace(tzinfo=dt.UTC)
+    run_id = new_run_id("inc" if runbook.is_incident else "run", begun, seed=f"{drill}/{what}")
+    token = PART.set(Part(drill, run_id))
+    try:
+        with exercising():
+            yield run_id
+    finally:
+        PART.reset(token)
 
 
 class Api:

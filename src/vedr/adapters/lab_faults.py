@@ -3,8 +3,8 @@
 A killed zone loses every unit that its supervisor runs, stores and workers too; the supervisor itself stays, so that
 whoever drills can bring the zone back from anywhere.  (`vedr lab kill` takes the supervisor as well.)
 
-Guarantees: nothing is touched unless the site file says `[drills] faults = "lab"`; what is killed stays down until it is
-started, whatever its restart policy; only a node that does not run is damaged.
+Guarantees: nothing is touched unless the site file says `[drills] faults = "lab"`; what is killed stays down until it
+is started, whatever its restart policy; only a node that does not run is damaged.
 Leaves out: choosing what may be lost (vedr.drills.targets).
 """
 
@@ -24,6 +24,7 @@ from vedr.ports import FaultKind, Files, PlacedUnit, UnitStatus
 AT_ONCE: Final = 32
 SECTOR_BYTES: Final = 512
 SECTORS: Final = 3
+RUBBISH: Final = b"\xa5"
 STOP_LIMIT_S: Final = 15.0
 _ALIVE: Final = ("running", "paused")
 
@@ -102,7 +103,7 @@ def _lose(data: Path) -> str:
 
 
 def _damage(folder: Path) -> str:
-    """Sectors of the largest table inverted, as a dying disk does."""
+    """Sectors of the largest table overwritten, as a dying disk does; twice is the same as once."""
     tables = [path for path in folder.glob("*") if path.suffix in (".ldb", ".log") and path.stat().st_size]
     if not tables:
         raise NotFoundError(f"{folder} holds no tables", remedy="Let the node make some blocks first.")
@@ -112,9 +113,7 @@ def _damage(folder: Path) -> str:
     with victim.open("r+b") as file:
         for offset in offsets:
             file.seek(offset)
-            sector = file.read(min(SECTOR_BYTES, size - offset))
-            file.seek(offset)
-            file.write(bytes(byte ^ 0xFF for byte in sector))
+            file.write(RUBBISH * min(SECTOR_BYTES, size - offset))
     return (
         f"inverted {SECTOR_BYTES} bytes at {', '.join(map(str, offsets))} of {folder.name}/{victim.name}, {size} bytes"
     )
