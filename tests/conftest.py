@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from vedr.adapters.memory_store import MemoryStore
 from vedr.adapters.s3_control import open_control
 from vedr.adapters.s3_store import Credentials, S3Store
+from vedr.backup import restore
 from vedr.backup.layout import Source
 from vedr.backup.manifest import ChainPoint, Facts
 from vedr.backup.repository import Listed, Repository, list_snapshots
@@ -45,6 +46,7 @@ def _beside(name: str, file: str) -> ModuleType:
 
 
 free_port = _beside("loopback_ports", "ports.py").free_port
+_beside("folder_store", "stores/folder_store.py")
 REPOSITORY = Path(__file__).parents[1]
 START_DEADLINE_S = 15.0
 
@@ -217,6 +219,15 @@ class BackupWorld:
 
     def listed(self) -> tuple[Listed, ...]:
         return list_snapshots(self.repository, self.source.origin, self.source.kind).snapshots
+
+    def restored(self, home: Path | None = None, index: int = 0) -> dict[str, bytes]:
+        """What the index-th newest snapshot brings back."""
+        target = home or self.folder / f"home-{random_source.token_hex(4)}"
+        target.mkdir(exist_ok=True)
+        verified = restore.open_manifest(self.repository, self.listed()[index], chain_id="chain-1")
+        content = dict(self.content(restore.fetch(self.repository, verified, target, "i1").path))
+        content.pop(restore.COMPLETE_MARK)
+        return content
 
     def content(self, folder: Path | None = None) -> Mapping[str, bytes]:
         root = folder or self.data

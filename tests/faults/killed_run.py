@@ -13,15 +13,14 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from folder_store import FolderStore
 
-from vedr.errors import ConflictError, NotFoundError, VedrError, VerificationFailedError
+from vedr.errors import VedrError, VerificationFailedError
 from vedr.ledger import RunId
 from vedr.ports import ObjectKey, StoredObject
 from vedr.runbook.abandoning import abandon
@@ -56,51 +55,19 @@ FATE = Fate()
 STATE = Path()
 
 
-class FolderStore:
-    """A bucket as a folder: one file a key, created exclusively."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def region(self) -> str:
-        return self._folder.name
+class MortalStore(FolderStore):
+    """Its process may die before a region has an object, and when it has."""
 
     def create(self, key: ObjectKey, data: bytes) -> StoredObject:
         FATE.point()
-        temporary = self._folder / f".{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
-        temporary.write_bytes(data)
-        try:
-            os.link(temporary, self._folder / key.replace("/", "%"))
-        except FileExistsError:
-            raise ConflictError(f"{key} exists") from None
-        finally:
-            temporary.unlink()
+        created = super().create(key, data)
         FATE.point()
-        return self.head(key)
-
-    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
-        del version
-        try:
-            return (self._folder / key.replace("/", "%")).read_bytes()
-        except FileNotFoundError:
-            raise NotFoundError(f"no {key}") from None
-
-    def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
-        return StoredObject(key, len(self.get(key, version=version)), None, dt.datetime.now(dt.UTC))
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        keys = sorted(path.name.replace("%", "/") for path in self._folder.glob("[!.]*"))
-        return iter([self.head(ObjectKey(key)) for key in keys if key.startswith(prefix)])
-
-    def delete(self, key: ObjectKey) -> None:
-        raise NotImplementedError(key)
+        return created
 
 
 def open_journal(state: Path) -> Journal:
     signer = Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
-    stores = {region: FolderStore(state / "stores" / region) for region in REGIONS}
+    stores = {region: MortalStore(state / "stores" / region) for region in REGIONS}
     return Journal(
         stores, site="lab", signer=signer, trusted=[signer.public_hex], clock=lambda: dt.datetime.now(dt.UTC)
     )

@@ -44,8 +44,9 @@ class Processes:
     """Forks of one imported process; each does one thing and ends, or is killed."""
 
     def __init__(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "stores")}
         self._server = subprocess.Popen(
-            [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(SCRIPT)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def perform(self, state: Path, what: str, *, resume: bool = False, kill_at: int | None = None) -> dict[str, Any]:

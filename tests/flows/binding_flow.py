@@ -8,7 +8,6 @@ STATE/people holds how many have to agree between the first step and the second:
 import contextlib
 import datetime as dt
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,13 +16,13 @@ from types import SimpleNamespace
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from folder_store import FolderStore
 
 from tasks import binding
 from vedr.cli import approve as approving
-from vedr.errors import ConflictError, NotFoundError, UnavailableError
+from vedr.errors import UnavailableError
 from vedr.policies.approval import Approval
 from vedr.policies.notifications import Notifications
-from vedr.ports import ObjectKey, StoredObject
 from vedr.runbook.journal import Journal
 from vedr.runbook.order import Order
 from vedr.runbook.plan import Action, Plan
@@ -31,47 +30,6 @@ from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Context, Retry, Runbook, step
 from vedr.signature import Signer
 from vedr.targets import TargetOverrides
-
-
-class FolderStore:
-    """A bucket as a folder: one file a key, created exclusively."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def region(self) -> str:
-        return self._folder.name
-
-    def create(self, key: ObjectKey, data: bytes) -> StoredObject:
-        name = self._folder / key.replace("/", "%")
-        temporary = self._folder / f".{os.getpid()}-{time.monotonic_ns()}"
-        temporary.write_bytes(data)
-        try:
-            os.link(temporary, name)
-        except FileExistsError:
-            raise ConflictError(f"{key} exists") from None
-        finally:
-            temporary.unlink()
-        return self.head(key)
-
-    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
-        del version
-        try:
-            return (self._folder / key.replace("/", "%")).read_bytes()
-        except FileNotFoundError:
-            raise NotFoundError(f"no {key}") from None
-
-    def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
-        return StoredObject(key, len(self.get(key, version=version)), None, dt.datetime.now(dt.UTC))
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        keys = sorted(path.name.replace("%", "/") for path in self._folder.glob("[!.]*"))
-        return iter([self.head(ObjectKey(key)) for key in keys if key.startswith(prefix)])
-
-    def delete(self, key: ObjectKey) -> None:
-        raise NotImplementedError(key)
 
 
 def open_journal(state: Path) -> Journal:

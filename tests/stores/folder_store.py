@@ -1,0 +1,55 @@
+"""A bucket as a folder, for processes that share it: one file a key, created exclusively.  Programs that tests start
+find it by PYTHONPATH."""
+
+import datetime as dt
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vedr.errors import ConflictError, NotFoundError
+from vedr.ports import ObjectKey, StoredObject
+
+
+class FolderStore:
+    """Without versions: what is deleted is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def region(self) -> str:
+        return self._folder.name
+
+    def create(self, key: ObjectKey, data: bytes) -> StoredObject:
+        temporary = self._folder / f".{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, self._file(key))
+        except FileExistsError:
+            raise ConflictError(f"{key} exists") from None
+        finally:
+            temporary.unlink()
+        return self.head(key)
+
+    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
+        del version
+        try:
+            return self._file(key).read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"no {key}") from None
+
+    def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
+        return StoredObject(key, len(self.get(key, version=version)), None, dt.datetime.now(dt.UTC))
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        keys = sorted(path.name.replace("%", "/") for path in self._folder.glob("[!.]*"))
+        return iter([self.head(ObjectKey(key)) for key in keys if key.startswith(prefix)])
+
+    def delete(self, key: ObjectKey) -> None:
+        self._file(key).unlink(missing_ok=True)
+
+    def _file(self, key: str) -> Path:
+        return self._folder / key.replace("/", "%")
