@@ -30,6 +30,7 @@ GROUPS: Final = {
     "traffic": "What users are sent to: show, check, set.",
     "hsm": "Keys in hardware: reference, check of replicas, inventory.",
     "report": "Evidence of incidents and drills: INCIDENT or --all as pages and PDFs, verify.",
+    "drill": "Drills: list, plan, run, all, tabletop sheets, signed evidence.",
     "metrics": "What Prometheus is told: serve, print.",
 }
 
