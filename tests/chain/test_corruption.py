@@ -39,11 +39,9 @@ NODE, ZONE, TOKEN = "full0", "us-east-1a", "a-token-of-this-test"
 PLACES = {"full0": "us-east-1a", "val0": "us-east-1b", "val1": "eu-west-1a", "val2": "eu-west-1b",
           "val3": "ap-south-1a", "silent": "ap-south-1b"}  # fmt: skip
 CHOSEN = bool(os.environ.get("VEDR_CORRUPTIONS"))
-pytestmark = [
-    pytest.mark.server,
-    # They damage a node of the network that other tests share; tests/lab has RB-DR-004 in every run.
-    pytest.mark.skipif(not CHOSEN, reason="set VEDR_CORRUPTIONS=1: every kind of damage, some seconds each"),
-]
+pytestmark = pytest.mark.server
+long = pytest.mark.skipif(not CHOSEN, reason="set VEDR_CORRUPTIONS=1: every kind of damage, ten seconds or more each")
+UP_AGAIN_S = 20.0
 
 
 @dataclass
@@ -54,10 +52,30 @@ class World:
     folder: Path
     site: Path
     agent: ZoneAgent
+    kept: Path
 
     @property
     def home(self) -> Path:
         return self.network.home(NODE)
+
+    def put_back(self) -> None:
+        """The node as it was before the first test, whatever a test that failed has left of it."""
+        self.stop(kill=True)
+        shutil.rmtree(self.home)
+        shutil.copytree(self.kept, self.home)
+        self.start()
+        self.keeps_up()
+
+    def is_well(self) -> bool:
+        """Whether it keeps up, with the configuration that it had."""
+        for name in ("config/config.toml", "config/genesis.json"):
+            if (self.home / name).read_bytes() != (self.kept / name).read_bytes():
+                return False
+        try:
+            self.network.reach(self.network.height("val1"), NODE, within_s=UP_AGAIN_S)
+        except AssertionError:
+            return False
+        return True
 
     def stop(self, *, kill: bool = False) -> None:
         self.agent.act(NODE, "kill" if kill else "stop", limit_s=60)
@@ -108,13 +126,14 @@ class World:
         self.network.reach(self.network.height("val1"), NODE)
 
     def snapshot(self) -> str:
-        """As chain-snapshot does; of this very node."""
+        """As chain-snapshot does where a pause is too long; of this very node."""
         with open_site(str(self.site)) as opened:
             node = opened.site.node(NODE)
             created = snapshot_node(
                 opened.repository, opened.site.chain, node, self.home,
                 fleet=opened.fleet, condition=NodeCondition(catching_up=False, validator_power=0),
                 inspector=opened.inspector, headers=opened.light_client(besides=NODE).verified_header,
+                method="stop",  # a busy machine may not freeze a process within the second that a pause has
             )  # fmt: skip
         return str(created.id)
 
@@ -199,19 +218,28 @@ def world(network: Network, s3_server: Any, tmp_path_factory: pytest.TempPathFac
     try:
         eventually(agent.info, "the supervisor answers")
         network.stop(NODE)
+        kept = Path(shutil.copytree(network.home(NODE), folder / "kept"))
         argv = [labnode(), "start", "--home", str(network.home(NODE))]
         agent.define({"name": NODE, "argv": argv, "log": str(folder / f"{NODE}.log")})
         agent.act(NODE, "start")
         network.reach(3, NODE)
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("VEDR_PLAIN", "1")
-            yield World(network, folder, site, agent)
+            yield World(network, folder, site, agent, kept)
     finally:
         agent.close()
         process.terminate()
         process.wait(30)
         network.start(NODE)
         network.reach(network.height("val0"), NODE)  # as others found it
+
+
+@pytest.fixture(autouse=True)
+def left_as_found(world: World) -> Iterator[None]:
+    """The network is shared: a test that fails half-way leaves no broken node to those after it."""
+    yield
+    if not world.is_well():
+        world.put_back()
 
 
 def test_a_healthy_node_is_refused(world: World) -> None:
@@ -256,6 +284,7 @@ def test_broken_configuration_genesis_and_log_are_replaced_and_the_databases_sta
     world.healthy()
 
 
+@long
 def test_a_state_that_diverged_unseen_is_found_by_verified_headers(world: World) -> None:
     """Every checksum is right and the node would start: only reading every key and value tells."""
     world.transact(2)
@@ -268,6 +297,7 @@ def test_a_state_that_diverged_unseen_is_found_by_verified_headers(world: World)
     world.healthy()
 
 
+@long
 @pytest.mark.parametrize("what", ["block-db", "state-db", "lost-app-db", "lost-block-table", "wipe-data"])
 def test_every_other_damage_to_the_databases_is_recovered_from(world: World, what: str) -> None:
     world.transact(1)
@@ -279,6 +309,7 @@ def test_every_other_damage_to_the_databases_is_recovered_from(world: World, wha
     world.healthy()
 
 
+@long
 def test_a_node_that_halts_on_an_app_hash_is_recovered_though_it_still_answers(world: World) -> None:
     world.transact(1)
     world.keeps_up()
@@ -296,6 +327,7 @@ def test_a_node_that_halts_on_an_app_hash_is_recovered_though_it_still_answers(w
     world.healthy()
 
 
+@long
 def test_a_local_copy_that_is_nearer_to_the_tip_than_any_snapshot_is_proven_and_used(world: World) -> None:
     world.keeps_up()
     world.stop()
@@ -310,6 +342,7 @@ def test_a_local_copy_that_is_nearer_to_the_tip_than_any_snapshot_is_proven_and_
     world.healthy()
 
 
+@long
 def test_a_snapshot_that_fails_its_proof_is_passed_over_for_an_older_one(world: World) -> None:
     world.snapshot()
     world.transact(1)
