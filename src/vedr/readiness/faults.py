@@ -43,7 +43,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         "flipped-bit",
         "one bit of a stored object of us-east's configuration flipped on the disk of another region's server",
-        (Shown("backup-integrity", "failed", "us-east/config in ", "vedr snapshot heal"),),
+        (Shown("backup-integrity", "failed", "us-east/config in", "vedr snapshot heal"),),
     ),
     Fault(
         "old-chain-state",
@@ -61,7 +61,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         "lost-object",
         "an object of the newest chain state lost in the region that the dry run restores from today",
-        (Shown("restore-dry-run", "failed", "object", "vedr snapshot"),),
+        (Shown("restore-dry-run", "failed", "no region has a good copy", "vedr snapshot list"),),
     ),
     Fault(
         "no-proof",
@@ -105,7 +105,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         "emptied-token",
         "the keys gone from ap-south's token, which still answers",
-        (Shown("hsm-replication", "failed", "in ap-south", "token"),),
+        (Shown("hsm-replication", "failed", "in ap-south: no private key", "vedr hsm inventory"),),
     ),
     Fault(
         "strange-record",
@@ -113,9 +113,16 @@ FAULTS: Final[tuple[Fault, ...]] = (
         (Shown("share-custody", "failed", "stands for another key", "the record of the present ceremony"),),
     ),
     Fault(
-        "stopped-signer",
-        "the remote signer of validator-eu-west-0 stopped",
-        (Shown("sign-states", "failed", "validator-eu-west-0: nobody holds", "Start its signer"),),
+        "lost-sign-state",
+        "the shipper of validator-ap-south-0 stopped, and what it shipped lost in two of three regions",
+        (
+            Shown(
+                "sign-states",
+                "failed",
+                "validator-ap-south-0: shipped copies in no majority of the regions",
+                "Start the shipper on its host",
+            ),
+        ),
     ),
     Fault(
         "open-secret",
@@ -125,22 +132,22 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         "expired-certificate",
         "the status page shows a certificate that ran out yesterday",
-        (Shown("expiry", "failed", "expired", "Renew the certificate"),),
-    ),
-    Fault(
-        "folder-in-the-way",
-        "ap-south's server cannot store what the probe writes",
-        (Shown("bucket-read-write", "failed", "ap-south", "bucket"),),
-    ),
-    Fault(
-        "suspended-versioning",
-        "versioning of eu-west's bucket suspended",
-        (Shown("retention", "failed", "bucket of eu-west: not versioned", "Set versioning"),),
+        (Shown("expiry", "failed", "expired 24.", "Renew the certificate of"),),
     ),
     Fault(
         "missed-validation",
         "the site is two days old by its ledger, and its daily validation never ran",
         (Shown("schedule-adherence", "failed", "daily-validation: missed", "vedr run daily-validation"),),
+    ),
+    Fault(
+        "unwanted-lock",
+        "ap-south's bucket holds everything for a day, which the site does not ask for",
+        (Shown("bucket-read-write", "failed", "ap-south: an object could not be removed", "default retention"),),
+    ),
+    Fault(
+        "suspended-versioning",
+        "versioning of eu-west's bucket suspended",
+        (Shown("retention", "failed", "bucket of eu-west: not versioned", "Set versioning"),),
     ),
 )
 
