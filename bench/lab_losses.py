@@ -154,19 +154,24 @@ def lost(lab: Lab, place: str, way: Way) -> Iterator[dt.datetime]:
         elif way == "hsm":
             _lose_tokens(lab, place, back)
         elif way == "orchestrator":
-            server = faults.find(lab.plan, units.SERVER_UNIT)
-            back.callback(faults.start, lab.plan, server)
-            faults.kill(lab.plan, server)
+            _take_down(lab, units.SERVER_UNIT, back)
         yield detected
+
+
+def _take_down(lab: Lab, unit: str, back: contextlib.ExitStack) -> faults.Target:
+    """Killed, and stopped so that its supervisor does not start it again."""
+    target = faults.find(lab.plan, unit)
+    back.callback(faults.start, lab.plan, target)
+    faults.kill(lab.plan, target)
+    faults.stop(lab.plan, target)
+    return target
 
 
 def _lose_a_store(lab: Lab, place: str, back: contextlib.ExitStack) -> None:
     """Another region's; where that leaves no majority it comes back while the run waits for one."""
     home = lab.region_of(place)
     other = next(region for region in reversed(lab.plan.regions) if region != home)
-    store = faults.find(lab.plan, lab.plan.stores[other].name)
-    back.callback(faults.start, lab.plan, store)
-    faults.kill(lab.plan, store)
+    store = _take_down(lab, lab.plan.stores[other].name, back)
     own = lab.plan.stores[home].zone
     if place in (own.name, own.region):
         again = threading.Timer(STORE_BACK_AFTER_S, faults.start, (lab.plan, store))

@@ -6,11 +6,12 @@ Leaves out: acting.
 """
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tasks.observing import ask, in_sync
 from tasks.outages import decide, holders_of
+from tasks.relocating import promote
 from tasks.returning import decide_return
 from tasks.serving import await_blocks
 from vedr.adapters.site import OpenSite, open_site
@@ -75,8 +76,18 @@ def _moves(entries: tuple[Entry, ...]) -> tuple[Move, ...]:
     for entry in entries:
         for one in (decide, decide_return):
             if entry.kind == "step_completed" and entry.payload.get("step") == one.key:
-                return one.decode(entry.payload["result"]).moves
+                signers = _signers(entries)
+                moves = one.decode(entry.payload["result"]).moves
+                return tuple(replace(move, signer=signers.get(move.validator, move.signer)) for move in moves)
     return ()
+
+
+def _signers(entries: tuple[Entry, ...]) -> dict[str, str]:
+    """Where each key went to: not where it was to go when its first standby did not sign."""
+    done = [entry for entry in entries if entry.kind == "step_completed"]
+    results = [entry.payload["result"] for entry in done if str(entry.payload.get("step")).split(":")[0] == promote.key]
+    moved = [result for result in results if isinstance(result, list)]  # an older version recorded each key apart
+    return {one.validator: one.signer for result in moved for one in promote.decode(result)}
 
 
 def _looked_until(opened: OpenSite) -> int:

@@ -5,6 +5,7 @@
    whoever held them before is refused from then on, dead, cut off or alive.
 3. Let its node wait for it, and restart that.
 4. Await that the registers name it; then release the one that held it before, if that answers.
+5. A standby that ends by itself, or whose host is silent, is released, and the next one appointed.
 
 Guarantees: no key is used by two signers, whatever happens between these; each step may be repeated.
 Leaves out: validators that sign from a key file, which stay where they are (relocation says so).
@@ -12,7 +13,7 @@ Leaves out: validators that sign from a key file, which stay where they are (rel
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,10 @@ from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.adapters.snapshots import reconcile_provider
 from vedr.backup import restore
 from vedr.backup.repository import list_snapshots
-from vedr.chain.appointment import appoint
+from vedr.chain.appointment import appoint, appointed
 from vedr.chain.node_config import set_signer_address
 from vedr.chain.register import Content, Validator
-from vedr.errors import DeadlineError, NotFoundError, UnavailableError, VedrError
+from vedr.errors import DeadlineError, NotFoundError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover.relocation import Handover, Move, signer_named
 from vedr.inventory import Node, Provider, RemoteSigner
 from vedr.runbook.order import Order
@@ -80,13 +81,40 @@ def promote(ctx: Ctx, moves: tuple[Move, ...]) -> tuple[Promoted, ...]:
 
 
 def _promoted(ctx: Ctx, opened: OpenSite, move: Move) -> Promoted:
-    promoted = put_in_charge(ctx, opened, signer_named(opened.site, move.signer))
-    if move.holder:
+    """To the first of its standbys that signs; who has the key already, or was appointed by this run, is the first."""
+    candidates = _candidates(ctx, opened, move)
+    for name in candidates:
+        signer = signer_named(opened.site, name)
         try:
-            release(ctx, opened, signer_named(opened.site, move.holder))
-        except UnavailableError as error:
-            ctx.say(f"{move.holder} can't be stopped ({error.message}): the registers refuse it in any case")
+            promoted = put_in_charge(ctx, opened, signer)
+            break
+        except (DeadlineError, NotFoundError, UnavailableError, VerificationFailedError) as error:
+            held_by = named_in(opened, shown_of(opened, opened.site.node(move.validator)))  # raises without a majority
+            if name in (candidates[-1], held_by):
+                raise
+            ctx.say(f"{name} does not sign ({error.message}): the next of {move.validator}'s standbys is tried")
+            _release_if_it_answers(ctx, opened, signer)
+    if move.holder:
+        _release_if_it_answers(ctx, opened, signer_named(opened.site, move.holder))
     return promoted
+
+
+def _candidates(ctx: Ctx, opened: OpenSite, move: Move) -> tuple[str, ...]:
+    """A repetition goes on with the one that an earlier attempt had come to."""
+    wanted = (move.signer, *move.others)
+    validator = opened.site.node(move.validator)
+    order = appointed(opened.registers, Validator(opened.site.chain.chain_id, validator.address))
+    reached = [named_in(opened, shown_of(opened, validator))]
+    reached += [order.name] if order and order.run_id == ctx.run_id else []
+    first = next((name for name in reached if name in wanted), move.signer)
+    return wanted[wanted.index(first) :]
+
+
+def _release_if_it_answers(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> None:
+    try:
+        release(ctx, opened, signer)
+    except (UnavailableError, DeadlineError) as error:
+        ctx.say(f"{signer.name} can't be stopped ({error.message}): the registers refuse it in any case")
 
 
 def _joined(failed: Sequence[BaseException]) -> BaseException:
@@ -104,6 +132,7 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
     Raises:
         UnavailableError: no majority of the regions, or the standby's host does not answer.
         DeadlineError: its node does not come up, or asked for no signature in time.
+        VerificationFailedError: it ends by itself: without its token, for one.
     """
     began = time.monotonic()
     validator, node = opened.site.node(signer.validator), opened.site.node(signer.node)
@@ -111,10 +140,12 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
     appointed = appoint(opened.registers, known, signer.name, run_id=ctx.run_id, at=utc_now())  # (1)
     ctx.say(f"{signer.name} is to hold the key of {validator.name} (appointment {appointed.seq})")
     opened.fleet.start(signer.unit, node.zone)  # (2)
-    let_wait(ctx, opened, node, signer.listen)  # (3)
+    check_signer = _ends_once(opened, signer)
+    let_wait(ctx, opened, node, signer.listen, check_signer=check_signer)  # (3)
     last: list[Content] = []
 
     def is_named() -> bool:
+        check_signer()
         last[:] = [shown_of(opened, validator)]
         return named_in(opened, last[0]) == signer.name
 
@@ -127,6 +158,24 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
     ctx.say(f"the registers name {signer.name} at {last[0].position}: every other signer of this key is refused")
     took_ms = round((time.monotonic() - began) * 1000)
     return Promoted(validator.name, signer.name, node.name, str(last[0].position), appointed.seq, took_ms)
+
+
+def _ends_once(opened: OpenSite, signer: RemoteSigner) -> Callable[[], None]:
+    """Starts it again when it has ended by itself, and the second time raises VerificationFailedError."""
+    zone, has_ended = opened.site.node(signer.node).zone, False
+
+    def check() -> None:
+        nonlocal has_ended
+        if opened.fleet.status(signer.unit, zone).state != "failed":
+            return
+        if has_ended:
+            raise VerificationFailedError(
+                f"{signer.name} ends by itself", remedy=f"See the log of {signer.unit} in {zone}; vedr hsm check."
+            )
+        has_ended = True
+        opened.fleet.start(signer.unit, zone)
+
+    return check
 
 
 def release(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> None:
@@ -143,11 +192,13 @@ def release(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> None:
         ctx.say(f"{node.name} is a full node again")
 
 
-def let_wait(ctx: Ctx, opened: OpenSite, node: Node, address: str) -> None:
+def let_wait(
+    ctx: Ctx, opened: OpenSite, node: Node, address: str, *, check_signer: Callable[[], None] = lambda: None
+) -> None:
     """(3) Restart the node with that signer address where it has another; start it where it does not run."""
     if set_signer_address(opened.files.home(node), address):
         stop_unit(ctx, opened, node)
-    start_with_signer(opened, node, address)
+    start_with_signer(opened, node, address, check_signer=check_signer)
 
 
 def stop_unit(ctx: Ctx, opened: OpenSite, thing: Node | Provider) -> None:

@@ -89,16 +89,25 @@ def start_guarded(opened: OpenSite, node: Node, guarded: Guarded) -> str:
     return f"{started.state} since {started.since.isoformat()}"
 
 
-def start_with_signer(opened: OpenSite, node: Node, address: str) -> None:
+def start_with_signer(
+    opened: OpenSite, node: Node, address: str, *, check_signer: Callable[[], None] = lambda: None
+) -> None:
     """Start a node that waits for a signer there, or for none, until it answers.
 
     A node gives its signer three seconds to be there, so that one that ended is started once more.
+
+    Args:
+        opened: The site.
+        node: The node.
+        address: Where it waits.
+        check_signer: Asked before each look; what it raises ends the waiting.
 
     Raises:
         DeadlineError: it does not answer in time.
     """
 
     def is_up() -> bool:
+        check_signer()
         if ask(opened, [node]):
             return True
         if opened.fleet.status(node.unit, node.zone).state in ("failed", "stopped"):

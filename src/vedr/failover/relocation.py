@@ -7,7 +7,7 @@ Leaves out: looking, doing, and traffic (`traffic_plan`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from vedr.chain.quorum import Domain, needed_power
@@ -42,7 +42,11 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A validator's key, from the signer that holds it to the one that is to."""
+    """A validator's key, from the signer that holds it to the one that is to.
+
+    `others`: the signers that may have it when that one turns out not to sign, by preference; their nodes are in no
+    other move.
+    """
 
     validator: str
     power: int
@@ -51,6 +55,7 @@ class Move:
     node: str
     zone: str
     region: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +235,25 @@ def _move_validators(
         else:
             reason = "it signs from a key file: nothing but its fenced host proves that it is silent"
             left.append(Left(validator.name, power, reason))
-    return tuple(moves), tuple(left)
+    return _with_others(site, domain, target, situation, moves), tuple(left)
+
+
+def _with_others(
+    site: Site, domain: Domain, target: Domain, situation: Situation, moves: Sequence[Move]
+) -> tuple[Move, ...]:
+    """Each with what is left of its standbys, each node given to one move only, in turn."""
+    taken = {signer_named(site, holder).node for holder in situation.holders.values() if holder}
+    taken |= {move.node for move in moves}
+    others: dict[str, list[str]] = {move.validator: [] for move in moves}
+    for _ in range(max((len(site.signers_of(move.validator)) for move in moves), default=0)):
+        for move in moves:
+            signers = site.signers_of(move.validator)
+            able = [one for one in signers if one.node not in taken]
+            if fit := [one for one in able if _can_serve(site, domain, one, situation.serving)]:
+                chosen = min(fit, key=partial(_preference, site, target))
+                taken.add(chosen.node)
+                others[move.validator].append(chosen.name)
+    return tuple(replace(move, others=tuple(others[move.validator])) for move in moves)
 
 
 def _can_serve(site: Site, domain: Domain, signer: RemoteSigner, serving: frozenset[str]) -> bool:

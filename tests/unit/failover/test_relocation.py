@@ -76,6 +76,12 @@ def test_a_lost_region_s_keys_move_to_the_secondary_and_restore_quorum(site: Sit
     assert not found.warnings
 
 
+def test_each_key_has_further_standbys_whose_nodes_are_in_no_other_move(site: Site) -> None:
+    found = relocate(site, "us-east", lost(site, Domain("region", "us-east")))
+    nodes = {move.validator: [signer_named(site, name).node for name in move.others] for move in found.moves}
+    assert nodes == {"validator-us-east-0": ["fullnode-ap-south-0"], "validator-us-east-1": ["fullnode-ap-south-1"]}
+
+
 def test_a_validator_that_signs_from_a_file_stays_and_the_reason_is_said(site: Site) -> None:
     found = relocate(site, "eu-west", lost(site, Domain("region", "eu-west")))
     assert [move.validator for move in found.moves] == ["validator-eu-west-0"]

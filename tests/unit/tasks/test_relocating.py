@@ -5,6 +5,7 @@ The registers, the appointments and how a signer begins are the real ones; hosts
 
 import contextlib
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.appointment import appointed
 from vedr.chain.register import NEVER_SIGNED, Validator
 from vedr.chain.register_holding import SignStateRegister
-from vedr.errors import UnavailableError
+from vedr.errors import UnavailableError, VerificationFailedError
 from vedr.failover.relocation import Move
 from vedr.ledger import RunId
 from vedr.runbook.order import Order
@@ -36,18 +37,31 @@ class World:
         self.registers = {name: MemoryRegisters(name) for name in REGIONS}
         self.validators = [self._node(folder, f"validator-{n}", f"{n:040X}", "us-east-1a") for n in range(2)]
         self.standbys = [self._node(folder, f"full-{n}", "", "eu-west-1a") for n in range(2)]
+        self.spares = [self._node(folder, f"spare-{n}", "", "ap-south-1a") for n in range(2)]
         pairs = list(zip(self.validators, self.standbys, strict=True))
+        spare_pairs = list(zip(self.validators, self.spares, strict=True))
         self.signers = [
             *(self._signer(f"{one.name}-home", one, one) for one in self.validators),
             *(self._signer(f"{one.name}-standby", one, node) for one, node in pairs),
+            *(self._signer(f"{one.name}-spare", one, node) for one, node in spare_pairs),
         ]
         self.moves = tuple(
-            Move(one.name, 10, f"{one.name}-home", f"{one.name}-standby", node.name, node.zone, "eu-west")
+            Move(
+                one.name,
+                10,
+                f"{one.name}-home",
+                f"{one.name}-standby",
+                node.name,
+                node.zone,
+                "eu-west",
+                others=(f"{one.name}-spare",),
+            )
             for one, node in pairs
         )
         self.started: list[str] = []
         self.at_once = threading.Barrier(1)
-        self.broken: set[str] = set()
+        self.broken: set[str] = set()  # their hosts are silent
+        self.tokenless: set[str] = set()  # they end by themselves
         for one in self.validators:
             register = self.register(one)
             register.found(NEVER_SIGNED)
@@ -79,10 +93,14 @@ class World:
         if unit in self.broken:
             raise UnavailableError(f"{unit} in {zone} does not answer", remedy="Wait.")
         for signer in self.signers:
-            if signer.unit == unit:
+            if signer.unit == unit and unit not in self.tokenless:
                 self.at_once.wait(BOTH_S)
                 self._begins(signer)
         return SimpleNamespace(state="running")
+
+    def status(self, unit: str, zone: str) -> Any:
+        del zone
+        return SimpleNamespace(state="failed" if unit in self.tokenless else "running")
 
     def stop(self, unit: str, zone: str) -> Any:
         if zone == "us-east-1a":
@@ -101,7 +119,7 @@ class World:
             begin(register, terms, holder=holder_of(signer.name, 2), own=None).holding.close()
 
     def opened(self) -> Any:
-        nodes = [*self.validators, *self.standbys]
+        nodes = [*self.validators, *self.standbys, *self.spares]
         site = SimpleNamespace(
             chain=SimpleNamespace(chain_id="chain-1"),
             nodes=nodes,
@@ -109,10 +127,16 @@ class World:
             node=lambda name: next(node for node in nodes if node.name == name),
             signers_of=lambda name: [signer for signer in self.signers if signer.validator == name],
         )
-        fleet = SimpleNamespace(start=self.start, stop=self.stop)
+        fleet = SimpleNamespace(start=self.start, stop=self.stop, status=self.status)
         return SimpleNamespace(
             site=site, fleet=fleet, registers=self.registers, files=SimpleNamespace(home=lambda node: node.home)
         )
+
+    @staticmethod
+    def waits(node: Any) -> str:
+        """The address at which the node waits for a signer."""
+        text = (node.home / "config" / "config.toml").read_text()
+        return str(tomllib.loads(text)["priv_validator_laddr"])
 
     def holders(self) -> list[str]:
         shown = [self.register(one).glance().newest for one in self.validators]
@@ -148,23 +172,55 @@ def test_the_keys_of_a_lost_region_are_moved_at_once_and_a_dead_store_is_not_wai
     assert all(one.took_ms < BOTH_S * 1000 / 2 for one in done)
 
 
+def test_a_standby_whose_token_is_gone_is_left_for_the_next_and_a_repetition_goes_on_with_that(
+    fleet_of_two: World,
+) -> None:
+    fleet_of_two.tokenless = {"validator-0-standby"}
+    done = promote.fn(context(), fleet_of_two.moves)
+    assert [one.signer for one in done] == ["validator-0-spare", "validator-1-standby"]
+    assert fleet_of_two.holders() == ["validator-0-spare", "validator-1-standby"]
+    assert fleet_of_two.waits(fleet_of_two.standbys[0]) == ""
+    assert fleet_of_two.waits(fleet_of_two.spares[0]) == "unix://validator-0-spare"
+    fleet_of_two.tokenless = set()
+    assert [one.signer for one in promote.fn(context(), fleet_of_two.moves)] == [one.signer for one in done]
+    assert fleet_of_two.epochs() == [2, 2]
+
+
+def test_when_no_standby_signs_the_last_one_s_fault_is_told_and_a_repetition_begins_there(fleet_of_two: World) -> None:
+    fleet_of_two.tokenless = {"validator-0-standby", "validator-0-spare"}
+    with pytest.raises(VerificationFailedError, match="validator-0-spare ends by itself"):
+        promote.fn(context(), fleet_of_two.moves)
+    fleet_of_two.tokenless = set()
+    promote.fn(context(), fleet_of_two.moves)
+    assert fleet_of_two.holders() == ["validator-0-spare", "validator-1-standby"]
+
+
+def test_without_a_majority_no_other_standby_is_appointed(fleet_of_two: World) -> None:
+    for name in REGIONS[:2]:
+        fleet_of_two.registers[name].faults.down = True
+    with pytest.raises(UnavailableError, match="no majority"):
+        promote.fn(context(), fleet_of_two.moves[:1])
+    assert not fleet_of_two.started
+
+
 def test_a_key_that_cannot_be_moved_holds_up_no_other_and_a_repetition_takes_nothing_twice(
     fleet_of_two: World,
 ) -> None:
-    fleet_of_two.broken = {"validator-0-standby"}
-    with pytest.raises(UnavailableError, match="validator-0-standby"):
+    fleet_of_two.broken = {"validator-0-standby", "validator-0-spare"}
+    with pytest.raises(UnavailableError, match="validator-0-spare"):
         promote.fn(context(), fleet_of_two.moves)
     assert fleet_of_two.holders() == ["validator-0-home", "validator-1-standby"]
     fleet_of_two.broken = set()
     promote.fn(context(), fleet_of_two.moves)
     promote.fn(context(), fleet_of_two.moves)
-    assert fleet_of_two.holders() == ["validator-0-standby", "validator-1-standby"]
+    assert fleet_of_two.holders() == ["validator-0-spare", "validator-1-standby"]
     assert fleet_of_two.epochs() == [2, 2]
 
 
 def test_what_no_retry_can_help_is_raised_before_what_one_may(fleet_of_two: World) -> None:
-    fleet_of_two.broken = {"validator-0-standby"}
-    (fleet_of_two.standbys[1].home / "config" / "config.toml").unlink()
-    with pytest.raises(Exception, match=r"validator-0-standby.*; .*config.toml") as caught:
+    fleet_of_two.broken = {"validator-0-standby", "validator-0-spare"}
+    for node in (fleet_of_two.standbys[1], fleet_of_two.spares[1]):
+        (node.home / "config" / "config.toml").unlink()
+    with pytest.raises(Exception, match=r"validator-0-spare.*; .*config.toml") as caught:
         promote.fn(context(), fleet_of_two.moves)
     assert type(caught.value).__name__ == "NotFoundError"
