@@ -178,7 +178,7 @@ def report(done: Sequence[TakeOver], problems: Sequence[str], *, seed: int, bloc
         f"{len(done)} take-overs of {len(validators)} validators, seed {seed}, over {blocks} blocks;",
         f"{acknowledged} transactions were acknowledged meanwhile.",
         "",
-        "| Way | Take-overs | Named, s: p50 / p99 | Signing, s: p50 / p99 | Blocks missed: median / most | Refused alone |",
+        "| Way | Take-overs | Named, s: p50, p99 | Signing, s: p50, p99 | Blocks missed: p50, most | Refused alone |",
         "|---|---|---|---|---|---|",
     ]
     for way in (*WAYS, ""):
