@@ -34,20 +34,21 @@ from vedr.signature import Signer
 from vedr.targets import Retention
 
 
-def _beside(name: str, file: str) -> ModuleType:
-    """A module beside this one: importlib mode leaves sys.path alone."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
+def _beside() -> ModuleType:
+    """The one module that has to be found by hand; it finds the others."""
+    spec = importlib.util.spec_from_file_location("beside", Path(__file__).with_name("beside.py"))
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules["beside"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-free_port = _beside("loopback_ports", "ports.py").free_port
-_beside("folder_store", "stores/folder_store.py")
-REPOSITORY = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+beside = _beside().beside
+free_port = beside("loopback_ports", HERE / "ports.py").free_port
+beside("folder_store", HERE / "stores" / "folder_store.py")
+REPOSITORY = HERE.parent
 START_DEADLINE_S = 15.0
 
 

@@ -1,27 +1,14 @@
 import contextlib
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import beside
 
-
-def _beside(name: str, file: str) -> ModuleType:
-    """A module beside the tests: importlib mode leaves sys.path alone."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_network = _beside("chain_network", "network.py")
-_signing = _beside("chain_signing", "signing.py")
+HERE = Path(__file__).parent
+_network = beside("chain_network", HERE / "network.py")
+_signing = beside("chain_signing", HERE / "signing.py")
 
 
 @pytest.fixture(scope="package")

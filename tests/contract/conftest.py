@@ -1,33 +1,20 @@
 import contextlib
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import beside
 from loopback_ports import free_port
 
 from vedr.adapters.traffic_memory import MemoryTraffic, Served, calm
 from vedr.adapters.traffic_rfc2136 import DnsTraffic
 from vedr.failover.traffic import Share
 
-
-def _beside(name: str, file: str) -> ModuleType:
-    """A module beside the tests: importlib mode leaves sys.path alone."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_parts = _beside("traffic_parts", "traffic_parts.py")
-_istio = _beside("traffic_istio_parts", "traffic_istio_parts.py")
-_route53 = _beside("traffic_route53_parts", "traffic_route53_parts.py")
+HERE = Path(__file__).parent
+_parts = beside("traffic_parts", HERE / "traffic_parts.py")
+_istio = beside("traffic_istio_parts", HERE / "traffic_istio_parts.py")
+_route53 = beside("traffic_route53_parts", HERE / "traffic_route53_parts.py")
 
 
 @pytest.fixture
@@ -102,7 +89,7 @@ def traffic_by_route53(make_route53: Callable[..., Any]) -> Any:
 @pytest.fixture
 def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """A cluster with a VirtualService and its DestinationRule."""
-    twins = _beside("traffic_kubernetes_twin", "kubernetes_twin.py")
+    twins = beside("traffic_kubernetes_twin", HERE / "kubernetes_twin.py")
     twin = twins.Twin(tmp_path, free_port())
     twin.start()
     yield lambda **policy: _istio.make_mesh(twin, twins.TOKEN, policy)

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime as dt
-import importlib.util
 import json
 import os
 import socket
@@ -17,11 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import tomli_w
+from beside import beside
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -45,17 +44,7 @@ from vedr.readiness.validation import choose, validate
 pytestmark = pytest.mark.server
 
 
-def _beside(name: str, path: Path) -> ModuleType:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-sitemaker = _beside("sitemaker", Path(__file__).parents[1] / "unit" / "custody_keys" / "sitemaker.py")
+sitemaker = beside("sitemaker", Path(__file__).parents[1] / "unit" / "custody_keys" / "sitemaker.py")
 REGIONS = sitemaker.REGIONS
 QUICK = {"deadline_s": 60.0, "subject_deadline_s": 20.0}
 

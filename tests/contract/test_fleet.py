@@ -5,18 +5,18 @@ controllers and kubelets of the tests' own (docs/decisions/kubernetes-tests.md).
 """
 
 import contextlib
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import beside
 
 from vedr.adapters.fleet_kubernetes import KubernetesFleet
 from vedr.adapters.fleet_systemd import SystemdFleet
@@ -30,18 +30,10 @@ from vedr.ports import Fleet
 pytestmark = pytest.mark.server
 
 
-def _beside(name: str, file: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
+HERE = Path(__file__).parent
 ports = sys.modules["loopback_ports"]
 hosts, twins, machines = (
-    _beside(f"fleet_{n}", f"{n}.py") for n in ("systemd_host", "kubernetes_twin", "kubernetes_machinery")
+    beside(f"fleet_{n}", HERE / f"{n}.py") for n in ("systemd_host", "kubernetes_twin", "kubernetes_machinery")
 )
 
 ZONE = "us-east-1a"
@@ -58,10 +50,13 @@ def until(fact: Callable[[], Any]) -> Any:
     return value
 
 
+@dataclass(frozen=True, slots=True)
 class Place:
     """A fleet with the units `sleeper`, which follows SIGTERM, and `deaf`, which does not."""
 
     fleet: Fleet
+    unreachable: Callable[[], Fleet]
+    """The same units behind a supervisor that is not there."""
     deaf_flag: Path | None = None
 
     def start_deaf(self) -> None:
@@ -71,10 +66,6 @@ class Place:
         self.fleet.start("deaf", ZONE)
         if flag := self.deaf_flag:
             until(flag.exists)
-
-    def unreachable(self) -> Fleet:
-        """The same units behind a supervisor that is not there."""
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +78,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with subprocess.Popen([*argv, "--token-file", str(folder / "token")]) as process:
         agent = ZoneAgent(ZONE, f"http://{address}", token)
         until(lambda: _answers(agent.info))
-        place = Place()
-        place.deaf_flag = folder / "is-deaf"
-        deaf = [sys.executable, "-c", DEAF.format(str(place.deaf_flag))]
+        flag = folder / "is-deaf"
+        deaf = [sys.executable, "-c", DEAF.format(str(flag))]
         for name, command in (("sleeper", ["sleep", "600"]), ("deaf", deaf)):
             agent.define({"name": name, "argv": command, "log": str(folder / name), "stop_grace_s": 1})
         agent.close()
-        place.fleet = fleet = LabFleet({ZONE: f"http://{address}"}, token)
-        place.unreachable = lambda: LabFleet({ZONE: f"http://127.0.0.1:{ports.free_port()}"}, token)  # type: ignore[method-assign]
-        yield place
+        fleet = LabFleet({ZONE: f"http://{address}"}, token)
+        yield Place(fleet, lambda: LabFleet({ZONE: f"http://127.0.0.1:{ports.free_port()}"}, token), flag)
         fleet.close()
         process.terminate()
         process.wait(timeout=30)
@@ -151,11 +140,8 @@ def systemd_fleet(policy: Ssh) -> SystemdFleet:
 
 @pytest.fixture(scope="module")
 def systemd(host: Any) -> Iterator[Place]:
-    place = Place()
-    place.deaf_flag = host.folder / "is-deaf"
-    place.fleet = fleet = systemd_fleet(ssh_policy(host))
-    place.unreachable = lambda: systemd_fleet(ssh_policy(host, port=ports.free_port()))  # type: ignore[method-assign]
-    yield place
+    fleet = systemd_fleet(ssh_policy(host))
+    yield Place(fleet, lambda: systemd_fleet(ssh_policy(host, port=ports.free_port())), host.folder / "is-deaf")
     fleet.close()
 
 
@@ -202,12 +188,10 @@ def _api_of_a_test(folder: Path, closing: contextlib.ExitStack) -> Access:
 
 @pytest.fixture(scope="module")
 def kubernetes(machinery: Any) -> Iterator[Place]:
-    place = Place()
-    place.fleet = KubernetesFleet(CLUSTER_POLICY, lambda _: machinery.api)
     gone = Access(server=f"https://127.0.0.1:{ports.free_port()}", authority=machinery.access.authority, token="x")
     nobody = KubernetesApi("us-east", gone)
-    place.unreachable = lambda: KubernetesFleet(CLUSTER_POLICY, lambda _: nobody)  # type: ignore[method-assign]
-    yield place
+    fleet = KubernetesFleet(CLUSTER_POLICY, lambda _: machinery.api)
+    yield Place(fleet, lambda: KubernetesFleet(CLUSTER_POLICY, lambda _: nobody))
     nobody.close()
 
 

@@ -1,16 +1,15 @@
 """How fleets fail: over a real sshd and systemd, and over the twin of Kubernetes' API."""
 
 import base64
-import importlib.util
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import beside
 
 from vedr.adapters.fleet_kubernetes import KubernetesFleet
 from vedr.adapters.fleet_scaling import KubernetesScaling, KubernetesZones
@@ -34,19 +33,11 @@ from vedr.ports import Replicas
 pytestmark = pytest.mark.server
 
 
-def _beside(name: str, file: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
+HERE = Path(__file__).parent
 ports = sys.modules["loopback_ports"]
-hosts = _beside("failing_systemd_host", "systemd_host.py")
-twins = _beside("failing_kubernetes_twin", "kubernetes_twin.py")
-machines = _beside("failing_kubernetes_machinery", "kubernetes_machinery.py")
+hosts = beside("failing_systemd_host", HERE / "systemd_host.py")
+twins = beside("failing_kubernetes_twin", HERE / "kubernetes_twin.py")
+machines = beside("failing_kubernetes_machinery", HERE / "kubernetes_machinery.py")
 ZONE, OTHER_ZONE = "us-east-1a", "us-east-1b"
 DEAF = """ExecStart=/bin/sh -c 'trap "" TERM; while :; do sleep 9; done'"""
 

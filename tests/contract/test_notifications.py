@@ -1,19 +1,17 @@
 """What every channel must do, against services as strict as the real ones, and what nobody may ever see."""
 
 import datetime as dt
-import importlib.util
 import logging
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import beside
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -30,18 +28,7 @@ from vedr.policies.notifications import EVENTS
 pytestmark = pytest.mark.server
 
 
-def _load() -> ModuleType:
-    name = "notify_services"
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-services = _load()
+services = beside("notify_services", Path(__file__).with_name("notify_services.py"))
 INCIDENT = "inc-20260214-031500-k3x9"
 AT = dt.datetime(2026, 2, 14, 3, 17, 5, tzinfo=dt.UTC)
 KINDS = ("slack", "discord", "pagerduty", "webhook", "email")

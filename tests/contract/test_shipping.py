@@ -1,7 +1,6 @@
 """`vedr sign-state ship` as a process: real files, real servers, kill -9 and SIGTERM."""
 
 import hashlib
-import importlib.util
 import json
 import re
 import signal
@@ -14,10 +13,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import beside
 
 from vedr.adapters.site import OpenSite
 from vedr.chain.register import Validator
@@ -30,15 +29,6 @@ pytestmark = pytest.mark.server
 MAKER = Path(__file__).parents[1] / "unit" / "custody_keys" / "sitemaker.py"
 NAME = "validator-us-east"
 CHANGES_A_SECOND = 200
-
-
-def sitemaker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sitemaker", MAKER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
@@ -87,7 +77,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, start_server: Callable[[], Any]) -> Iterator[World]:
     servers = {region: start_server() for region in ("us-east", "eu-west", "ap-south")}
-    maker = sitemaker()
+    maker = beside("sitemaker", MAKER)
     stores = {}
     for region, server in servers.items():
         document = {"access_key": server.credentials.access_key, "secret_key": server.credentials.secret_key}

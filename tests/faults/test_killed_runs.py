@@ -3,7 +3,6 @@
 VEDR_KILLS sets how many kill points are tried (20), VEDR_KILLS_SEED another choice of them.
 """
 
-import importlib.util
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from beside import beside
 
 from vedr.errors import NotFoundError
 from vedr.ledger import Entry, RunId
@@ -31,13 +31,7 @@ MOST_KILLS_A_RUN = 4
 
 @pytest.fixture(scope="module")
 def killed_run() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("killed_run", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["killed_run"] = module
-    spec.loader.exec_module(module)
-    return module
+    return beside("killed_run", SCRIPT)
 
 
 class Processes:

@@ -4,7 +4,6 @@ One session: Prefect's server, an S3 server, moto's server; the flow runs in a p
 """
 
 import base64
-import importlib.util
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from typing import Any
 import boto3
 import httpx
 import pytest
+from beside import beside
 from loopback_ports import free_port
 
 pytestmark = pytest.mark.server
@@ -33,15 +33,6 @@ READY_S = 420.0
 PREFIX = "virtengine/dr/backup-passphrase"
 CLOUD = {"us-east": "us-east-1", "eu-west": "eu-west-1", "ap-south": "ap-south-1"}
 DAEMON_NEEDLE = "needle-of-the-daemons-passphrase"
-
-
-def load_maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sitemaker", MAKER)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def until(true: Callable[[], object], limit_s: float, what: str) -> None:
@@ -130,7 +121,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: Any) -> Iterator[
 
     moto, api = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}/api"
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "VEDR_", "AWS_"))}
-    maker = load_maker()
+    maker = beside("sitemaker", MAKER)
     home = folder / "home"
     home.mkdir()
     s3 = s3_server.credentials

@@ -5,31 +5,17 @@ and come, hosts and stores that are cut off, processes that are killed or stand 
 lost, a Prefect that is down, deaf or mute, clocks that are wrong.
 """
 
-import importlib.util
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import beside
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-
-def _simulator() -> Any:
-    if "controller_simulator" not in sys.modules:
-        path = Path(__file__).parents[1] / "unit" / "controller" / "simulator.py"
-        spec = importlib.util.spec_from_file_location("controller_simulator", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["controller_simulator"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["controller_simulator"]
-
-
-sim = _simulator()
+sim: Any = beside("controller_simulator", Path(__file__).parents[1] / "unit" / "controller" / "simulator.py")
 EXAMPLES = int(os.environ.get("VEDR_CONTROLLER_EXAMPLES", "10"))  # the long form: 300
 REGIONS = st.sampled_from(sim.REGIONS)
 STEPS = st.integers(1, 45)

@@ -1,26 +1,14 @@
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from beside import beside
 
-
-def _beside(name: str, file: str) -> ModuleType:
-    """A module beside the tests: importlib mode leaves sys.path alone."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_simulator = _beside("controller_simulator", "simulator.py")
-_real_site = _beside("controller_real_site", "real_site.py")
-_ports = _beside("loopback_ports", "../../ports.py")
+HERE = Path(__file__).parent
+_simulator = beside("controller_simulator", HERE / "simulator.py")
+_real_site = beside("controller_real_site", HERE / "real_site.py")
+_ports = beside("loopback_ports", HERE.parents[1] / "ports.py")
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import dataclasses
 import datetime as dt
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import beside
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -249,11 +249,7 @@ def test_any_other_signed_content_is_refused_or_means_the_same(sealed: bytes, pa
 
 
 def test_a_second_reader_finds_the_same(sealed: bytes) -> None:
-    place = importlib.util.spec_from_file_location("hsm_second_reader", Path(__file__).with_name("second_reader.py"))
-    assert place is not None
-    assert place.loader is not None
-    second_reader = importlib.util.module_from_spec(place)
-    place.loader.exec_module(second_reader)
+    second_reader = beside("hsm_second_reader", Path(__file__).with_name("second_reader.py"))
     signed = second_reader.read(sealed, TRUSTED[0])
     reference = open_reference(sealed, TRUSTED, what="record")
     assert signed["key"]["public_key"] == reference.public.spki.hex()

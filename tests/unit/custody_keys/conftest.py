@@ -1,26 +1,19 @@
 """Makes the world of key backups importable, and one for each test."""
 
 import hashlib
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from beside import beside
 
 from vedr.custody import envelope_slots, key_manager_import
 from vedr.custody.envelope_format import PassphraseSlot
 
-# importlib mode leaves sys.path alone; the world is a module beside the tests.
-for _name in ("../chain/chainmaker", "keysworld", "sitemaker"):
-    _path = (Path(__file__).parent / f"{_name}.py").resolve()
-    if _path.stem in sys.modules:
-        continue
-    _spec = importlib.util.spec_from_file_location(_path.stem, _path)
-    assert _spec is not None
-    assert _spec.loader is not None
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules[_path.stem] = _module
-    _spec.loader.exec_module(_module)
+HERE = Path(__file__).parent
+beside("chainmaker", HERE.parent / "chain" / "chainmaker.py")
+for _name in ("keysworld", "sitemaker"):
+    beside(_name, HERE / f"{_name}.py")
 
 
 REMEMBERED: dict[object, bytes] = {}

@@ -27,7 +27,7 @@ from vedr.custody.key_backup_collect import back_up_region
 from vedr.custody.key_backup_store import KeyRepository
 from vedr.errors import CorruptError, DeadlineError, InvalidInputError, NotFoundError, RefusedError, UnavailableError
 from vedr.inventory import Node, Site, load_site
-from vedr.ports import UnitState, UnitStatus
+from vedr.ports import Pause, UnitState, UnitStatus
 from vedr.runbook.run import Outcome
 
 WHOLE = Window(lowest=1, since=None, deadline_s=60)
@@ -204,10 +204,15 @@ class FakeHost:
         return self.status(unit, zone)
 
     def pause(self, unit: str, zone: str, *, limit_s: float) -> None:
-        raise NotImplementedError
+        self.calls.append(f"pause {unit} {limit_s}")
+        self.status(unit, zone)
+        self.states[unit] = "paused"
 
-    def resume(self, unit: str, zone: str) -> Any:
-        raise NotImplementedError
+    def resume(self, unit: str, zone: str) -> Pause:
+        self.calls.append(f"resume {unit}")
+        self.status(unit, zone)
+        self.states[unit] = "running"
+        return Pause(paused_s=0.1, expired=False)
 
     def close(self) -> None:
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vedr.errors import InvalidInputError
-from vedr.lab import agents, gateway, names, network, testnet, units
+from vedr.lab import agents, gateway, names, network, status_page, testnet, units
 from vedr.lab.addresses import P2P_PORT, RPC_PORT, Addresses, Mode
 from vedr.lab.credentials import LabSecrets
 from vedr.lab.plan import Member, Plan, Zone
@@ -135,3 +135,14 @@ def test_the_zone_answers_for_every_region_and_the_api(plan: Plan) -> None:
     text = names.zone_file(plan)
     for name in (*(f"rpc-{region}" for region in plan.regions), "rpc", "api"):
         assert f"{name}.paper.virtengine.test." in text
+
+
+def test_metrics_and_the_status_page_stand_outside_all_zones_each_at_a_port_of_its_own(plan: Plan) -> None:
+    outside = {unit.name: unit for unit in units.of_zone(plan, None)}
+    assert plan.metrics_address in outside[units.METRICS_UNIT].argv
+    assert not outside[units.METRICS_UNIT].reserve
+    served = f"listen {plan.addresses.ops}:{plan.status_page_port} ssl;"
+    assert served in status_page.nginx_config(plan, as_root=True)
+    ports = [plan.settings.port_base, plan.dns_port, plan.vault_port, plan.status_page_port]
+    ports += [int(address.rpartition(":")[2]) for address in (plan.metrics_address, plan.agent_address(None))]
+    assert len(set(ports)) == len(ports)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime as dt
-import importlib.util
 import json
 import random
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import beside
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vedr.adapters.memory_store import MemoryStore
@@ -27,12 +27,7 @@ NOW = dt.datetime(2026, 2, 14, 3, 15, tzinfo=dt.UTC)
 
 
 def second_read(folder: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("ledger_second_reader", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.read(folder, "lab")
+    return beside("ledger_second_reader", PROGRAM).read(folder, "lab")
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """A whole site in memory: made nodes, registers, buckets with snapshots, a ledger; each part breaks at will."""
 
 import datetime as dt
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import pytest
+from beside import beside
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.backup.layout import Kind, Source
@@ -26,23 +24,11 @@ from vedr.readiness.ports import Ports
 from vedr.reports.metrics import Sample
 from vedr.runbook.journal import Journal
 
-
-def _beside(name: str, path: Path) -> ModuleType:
-    """A module beside tests: importlib mode leaves sys.path alone."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 UNIT = Path(__file__).parents[1]
-chainmaker = _beside("chainmaker", UNIT / "chain" / "chainmaker.py")
-topology_world = _beside("topology_world", UNIT / "readiness" / "topology_world.py")
-_beside("ledger_world", UNIT / "runbook" / "world.py")
-_beside("report_world", UNIT / "reports" / "report_world.py")
+chainmaker = beside("chainmaker", UNIT / "chain" / "chainmaker.py")
+topology_world = beside("topology_world", UNIT / "readiness" / "topology_world.py")
+beside("ledger_world", UNIT / "runbook" / "world.py")
+beside("report_world", UNIT / "reports" / "report_world.py")
 
 LENGTH = 12
 FIVE = dict.fromkeys(range(1, 6), 10)

@@ -3,14 +3,13 @@
 import dataclasses
 import datetime as dt
 import hashlib
-import importlib.util
 import random
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from beside import beside
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vedr.adapters.check_probes import SiteNetwork
@@ -31,18 +30,7 @@ from vedr.readiness.finding import Verdict, verdict_of
 from vedr.signature import Signer
 from vedr.targets import Schedule, Subject
 
-
-def _beside(name: str, path: Path) -> ModuleType:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-keysworld = _beside("keysworld", Path(__file__).parents[1] / "custody_keys" / "keysworld.py")
+keysworld = beside("keysworld", Path(__file__).parents[1] / "custody_keys" / "keysworld.py")
 REGIONS = keysworld.REGIONS
 NOW = keysworld.NOW
 POLICY = Checks(deadline_s=20, subject_deadline_s=5)

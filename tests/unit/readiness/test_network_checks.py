@@ -2,16 +2,14 @@
 
 import dataclasses
 import datetime as dt
-import importlib.util
 import secrets
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import pytest
+from beside import beside
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.adapters.memory_store import MemoryStore
@@ -31,20 +29,9 @@ from vedr.readiness.ports import NameAnswer
 from vedr.readiness.sign_states import sign_states
 from vedr.readiness.soundness import topology
 
-
-def _beside(name: str, path: Path) -> ModuleType:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 HERE = Path(__file__).parent
-chainmaker = _beside("chainmaker", HERE.parent / "chain" / "chainmaker.py")
-world = _beside("topology_world", HERE / "topology_world.py")
+chainmaker = beside("chainmaker", HERE.parent / "chain" / "chainmaker.py")
+world = beside("topology_world", HERE / "topology_world.py")
 REGIONS = world.REGIONS
 FIVE = dict.fromkeys(range(1, 6), 10)
 LENGTH = 30

@@ -1,17 +1,16 @@
 """The audit's findings, the facts that it is fed with, and its picture."""
 
 import datetime as dt
-import importlib.util
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import pytest
 import typer
+from beside import beside
 from typer.testing import CliRunner
 
 from vedr.adapters.memory_registers import MemoryRegisters
@@ -27,20 +26,9 @@ from vedr.readiness.topology import Audit, audit, audit_json
 from vedr.readiness.topology_facts import audit_live, observe
 from vedr.reports.topology_picture import draw
 
-
-def _beside(name: str, path: Path) -> ModuleType:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 HERE = Path(__file__).parent
-chainmaker = _beside("chainmaker", HERE.parent / "chain" / "chainmaker.py")
-world = _beside("topology_world", HERE / "topology_world.py")
+chainmaker = beside("chainmaker", HERE.parent / "chain" / "chainmaker.py")
+world = beside("topology_world", HERE / "topology_world.py")
 make_site, power_of, addresses = world.make_site, world.power_of, world.addresses
 
 FIVE = dict.fromkeys(range(1, 6), 10)

@@ -1,29 +1,15 @@
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from beside import beside
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vedr.adapters.memory_store import MemoryStore
 from vedr.signature import Signer
 
-
-def _beside(name: str, path: Path) -> ModuleType:
-    """A module beside tests: importlib mode leaves sys.path alone."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-_ledger = _beside("ledger_world", Path(__file__).parents[1] / "runbook" / "world.py")
-_beside("report_world", Path(__file__).parent / "report_world.py")
+_ledger = beside("ledger_world", Path(__file__).parents[1] / "runbook" / "world.py")
+beside("report_world", Path(__file__).parent / "report_world.py")
 
 
 @pytest.fixture

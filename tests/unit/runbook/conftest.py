@@ -1,22 +1,15 @@
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from beside import beside
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vedr.adapters.memory_store import MemoryStore
 from vedr.runbook.replicas import Replicas
 from vedr.signature import Signer
 
-# importlib mode leaves sys.path alone; the world is a module beside the tests.
-_spec = importlib.util.spec_from_file_location("ledger_world", Path(__file__).parent / "world.py")
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-sys.modules["ledger_world"] = _module
-_spec.loader.exec_module(_module)
+_module = beside("ledger_world", Path(__file__).parent / "world.py")
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,10 @@ REGIONS = ("us-east", "eu-west", "ap-south")
 BOTH_S = 20.0
 
 
+class KilledError(BaseException):
+    """The process ends here, as far as anybody who looks afterwards can tell."""
+
+
 class World:
     """Two validators whose signers are lost with their region, and a standby for each beside a full node elsewhere."""
 
@@ -59,6 +63,8 @@ class World:
             for one, node in pairs
         )
         self.started: list[str] = []
+        self.stopped: list[str] = []
+        self.killed_at: set[str] = set()  # the run's own process, when it is about to stop one of these
         self.at_once = threading.Barrier(1)
         self.broken: set[str] = set()  # their hosts are silent
         self.tokenless: set[str] = set()  # they end by themselves
@@ -103,6 +109,9 @@ class World:
         return SimpleNamespace(state="failed" if unit in self.tokenless else "running")
 
     def stop(self, unit: str, zone: str) -> Any:
+        if unit in self.killed_at:
+            raise KilledError
+        self.stopped.append(unit)
         if zone == "us-east-1a":
             raise UnavailableError(f"{unit} in {zone} does not answer", remedy="Wait.")
         return SimpleNamespace(state="stopped")
@@ -193,6 +202,18 @@ def test_when_no_standby_signs_the_last_one_s_fault_is_told_and_a_repetition_beg
     fleet_of_two.tokenless = set()
     promote.fn(context(), fleet_of_two.moves)
     assert fleet_of_two.holders() == ["validator-0-spare", "validator-1-standby"]
+
+
+def test_a_node_that_was_to_be_restarted_when_its_run_was_killed_is_restarted_by_the_next(fleet_of_two: World) -> None:
+    """Its configuration must not say that it waits for the signer while it still runs with the old one."""
+    fleet_of_two.killed_at = {"full-0"}
+    with pytest.raises(KilledError):
+        promote.fn(context(), fleet_of_two.moves)
+    assert fleet_of_two.waits(fleet_of_two.standbys[0]) == ""
+    fleet_of_two.killed_at = set()
+    promote.fn(context(), fleet_of_two.moves)
+    assert "full-0" in fleet_of_two.stopped
+    assert fleet_of_two.waits(fleet_of_two.standbys[0]) == "unix://validator-0-standby"
 
 
 def test_without_a_majority_no_other_standby_is_appointed(fleet_of_two: World) -> None:
