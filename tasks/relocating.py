@@ -28,7 +28,7 @@ from vedr.adapters.snapshots import reconcile_provider
 from vedr.backup import restore
 from vedr.backup.repository import list_snapshots
 from vedr.chain.appointment import appoint, appointed
-from vedr.chain.node_config import set_signer_address
+from vedr.chain.node_config import set_signer_address, signer_address
 from vedr.chain.register import Content, Validator
 from vedr.errors import DeadlineError, NotFoundError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover.relocation import Handover, Move, signer_named
@@ -195,9 +195,15 @@ def release(ctx: Ctx, opened: OpenSite, signer: RemoteSigner) -> None:
 def let_wait(
     ctx: Ctx, opened: OpenSite, node: Node, address: str, *, check_signer: Callable[[], None] = lambda: None
 ) -> None:
-    """(3) Restart the node with that signer address where it has another; start it where it does not run."""
-    if set_signer_address(opened.files.home(node), address):
+    """(3) Restart the node with that signer address where it has another; start it where it does not run.
+
+    It is stopped before its configuration is changed: whoever repeats this finds the old one in the file as long as
+    the node may run with it.
+    """
+    home = opened.files.home(node)
+    if signer_address(home) != address:
         stop_unit(ctx, opened, node)
+        set_signer_address(home, address)
     start_with_signer(opened, node, address, check_signer=check_signer)
 
 

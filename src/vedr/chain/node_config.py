@@ -18,6 +18,16 @@ SIGNER_ADDRESS: Final = "priv_validator_laddr"
 _UNIX: Final = "unix://"
 
 
+def signer_address(home: Path) -> str:
+    """Where the node waits for a remote signer, as its configuration says; "" where for none.  Errors as below."""
+    path = home / "config" / "config.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror}", remedy="Restore the node's configuration first.") from error
+    return str(_read_toml(text).get(SIGNER_ADDRESS, ""))
+
+
 def set_signer_address(home: Path, address: str) -> bool:
     """Let the node wait for a remote signer at this address; empty: it signs by itself, or not at all.
 
