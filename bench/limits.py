@@ -29,12 +29,12 @@ from obstore.store import S3Store
 from bench.measuring import MIB, cold, sync_file_system
 from bench.report import Limit
 from bench.servers import ACCESS_KEY, BUCKET, CLOUD_REGION, SECRET_KEY
+from vedr.backup.sealing import PARAMETERS
 
 PART_BYTES: Final = 16 * MIB
 SAMPLE_PARTS: Final = 24  # kept in memory for the CPU's limits
 THREADS: Final = 2
 REQUESTS: Final = 4
-LEVEL: Final = -1
 
 
 def measure(data: Path, scratch: Path, sink_endpoint: str) -> list[Limit]:
@@ -52,10 +52,10 @@ def measure(data: Path, scratch: Path, sink_endpoint: str) -> list[Limit]:
     parts = _sample(files)
     plain = sum(map(len, parts))
     note("SHA-256", plain, _timed(lambda p: hashlib.sha256(p).digest(), parts, THREADS), total)
-    compressed = [zstandard.ZstdCompressor(level=LEVEL).compress(part) for part in parts]
+    compressed = [zstandard.ZstdCompressor(compression_params=PARAMETERS).compress(part) for part in parts]
     squeezed = sum(map(len, compressed))
     stored = total * squeezed / plain
-    note(f"zstd {LEVEL}", plain, _timed(_contexts(zstandard.ZstdCompressor, "compress"), parts, THREADS), total)
+    note("zstd", plain, _timed(_contexts(zstandard.ZstdCompressor, "compress"), parts, THREADS), total)
     cipher, nonce = AESGCM(secrets.token_bytes(32)), secrets.token_bytes(12)
     encrypt_s = _timed(lambda p: cipher.encrypt(nonce, p, None), compressed, THREADS)
     note("AES-256-GCM", squeezed, encrypt_s, stored)
@@ -94,7 +94,7 @@ def _contexts(make: Callable[..., object], method: str) -> Callable[[bytes], obj
 
     def act(part: bytes) -> object:
         if not hasattr(kept, "act"):
-            made = make(level=LEVEL) if method == "compress" else make()
+            made = make(compression_params=PARAMETERS) if method == "compress" else make()
             kept.act = getattr(made, method)
         return kept.act(part)
 

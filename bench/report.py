@@ -14,7 +14,7 @@ from bench.methods import METHODS
 from bench.servers import ServerKind
 
 BASELINE: Final = "restic"
-SEALING: Final = ("SHA-256", "zstd -1", "AES-256-GCM", "PUT to the sink")
+SEALING: Final = ("SHA-256", "zstd", "AES-256-GCM", "PUT to the sink")
 NOISE: Final = 0.15  # of the machine's cores spent by others: beyond, a run is named as disturbed
 
 

@@ -39,8 +39,8 @@ class ObjectStore(Protocol):
     def region(self) -> str:
         """The site's name of the region."""
 
-    def create(self, key: ObjectKey, data: bytes) -> StoredObject:
-        """Put if absent (conditional).  Safe to repeat.
+    def create(self, key: ObjectKey, data: bytes | memoryview) -> StoredObject:
+        """Put if absent (conditional).  Safe to repeat.  A view's memory is the caller's again on return.
 
         Raises:
             ConflictError: the key exists (whatever its content); nothing was written.

@@ -2,16 +2,19 @@
 
 import concurrent.futures
 import datetime as dt
+import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from vedr.adapters.memory_store import MemoryStore
 from vedr.adapters.s3_control import open_control
 from vedr.adapters.s3_store import S3Store
-from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
+from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.ports import ObjectKey, ObjectStore
 
 pytestmark = pytest.mark.server
@@ -106,6 +109,38 @@ def test_what_is_deleted_is_gone_and_deleting_again_is_quiet(store: ObjectStore)
         store.get(key("a/b"))
     assert [entry.key for entry in store.list("a/")] == ["a/bc"]
     assert store.create(key("a/b"), b"again").size_bytes == 5
+
+
+class _Meddler(socketserver.StreamRequestHandler):
+    """Passes one request on with bits of its body's last byte flipped, and the answer back."""
+
+    upstream = ("127.0.0.1", 0)
+    flipped = 0
+
+    def handle(self) -> None:
+        head = b"".join(iter(self.rfile.readline, b"\r\n")) + b"\r\n"
+        length = next(int(line.split(b":")[1]) for line in head.splitlines() if line.lower().startswith(b"content-len"))
+        body = bytearray(self.rfile.read(length))
+        body[-1] ^= self.flipped
+        with socket.create_connection(self.upstream) as server:
+            server.sendall(head.replace(b"\r\n", b"\r\nconnection: close\r\n", 1) + body)
+            while part := server.recv(65536):
+                self.wfile.write(part)
+
+
+def test_a_body_that_changed_on_the_way_is_refused_and_leaves_nothing(s3_server: Any) -> None:
+    store = s3_server.store("us-east")
+    meddler = type("Meddler", (_Meddler,), {"upstream": ("127.0.0.1", urlsplit(s3_server.endpoint).port)})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), meddler) as proxy:
+        threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+        endpoint = f"http://127.0.0.1:{proxy.server_address[1]}"
+        through = S3Store("us-east", store.config.model_copy(update={"endpoint": endpoint}), s3_server.credentials)
+        through.create(key("a/whole"), b"chain state " * 1000)
+        meddler.flipped = 1
+        with pytest.raises(VedrError, match="400 Bad Request"):
+            through.create(key("a/changed"), b"chain state " * 1000)
+        proxy.shutdown()
+    assert [entry.key for entry in store.list("a/")] == ["a/whole"]
 
 
 def overwrite(store: Any, where: ObjectKey, data: bytes) -> None:

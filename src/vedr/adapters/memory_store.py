@@ -63,7 +63,7 @@ class MemoryStore:
     def region(self) -> str:
         return self._region
 
-    def create(self, key: ObjectKey, data: bytes) -> StoredObject:
+    def create(self, key: ObjectKey, data: bytes | memoryview) -> StoredObject:
         with self._mutex, _Fault(self, "create"):
             if self._versions.get(key):
                 raise ConflictError(f"{key} exists already in {self._region}", remedy="Read it, and compare.")
@@ -92,7 +92,7 @@ class MemoryStore:
                 raise RefusedError(f"{key} in {self._region} is held by an object lock", remedy="Wait until it ends.")
             self._versions.pop(key, None)
 
-    def overwrite(self, key: ObjectKey, data: bytes) -> StoredObject:
+    def overwrite(self, key: ObjectKey, data: bytes | memoryview) -> StoredObject:
         """What no honest writer does: put a newer version on top."""
         with self._mutex:
             self._serial += 1

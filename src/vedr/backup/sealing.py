@@ -3,16 +3,20 @@
 A stored object is a 12-byte header, then the content compressed with zstd (or as it is where that does not pay), then
 encrypted with AES-256-GCM where the site says so.
 
+Large content is moved through memory that is used again: on a virtual machine the first touch of fresh pages costs more
+than encrypting what goes there.
+
 Guarantees: `open_object` returns content only when it hashes to the name it was asked for, whatever the bytes were.
-Equal content sealed by equal software gives equal bytes.  A nonce is never used for two different messages: it is
-derived from the message itself, not from the content, which another zstd might compress differently.
+A nonce is never used for two different messages, not even by a machine whose random numbers repeat for other content.
 Leaves out: hiding sizes and the number of objects.
 """
 
 import hashlib
 import hmac
+import os
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -35,11 +39,24 @@ TAG_BYTES: Final = 16
 KEY_BYTES: Final = 32
 PART_BYTES: Final = 16 * 1024 * 1024
 MAX_CONTENT_BYTES: Final = 64 * 1024 * 1024  # what a header may claim: bounds the memory that a forged one can take
-LEVEL: Final = -1  # 408 MiB/s on two cores at a ratio of 1.21; level 3: 135 MiB/s at 1.25 (LSM tables are dense)
+NONCE_SALT_BYTES: Final = 32
+PARAMETERS: Final = zstandard.ZstdCompressionParameters(
+    window_log=19, chain_log=15, hash_log=15, search_log=1, min_match=7, target_length=10,
+    strategy=zstandard.STRATEGY_FAST, write_content_size=True, write_checksum=False,
+)  # fmt: skip
+"""Tables are dense: keys and offsets repeat, the rest does not.  Long matches found in a table of 128 KiB, which stays
+in the CPU's own cache, gave twice the speed of level -1 at a better ratio (docs/decisions/sealing-cost.md)."""
 SAMPLE_BYTES: Final = 64 * 1024
 WORTH_IT: Final = 0.97  # store as it is unless this much smaller: restoring is then a plain copy
 
 EncryptionMode = Literal["none", "aes-256-gcm"]
+
+Room = Callable[[int], memoryview]
+"""Gives a place for that many bytes, which the result then stands in."""
+
+
+def fresh_room(length_bytes: int) -> memoryview:
+    return memoryview(bytearray(length_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +91,38 @@ class Codec:
             return ObjectName(digest.hex())
         return ObjectName(hmac.digest(self._keys.name, digest, "sha256").hex())
 
-    def seal(self, name: ObjectName, content: bytes | memoryview) -> bytes:
+    def seal(self, name: ObjectName, content: bytes | memoryview, room: Room = fresh_room) -> memoryview:
         """The bytes to store under `name`, which must be this content's."""
         body = self._compressed(content)
         flags = COMPRESSED if body is not None else 0
         message: bytes | memoryview = content if body is None else body
         if self._keys is None or self._cipher is None:
-            return b"".join((HEADER.pack(MAGIC, VERSION, flags, 0, len(content)), message))
+            sealed = room(HEADER.size + len(message))
+            HEADER.pack_into(sealed, 0, MAGIC, VERSION, flags, 0, len(content))
+            sealed[HEADER.size :] = message
+            return sealed
         header = HEADER.pack(MAGIC, VERSION, flags | ENCRYPTED, 0, len(content))
-        digest = hashlib.sha256(header)
-        digest.update(message)
-        nonce = hmac.digest(self._keys.nonce, digest.digest(), "sha256")[:NONCE_BYTES]
-        return b"".join((header, nonce, self._cipher.encrypt(nonce, message, header + bytes.fromhex(name))))
+        raw_name = bytes.fromhex(name)
+        salt = os.urandom(NONCE_SALT_BYTES)
+        nonce = hmac.digest(self._keys.nonce, raw_name + header + salt, "sha256")[:NONCE_BYTES]
+        begins = HEADER.size + NONCE_BYTES
+        sealed = room(begins + len(message) + TAG_BYTES)
+        sealed[:begins] = header + nonce
+        self._cipher.encrypt_into(nonce, message, header + raw_name, sealed[begins:])
+        return sealed
 
-    def open_object(self, name: ObjectName, stored: bytes) -> bytes | memoryview:
-        """The content that `name` promises.
+    def open_object(self, name: ObjectName, stored: bytes | memoryview, room: Room = fresh_room) -> bytes | memoryview:
+        """The content that `name` promises; it may stand in `stored`, or in what `room` gave.
 
         Raises:
             CorruptError: these bytes are not that.
         """
-        content = self._content(name, stored)
+        content = self._content(name, memoryview(stored), room)
         if self.name(hashlib.sha256(content).digest()) != name:
             raise _corrupt(name, "its content has another hash")
         return content
 
-    def _content(self, name: ObjectName, stored: bytes) -> bytes | memoryview:
+    def _content(self, name: ObjectName, stored: memoryview, room: Room) -> bytes | memoryview:
         if len(stored) < HEADER.size:
             raise _corrupt(name, f"only {len(stored)} bytes")
         magic, version, flags, reserved, length = HEADER.unpack_from(stored)
@@ -108,32 +132,37 @@ class Codec:
             raise _corrupt(name, f"it claims {length} bytes of content")
         if bool(flags & ENCRYPTED) != (self._keys is not None):
             raise _corrupt(name, "encrypted or not, against the site's setting")
-        message = memoryview(stored)[HEADER.size :]
-        body: bytes | memoryview = (
-            self._decrypted(name, stored[: HEADER.size], message) if flags & ENCRYPTED else message
-        )
+        if flags & ENCRYPTED:
+            body: bytes | memoryview = self._decrypted(name, stored, self._scratch if flags & COMPRESSED else room)
+        else:
+            body = stored[HEADER.size :]
         if flags & COMPRESSED:
-            body = self._decompressed(name, body, length)
+            body = self._decompressed(name, body, length, room)
         if len(body) != length:
             raise _corrupt(name, f"{len(body)} bytes of content against {length} in its header")
         return body
 
-    def _decrypted(self, name: ObjectName, header: bytes, message: memoryview) -> bytes:
+    def _decrypted(self, name: ObjectName, stored: memoryview, room: Room) -> memoryview:
         assert self._cipher is not None  # noqa: S101 (the caller compared the flag with our keys)
-        if len(message) < NONCE_BYTES + TAG_BYTES:
+        header, message = bytes(stored[: HEADER.size]), stored[HEADER.size :]
+        length = len(message) - NONCE_BYTES - TAG_BYTES
+        if length < 0:
             raise _corrupt(name, "too short for its encryption")
+        nonce, sealed = bytes(message[:NONCE_BYTES]), message[NONCE_BYTES:]
+        body = room(length)
         try:
-            return self._cipher.decrypt(
-                bytes(message[:NONCE_BYTES]), message[NONCE_BYTES:], header + bytes.fromhex(name)
-            )
+            self._cipher.decrypt_into(nonce, sealed, header + bytes.fromhex(name), body)
         except InvalidTag as error:
             raise _corrupt(name, "it does not decrypt under the site's key") from error
+        return body
 
-    def _decompressed(self, name: ObjectName, body: bytes | memoryview, length: int) -> bytes:
+    def _decompressed(self, name: ObjectName, body: bytes | memoryview, length: int, room: Room) -> bytes | memoryview:
         try:
             if zstandard.frame_content_size(body) != length:  # what decompress() would allocate unseen
                 raise _corrupt(name, f"its frame does not hold the {length} bytes that its header says")
-            return self._decompressor.decompress(body, max_output_size=length, allow_extra_data=False)
+            if self._keys is None:  # bytes after the frame: only this call sees them, and nothing authenticates them
+                return self._decompressor.decompress(body, max_output_size=length, allow_extra_data=False)
+            return _read_frame(self._decompressor, body, room(length))
         except zstandard.ZstdError as error:
             raise _corrupt(name, "it does not decompress") from error
 
@@ -150,11 +179,19 @@ class Codec:
         body = self._compressor.compress(view)
         return body if len(body) < WORTH_IT * len(view) else None
 
+    def _scratch(self, length_bytes: int) -> memoryview:
+        """This thread's own, until its next call."""
+        scratch: memoryview | None = getattr(self._contexts, "scratch", None)
+        if scratch is None or len(scratch) < length_bytes:
+            scratch = fresh_room(max(length_bytes, PART_BYTES))
+            self._contexts.scratch = scratch
+        return scratch[:length_bytes]
+
     @property
     def _compressor(self) -> zstandard.ZstdCompressor:
         context: zstandard.ZstdCompressor | None = getattr(self._contexts, "compressor", None)
         if context is None:
-            context = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
+            context = zstandard.ZstdCompressor(compression_params=PARAMETERS)
             self._contexts.compressor = context
         return context
 
@@ -165,6 +202,15 @@ class Codec:
             context = zstandard.ZstdDecompressor()
             self._contexts.decompressor = context
         return context
+
+
+def _read_frame(context: zstandard.ZstdDecompressor, frame: bytes | memoryview, into: memoryview) -> memoryview:
+    """The part of `into` that the frame filled; in one pass, as zstd sees room for all of it."""
+    filled = 0
+    with context.stream_reader(frame) as reader:
+        while filled < len(into) and (got := reader.readinto(into[filled:])):
+            filled += got
+    return into[:filled]
 
 
 def _derive(key: bytes, purpose: str) -> bytes:

@@ -17,6 +17,7 @@ from vedr.backup.budget import ByteBudget
 from vedr.backup.layout import Epoch, ObjectName, Source, epoch_prefix, object_key, parse_object_key
 from vedr.backup.manifest import PlacedObject
 from vedr.backup.repository import Repository
+from vedr.backup.rooms import Rooms
 from vedr.backup.sealing import Codec
 from vedr.errors import ConflictError, CorruptError, VedrError
 from vedr.ports import ObjectStore
@@ -84,6 +85,7 @@ class Uploader:
         self._source, self._epoch = source, epoch
         self._landings = landings
         self._budget = ByteBudget(IN_FLIGHT_BYTES)
+        self._rooms = Rooms(IN_FLIGHT_BYTES)
         self._pools = {
             region: ThreadPoolExecutor(UPLOADS_PER_REGION, f"put-{region}")
             for region, landing in landings.items()
@@ -119,13 +121,24 @@ class Uploader:
         regions = self.lacking(name)
         if not regions:
             return
-        sealed = self._codec.seal(name, content)
+        lent: list[memoryview] = []
+
+        def room(length_bytes: int) -> memoryview:
+            lent.append(self._rooms.lend(length_bytes))
+            return lent[0][:length_bytes]
+
+        sealed = self._codec.seal(name, content, room)
         taken = self._budget.take(len(sealed))
-        left = _Countdown(len(regions), lambda: self._budget.give(taken))
+
+        def done() -> None:
+            self._rooms.give_back(lent[0])
+            self._budget.give(taken)
+
+        left = _Countdown(len(regions), done)
         for region in regions:
             self._pools[region].submit(self._send, self._landings[region], name, sealed, left)
 
-    def _send(self, landing: Landing, name: ObjectName, sealed: bytes, left: "_Countdown") -> None:
+    def _send(self, landing: Landing, name: ObjectName, sealed: memoryview, left: "_Countdown") -> None:
         try:
             if landing.error is None:
                 placed = self._place(landing, name, sealed)
@@ -138,7 +151,7 @@ class Uploader:
         finally:
             left.down()
 
-    def _place(self, landing: Landing, name: ObjectName, sealed: bytes) -> PlacedObject:
+    def _place(self, landing: Landing, name: ObjectName, sealed: memoryview) -> PlacedObject:
         key = object_key(self._source, self._epoch, name)
         if bytes.fromhex(name) not in landing.listed:
             try:
