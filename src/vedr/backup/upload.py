@@ -22,7 +22,7 @@ from vedr.backup.sealing import Codec
 from vedr.errors import ConflictError, CorruptError, VedrError
 from vedr.ports import ObjectStore
 
-CPU_WORKERS: Final = max(2, min(8, os.cpu_count() or 2))
+CPU_WORKERS: Final = max(2, min(8, os.cpu_count() or 2)) + 2  # two may wait for the disk while all cores are busy
 UPLOADS_PER_REGION: Final = 4
 IN_FLIGHT_BYTES: Final = 72 * 1024 * 1024  # sealed parts that wait for, or are on, the network
 
