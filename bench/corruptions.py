@@ -14,16 +14,17 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench.corrupting.subjects import opened, shared_out
+from bench.corrupting.subjects import SLOW, SUBJECTS, opened, shared_out
 from bench.corrupting.trial import FAILED, Result, run
 from bench.report import write_between_marks
 
 PART: Final = "corruptions"
+SLOW_PART: Final = "corrupted-node"
 BATCH: Final = 250
 VERDICTS: Final = ("refused", "healed", "harmless", "as signed", FAILED)
 FAST_FOLDER: Final = Path("/dev/shm")  # noqa: S108 (each trial syncs to disk several times; only if it is there)
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", metavar="SUBJECT", choices=[*SUBJECTS, *SLOW], help="all trials of one subject")
     parser.add_argument("--replay", metavar="SUBJECT/NUMBER", help="one trial, as a failure names it")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the trials")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the page's marks")
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, _, number = options.replay.rpartition("/")
         results = batch(Batch(name, options.seed, (int(number),)))
     else:
-        results = all_trials(options.count, options.seed, options.jobs)
+        results = all_trials(shared_out(options.count, options.only), options.seed, options.jobs)
     for result in results:
         if result.is_failure or options.replay:
             print(f"{result.subject}/{result.number}: {result.kind}: {result.what}\n    {result.verdict} {result.why}")
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     failed = any(result.is_failure for result in results)
     if options.write and not failed:
-        write_between_marks(options.write, PART, text)
+        write_between_marks(options.write, SLOW_PART if options.only in SLOW else PART, text)
     return int(failed)
 
 
@@ -63,11 +65,11 @@ class Batch(NamedTuple):
     numbers: Sequence[int]
 
 
-def all_trials(count: int, seed: int, jobs: int) -> list[Result]:
+def all_trials(parts: Mapping[str, int], seed: int, jobs: int) -> list[Result]:
     """All of them, in batches over the processes; a line on stderr for each batch."""
     batches = [
         Batch(name, seed, range(first, min(first + BATCH, number)))
-        for name, number in shared_out(count).items()
+        for name, number in parts.items()
         for first in range(0, number, BATCH)
     ]
     if jobs == 1:

@@ -61,8 +61,8 @@ def measured(count: int, rounds: int) -> str:
     return "\n".join(lines)
 
 
-def make_block(keys: list[Ed25519PrivateKey], height: int) -> LightBlock:
-    """A block that all of them signed, with equal power."""
+def make_block(keys: list[Ed25519PrivateKey], height: int, *, genesis_ns: int = GENESIS_NS) -> LightBlock:
+    """A block that all of them signed, with equal power, a second for each block after the genesis."""
     by_key = {key.public_key().public_bytes_raw(): key for key in keys}
     validators = ValidatorSet.ordered(tuple(Validator(public, 10) for public in by_key))
     filler = hashlib.sha256(b"filler").digest()
@@ -71,7 +71,7 @@ def make_block(keys: list[Ed25519PrivateKey], height: int) -> LightBlock:
         app_version=1,
         chain_id=CHAIN_ID,
         height=Height(height),
-        time_ns=GENESIS_NS + height * 10**9,
+        time_ns=genesis_ns + height * 10**9,
         last_block_id=BlockId(filler, 1, filler),
         last_commit_hash=filler,
         data_hash=filler,

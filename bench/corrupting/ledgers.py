@@ -31,7 +31,7 @@ from vedr.custody.hsm_examine import KeyName
 from vedr.custody.hsm_keys import CURVES, from_spki
 from vedr.custody.hsm_reference import Reference, TokenRecord, seal
 from vedr.custody.hsm_references import References
-from vedr.errors import VedrError
+from vedr.errors import UnavailableError, VedrError
 from vedr.ledger import RunId
 from vedr.ports import ObjectKey
 from vedr.reports.binder import Binder
@@ -221,6 +221,8 @@ class Ledger:
                 require_remedy(read)
                 refused = True
         if isinstance(verified, Verified):
+            if verified.silent:  # a busy machine: it says which regions it did not look at
+                raise UnavailableError(f"{', '.join(verified.silent)} did not answer", remedy="Verify again.")
             self._require_whole(verified)
             return "harmless"
         whole = all(isinstance(read, Recorded) and read.chain == self._world.chains[run] for run, read in reads.items())

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from bench.corrupting.chains import Appointments, ShippedSignStates, SignStateRegisters, TrustAnchors
 from bench.corrupting.custody import Envelopes, KeyBackups, ShareRecords
 from bench.corrupting.ledgers import EvidencePages, HsmReferences, Ledger
+from bench.corrupting.nodes import NodeData
 from bench.corrupting.snapshots import Fill, Snapshots, VerificationRecords, fill_config, fill_provider, fill_tables
 from bench.corrupting.trial import Subject
 from vedr.backup.layout import Kind
@@ -47,20 +48,24 @@ SUBJECTS: Final[dict[str, Entry]] = {
     "shipped sign-state": Entry(ShippedSignStates, 4),
     "appointments": Entry(Appointments, 4),
 }
+SLOW: Final[dict[str, Entry]] = {"a real node's databases": Entry(NodeData, 1)}
+"""Each look runs a program: these are asked for by name."""
 
 
 @contextlib.contextmanager
 def opened(name: str, folder: Path) -> Iterator[Subject]:
     """The subject, with its original state made."""
-    subject = SUBJECTS[name].make(folder)
+    subject = (SUBJECTS | SLOW)[name].make(folder)
     try:
         yield subject
     finally:
         subject.close()
 
 
-def shared_out(count: int) -> dict[str, int]:
-    """How many trials each subject gets: by its share, one at least, `count` in all."""
+def shared_out(count: int, only: str | None = None) -> dict[str, int]:
+    """How many trials each subject gets: by its share, one at least, `count` in all; or all of them one subject."""
+    if only is not None:
+        return {only: count}
     total = sum(entry.share for entry in SUBJECTS.values())
     parts = {name: max(1, count * entry.share // total) for name, entry in SUBJECTS.items()}
     largest = max(parts, key=lambda name: parts[name])
