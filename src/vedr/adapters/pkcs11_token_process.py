@@ -123,11 +123,13 @@ class TokenProcess:
 
     def disable(self, label: str) -> None:
         """See `fence_hsm_token.disable`; needs `writable`."""
-        self._ask({"do": "disable", "label": label})
+        with self._understanding():
+            self._ask({"do": "disable", "label": label})
 
     def still_signs(self, label: str) -> bool:
         """See `fence_hsm_token.still_signs`; what is not plainly False is True."""
-        return self._ask({"do": "still signs", "label": label}) is not False
+        with self._understanding():
+            return self._ask({"do": "still signs", "label": label}) is not False
 
     def _ask(self, request: Mapping[str, object], *, deadline_s: float | None = None) -> Any:
         limit_s = self._call_deadline_s if deadline_s is None else deadline_s
