@@ -15,6 +15,20 @@ HERE = Path(__file__).parent
 _parts = beside("traffic_parts", HERE / "traffic_parts.py")
 _istio = beside("traffic_istio_parts", HERE / "traffic_istio_parts.py")
 _route53 = beside("traffic_route53_parts", HERE / "traffic_route53_parts.py")
+_notify = beside("notify_rig", HERE / "notify_rig.py")
+
+
+@pytest.fixture
+def make_channel(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """A channel of that kind, and its service; all end with the test."""
+    with _notify.channels(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A server's side for 127.0.0.1 under a certificate of its own, and that certificate."""
+    return _notify.make_authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
