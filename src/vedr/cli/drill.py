@@ -24,6 +24,7 @@ from vedr.readiness.schedule import LOOK_BACK_RUNS, last_due, opened_at
 from vedr.reports.binder import Binder
 from vedr.reports.drill_bundle import DRILL, Bundle, make_bundle
 from vedr.runbook.journal import Journal
+from vedr.runbook.liveness import is_quiet
 from vedr.runbook.opening import WATCHERS
 from vedr.runbook.timing import Forecast, Timing
 from vedr.signature import Json
@@ -81,11 +82,11 @@ def list_command(site: SiteOption = None, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json([*rows])
     else:
-        table = Table("drill", "what", "next", "newest run", "form", "came to", "kept")
+        table = Table("drill", "next", "newest run", "form", "came to", "kept")
         for row in rows:
-            table.add_row(*(str(row[name]) for name in ("drill", "title", "next", "run", "form", "verdict", "kept")))
+            table.add_row(*(str(row[name]) for name in ("drill", "next", "run", "form", "verdict", "kept")))
         stdout.print(table)
-    if missed := [str(row["drill"]) for row in rows if row["kept"] is False]:
+    if missed := [str(row["drill"]) for row in rows if row["kept"] == "no"]:
         raise VerificationFailedError(
             f"not passed since they were due: {', '.join(missed)}", remedy="Run them: vedr drill run …"
         )
@@ -229,14 +230,15 @@ def _row(opened: OpenSite, scenario: Scenario) -> dict[str, Json]:
     bundle = make_bundle(opened.journal, newest, made_at=now) if newest else None
     started = next((opened_at(run_id) for run_id in opened.journal.runs()), now)
     passed = bundle is not None and bundle.verdict == "passed" and opened_at(bundle.run_id) >= due
+    at_work = newest is not None and not is_quiet(opened.journal.read(newest).entries, now)
     return {
         "drill": scenario.cadence,
         "title": scenario.title,
         "next": f"{next(CronSim(cron, now)):%Y-%m-%d %H:%M} UTC",
         "run": newest or "never",
         "form": "" if bundle is None else "non-disruptive" if bundle.drill == REHEARSAL_ID else "disruptive",
-        "verdict": bundle.verdict if bundle else "not run",
-        "kept": passed or due <= started,
+        "verdict": "at work" if at_work else bundle.verdict if bundle else "not run",
+        "kept": "yes" if passed else "not due yet" if due <= started or at_work else "no",
     }
 
 
