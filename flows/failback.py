@@ -16,6 +16,7 @@ from tasks.returning import (
     stand_down,
     take_key_home,
 )
+from tasks.scaling import scale_home
 from tasks.serving import Shifted, as_planned, verify_service, watch_blocks
 from vedr.adapters.site import open_site
 from vedr.failover.relocation import Relocation
@@ -37,6 +38,7 @@ RUNBOOK: Final = Runbook(
         verify_service,
         watch_blocks,
         stand_down,
+        scale_home,
     ],
     target_s=2 * HOUR_S,
     subjects=subjects_of_failback,
@@ -65,6 +67,7 @@ def failback(order: Failback) -> Outcome:
         run.step(verify_service, found)
         run.step(watch_blocks, found)
         run.step(stand_down, shifted, found.gateways)  # last: older answers of name servers still lead to them
+        run.step(scale_home)
     return run.outcome
 
 

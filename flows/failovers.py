@@ -6,6 +6,7 @@ from tasks.binding import open_run, runbook_flow
 from tasks.failover_orders import RegionFailover, ZoneFailover, subjects_of_failover
 from tasks.outages import confirm_outage, decide, declare, describe, plan_of
 from tasks.relocating import hand_over, promote, start_reserves
+from tasks.scaling import plan_scaling, scale_target
 from tasks.serving import Shifted, as_planned, plan_traffic, shift_traffic, verify_service, watch_blocks
 from vedr.failover.relocation import Relocation
 from vedr.runbook.run import Outcome, Run
@@ -19,6 +20,8 @@ STEPS: Final = (
     decide,
     start_reserves,
     promote,
+    plan_scaling,
+    scale_target,
     plan_traffic,
     shift_traffic,
     hand_over,
@@ -67,6 +70,7 @@ def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
             run.step(promote.named(move.validator), (move,))
     elif found.moves:  # consensus first: a halted chain serves nobody
         run.step(promote, found.moves)
+    run.step(scale_target, run.step(plan_scaling, found))
     as_planned(lambda number: send_users(run, found, number))
     for handover in found.handovers:
         run.step(hand_over.named(handover.provider), handover)

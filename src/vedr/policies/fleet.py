@@ -29,6 +29,10 @@ SCALED: Final = MappingProxyType[str, WorkloadKind](
 )
 
 
+FAILOVER_REPLICAS: Final = MappingProxyType({"virtengine-fullnode": 5, "provider-daemon": 3, "api-gateway": 4})
+"""VirtEngine's plan for RB-DR-003."""
+
+
 class SshHost(Frozen):
     """A machine, and what runs on it: the site's units, each with its systemd name there."""
 
@@ -84,6 +88,10 @@ class Cluster(Frozen):
     scaled: dict[KubernetesName, WorkloadKind] = Field(
         default_factory=lambda: dict(SCALED),
         description="workloads whose replicas a region failover raises; no unit is one of them",
+    )
+    failover_replicas: dict[KubernetesName, Annotated[int, Field(ge=0, le=100)]] = Field(
+        default_factory=lambda: dict(FAILOVER_REPLICAS),
+        description="of those, while they serve for a place that is lost; what has more keeps that",
     )
 
     @model_validator(mode="after")
