@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from vedr.chain.sign_state import Hrs
+from vedr.errors import NotFoundError
 
 Way = Literal["signer killed", "node killed", "signer frozen", "node frozen", "zone cut", "planned"]
 WAYS: Final[tuple[Way, ...]] = get_args(Way)
@@ -57,22 +58,36 @@ def draw(
         seats: All of them.
         holders: The signer that holds each validator's key now.
         signing_zones: The zone of every validator's present signer, also of those that sign from files.
+
+    Raises:
+        NotFoundError: no key can go anywhere.
     """
+    able = {name: _possible(name, seats, holders, signing_zones) for name in sorted(holders)}
+    if not any(able.values()):
+        raise NotFoundError("no standby is free", remedy="Give the lab's validators more standbys.")
+    cases = able[chance.choice([name for name, cases in able.items() if cases])]
+    home, away = [case for case in cases if case.new.is_home], [case for case in cases if not case.new.is_home]
+    if home and (not away or chance.random() < GOING_HOME):
+        return home[0]
+    way = chance.choice(sorted({case.way for case in away}))
+    return chance.choice([case for case in away if case.way == way])
+
+
+def _possible(
+    validator: str, seats: Sequence[Seat], holders: Mapping[str, str], signing_zones: Sequence[str]
+) -> list[Case]:
     by_name = {seat.signer: seat for seat in seats}
-    validator = chance.choice(sorted(holders))
-    old = by_name[holders[validator]]
-    home = next(seat for seat in seats if seat.validator == validator and seat.is_home)
-    if not old.is_home and chance.random() < GOING_HOME:
-        return Case(validator, "planned", old, home)
-    way = chance.choice([way for way in WAYS if way != "zone cut" or signing_zones.count(old.zone) == 1])
-    busy = {by_name[holder].node for holder in holders.values()}
-    free = [
-        seat
-        for seat in seats
-        if seat.validator == validator and not seat.is_home and seat.node not in busy
-        if way != "zone cut" or seat.zone != old.zone
+    old, busy = by_name[holders[validator]], {by_name[holder].node for holder in holders.values()}
+    others = [seat for seat in seats if seat.validator == validator and seat != old]
+    home = [Case(validator, "planned", old, seat) for seat in others if seat.is_home]
+    away = [
+        Case(validator, way, old, seat)
+        for seat in others
+        if not seat.is_home and seat.node not in busy
+        for way in WAYS
+        if way != "zone cut" or (seat.zone != old.zone and signing_zones.count(old.zone) == 1)
     ]
-    return Case(validator, way, old, chance.choice(free)) if free else Case(validator, "planned", old, home)
+    return home + away
 
 
 # --- what the signers say
