@@ -1,6 +1,8 @@
 """Restoring from three regions in memory: what is fetched is what was backed up; the old data is kept until then."""
 
+import errno
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,29 @@ def test_a_full_disk_is_met_before_anything_is_fetched(world: Any, monkeypatch: 
         world.restored(home)
     assert world.stores["us-east"].faults.seen["get"] == gets + 1  # the manifest
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("around_cache", [True, False], ids=["around the cache", "through the cache"])
+def test_parts_of_every_size_come_back_whatever_the_file_system_can(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch, around_cache: bool
+) -> None:
+    world, chance = make_world(key=bytes(range(32))), random.Random(3)
+    world.write("application.db/000001.ldb", chance.randbytes(4096) * 4096 + chance.randbytes(300_001))
+    world.write("application.db/000002.ldb", chance.randbytes(262_145))
+    world.back_up()
+
+    def opened(path: Any, flags: int, mode: int = 0o777, **more: Any) -> int:
+        if flags & os.O_DIRECT:
+            tried.append(path)
+            if not around_cache:
+                raise OSError(errno.EINVAL, "no direct writes here")
+        return real(path, flags, mode, **more)
+
+    tried: list[Path] = []
+    real = os.open
+    monkeypatch.setattr(os, "open", opened)
+    assert world.restored() == world.content()
+    assert tried
 
 
 def test_too_little_room_is_refused_at_once(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
