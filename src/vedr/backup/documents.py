@@ -7,11 +7,13 @@ import datetime as dt
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from vedr.errors import CorruptError
 from vedr.signature import Json
 
+MAX_PATH_BYTES: Final = 3072  # Linux takes 4096 with the folder that it is put under
+MAX_NAME_BYTES: Final = 255  # of a file or folder, on ext4 and XFS
 _HEX256 = re.compile(r"^[0-9a-f]{64}$")
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -138,7 +140,7 @@ class Reader:
 
 
 def is_inside(path: str) -> bool:
-    """Relative, normal, without `..`, NUL or control characters."""
+    """Relative, normal, without `..`, NUL or control characters, and of a length that a file system takes."""
     return (
         bool(path)
         and path.isprintable()
@@ -146,4 +148,6 @@ def is_inside(path: str) -> bool:
         and not path.startswith("/")
         and ".." not in path.split("/")
         and path != "."
+        and len(path.encode()) <= MAX_PATH_BYTES
+        and all(len(part.encode()) <= MAX_NAME_BYTES for part in path.split("/"))
     )

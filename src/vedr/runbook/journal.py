@@ -215,7 +215,7 @@ class Journal:
                 f"run {run_id}: entry {len(chain)} is missing or damaged in too many regions, but {last_seq} exists",
                 remedy="Bring back a region that holds it, then `vedr ledger heal`; else treat it as tampered with.",
             )
-        return Recorded(run_id, tuple(chain), unsettled, *self._differences(run_id, chain, copies))
+        return Recorded(run_id, tuple(chain), unsettled, *self._differences(run_id, chain, copies, last_seq))
 
     def _decided(self, run_id: RunId, chain: list[Sealed], copies: Mapping[int, Copies]) -> Sealed | None:
         seq = len(chain)
@@ -244,7 +244,7 @@ class Journal:
         return genuine
 
     def _differences(
-        self, run_id: RunId, chain: list[Sealed], copies: Mapping[int, Copies]
+        self, run_id: RunId, chain: list[Sealed], copies: Mapping[int, Copies], last_seq: int
     ) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...], tuple[str, ...]]:
         lagging: dict[str, tuple[int, ...]] = {}
         superseded, damage = [], []
@@ -263,7 +263,7 @@ class Journal:
                 if decided and data != decided and decided not in held.alternates.get(region, ()):
                     lacking.append(region)
                     lagging[region] = (*lagging[region], seq)
-            if decided and seq < len(chain) - 1 and len(self.replicas.regions) - len(lacking) < self.replicas.majority:
+            if decided and seq < last_seq and len(self.replicas.regions) - len(lacking) < self.replicas.majority:
                 damage.append(
                     f"run {run_id} entry {seq}: {' and '.join(lacking)} lost it, which had to be in a majority"
                 )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vedr.errors import InvalidInputError
 from vedr.ledger import Entry
 from vedr.signature import Json
 
@@ -86,7 +87,7 @@ class Forecast:
 def measure(entries: Sequence[Entry]) -> Timing:
     """The timing of a run that has at least its `opened` entry."""
     opened = entries[0].payload
-    detected_at = dt.datetime.fromisoformat(_text(opened, "detected_at"))
+    detected_at = _detected(entries[0])
     planned = opened.get("steps")
     plan = [item for item in planned if isinstance(item, dict)] if isinstance(planned, list) else []
     rows = {_text(item, "key"): _Row(_text(item, "title"), _number(item, "budget_ms")) for item in plan}
@@ -106,6 +107,7 @@ def measure(entries: Sequence[Entry]) -> Timing:
                 running = rows[_text(entry.payload, "step")]
                 running.state = "running"
             case "step_completed" | "step_failed":
+                rows = _with(rows, _text(entry.payload, "step"), entry.payload)
                 running = rows[_text(entry.payload, "step")]
                 running.attempts = _number(entry.payload, "attempts")
                 running.took_ms = _number(entry.payload, "took_ms")
@@ -226,6 +228,19 @@ def medians(closings: Iterable[Mapping[str, Json]]) -> dict[str, int]:
 
 def millis(span: dt.timedelta) -> int:
     return round(span / dt.timedelta(milliseconds=1))
+
+
+def _detected(opened: Entry) -> dt.datetime:
+    try:
+        found = dt.datetime.fromisoformat(_text(opened.payload, "detected_at"))
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise InvalidInputError(
+            f"run {opened.run_id}: its first entry tells no time of detection",
+            remedy=f"Look at it: vedr ledger show {opened.run_id}; another program's key may have signed it.",
+        )
+    return found
 
 
 def _text(payload: Mapping[str, Json], key: str) -> str:

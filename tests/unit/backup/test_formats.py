@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from vedr.backup import layout
+from vedr.backup.documents import is_inside
 from vedr.backup.layout import ObjectName, Source
 from vedr.backup.manifest import VerifiedManifest, open_manifest
 from vedr.backup.sealing import HEADER, Codec
@@ -190,3 +191,10 @@ def test_keys_parse_back(world: Any) -> None:
     assert layout.parse_object_key(layout.object_key(source, epoch, name)) == (epoch, name)
     assert layout.parse_object_key(layout.ObjectKey("us-east/state/e/x")) is None
     assert layout.document_id(layout.ObjectKey("us-east/state/m/README")) is None
+
+
+@pytest.mark.parametrize("path", ["x" * 256, "a/" + "ö" * 128, "/".join(["x" * 200] * 16)])
+def test_a_path_that_no_file_system_takes_is_not_inside_a_snapshot(path: str) -> None:
+    """Signed by another version, or nonsense: a restore would end in an error of the system."""
+    assert not is_inside(path)
+    assert is_inside(path[:100])

@@ -168,6 +168,19 @@ def test_any_one_byte_edit_in_any_region_is_found(world: World, region: str, seq
     journal.verify()
 
 
+def test_a_tail_that_a_majority_lost_is_found_though_one_region_still_holds_it(world: World) -> None:
+    """Whoever wrote the last entry had seen the one before it in a majority: that is not a writer that died."""
+    writer = world.journal().open(RUN, "RB-DR-001", {})
+    for n in range(3):
+        writer.append("note", {"n": n})
+    settled(world, 3)
+    for region in ("us-east", "ap-south"):
+        for seq in (2, 3):
+            world.put(region, key(seq), None)
+    with pytest.raises(VerificationFailedError, match=r"entry 2: .* lost it, which had to be in a majority"):
+        world.journal().verify(RUN)
+
+
 def test_an_edit_in_a_majority_of_regions_is_found(world: World) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {})
     writer.append("closed", {})

@@ -32,6 +32,19 @@ OPENED: dict[str, Json] = {
 }
 
 
+@pytest.mark.parametrize("told", ["yesterday", "2026-02-14T12:00:00", 7, None])
+def test_a_run_that_tells_no_time_of_detection_is_refused(told: Json) -> None:
+    with pytest.raises(InvalidInputError, match="no time of detection"):
+        measure(history((0, "opened", {**OPENED, "detected_at": told})))
+
+
+def test_the_end_of_a_step_that_never_began_is_a_row_of_its_own() -> None:
+    measured = measure(
+        history((0, "opened", OPENED), (9, "step_completed", {"step": "z", "took_ms": 9, "attempts": 1}))
+    )
+    assert [(row.key, row.state) for row in measured.rows][-1] == ("z", "completed")
+
+
 def test_every_second_from_detection_is_accounted_for_once() -> None:
     measured = measure(
         history(
