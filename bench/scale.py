@@ -32,6 +32,7 @@ from vedr.adapters.memory_store import MemoryStore
 from vedr.adapters.secrets_memory import MemoryVault
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.backup import retention
+from vedr.inventory import Signing
 from vedr.readiness.finding import Finding
 from vedr.readiness.ports import BucketState, Ports
 from vedr.readiness.registry import CHECKS
@@ -119,9 +120,7 @@ def measured(folder: Path, shape: Shape) -> tuple[str, bool]:
     runs, made = timed(lambda: _fill(simulated))
     print(f"made {SNAPSHOTS} snapshots and {runs} runs in {made.wall_s:.0f} s", file=sys.stderr, flush=True)
     with serving(simulated.fleet):
-        findings, validation = timed(
-            lambda: validate(CHECKS, simulated.ports, simulated.fleet.site.checks)
-        )
+        findings, validation = timed(lambda: validate(CHECKS, simulated.ports, simulated.fleet.site.checks))
     report = timed(lambda: _report(simulated, folder / "reports"))[1]
     with simulated.opened() as opened:
         origin = simulated.fleet.site.regions_by_priority[0]
