@@ -17,8 +17,10 @@ PORT_BASE ?=
 VENV := .venv/bin
 VEDR := $(VENV)/vedr
 GO := $(shell command -v go 2>/dev/null || echo $(CURDIR)/build/go/go/bin/go)
-GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 
+# the same flags for building, vetting and testing: Go's cache keeps what other flags compiled apart, all of CometBFT again
+export CGO_ENABLED := 0
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath -buildvcs=false)
 # compiled once and kept: the tests and the lab start hundreds of processes, and each would compile the program anew
 export PYTHONDONTWRITEBYTECODE :=
 export VEDR_BIN := $(CURDIR)/build/bin
@@ -46,13 +48,13 @@ build: bootstrap build/bin/.lab build/bin/.s3
 build/bin/.lab: $(shell find deployments/lab -name '*.go' -not -name '*_test.go') deployments/lab/go.mod deployments/lab/go.sum
 	@echo "· building the lab's programs"
 	@mkdir -p build/bin
-	@cd deployments/lab && $(GO_BUILD) -o $(VEDR_BIN)/ ./cmd/...
+	@cd deployments/lab && $(GO) build -o $(VEDR_BIN)/ ./cmd/...
 	@touch $@
 
 build/bin/.s3: $(shell find deployments/s3 -name '*.go' -not -name '*_test.go') deployments/s3/go.mod deployments/s3/go.sum
 	@echo "· building the S3 server"
 	@mkdir -p build/bin
-	@cd deployments/s3 && $(GO_BUILD) -o $(VEDR_BIN)/labs3 .
+	@cd deployments/s3 && $(GO) build -o $(VEDR_BIN)/labs3 .
 	@touch $@
 
 test: build lint gotest pytest
