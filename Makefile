@@ -13,6 +13,7 @@ SHELL := /bin/bash
 LAB ?= lab
 NETWORK ?=
 PORT_BASE ?=
+WORKERS ?= 0
 
 VENV := .venv/bin
 VEDR := $(VENV)/vedr
@@ -69,8 +70,12 @@ gotest: build
 	cd deployments/lab && $(GO) vet ./... && $(GO) test ./...
 	cd deployments/s3 && $(GO) vet ./... && $(GO) test ./...
 
+# WORKERS=2 shares out the test files among as many processes; networks that stay up for their tests run alone, in order
 pytest: build
-	PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/pytest
+	@export PATH="$(CURDIR)/$(VENV):$$PATH" failed=0; \
+	pytest --numprocesses $(WORKERS) --dist loadfile tests/unit tests/properties tests/contract tests/faults tests/flows || failed=1; \
+	pytest tests/chain tests/lab || failed=1; \
+	exit $$failed
 
 lock: bootstrap
 	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/pip-compile --quiet --no-header --no-annotate --strip-extras --allow-unsafe \
