@@ -196,7 +196,8 @@ def newest_proofs(repository: Repository, origin: str, kind: str) -> dict[Snapsh
     record that is good in no region counts as a failure: it may have been one.
     """
     records: dict[SnapshotId, dict[tuple[dt.datetime, int], list[bool]]] = {}
-    answers = repository.in_every_region(lambda store: list(_records(repository, store, origin, kind)))
+    opened: dict[tuple[ObjectKey, bytes], bool | None] = {}  # regions hold the same bytes: their signature is read once
+    answers = repository.in_every_region(lambda store: list(_records(repository, store, origin, kind, opened)))
     for answer in answers.values():
         for place, passed in [] if isinstance(answer, VedrError) else answer:
             verdicts = records.setdefault(place.snapshot, {}).setdefault((place.at, place.depth), [])
@@ -215,16 +216,25 @@ def newest_proofs(repository: Repository, origin: str, kind: str) -> dict[Snapsh
     return proofs
 
 
-def _records(repository: Repository, store: ObjectStore, origin: str, kind: str) -> Iterator[tuple[Proof, bool | None]]:
+def _records(
+    repository: Repository,
+    store: ObjectStore,
+    origin: str,
+    kind: str,
+    opened: "dict[tuple[ObjectKey, bytes], bool | None]",
+) -> Iterator[tuple[Proof, bool | None]]:
     """Every record of a region: what its key says it is of, and whether it passed; None where it is not that."""
     for entry in store.list(f"{origin}/{kind}/v/"):
         place = _place(entry.key)
         if place is None:
             continue
-        try:
-            yield place, _passed(repository, store.get(entry.key), place, f"verification record {entry.key}")
-        except (CorruptError, VerificationFailedError):
-            yield place, None
+        copy = entry.key, store.get(entry.key)
+        if copy not in opened:
+            try:
+                opened[copy] = _passed(repository, copy[1], place, f"verification record {entry.key}")
+            except (CorruptError, VerificationFailedError):
+                opened[copy] = None
+        yield place, opened[copy]
 
 
 def _place(key: ObjectKey) -> Proof | None:
