@@ -16,7 +16,7 @@ import killed_run
 from failover_world import LOST, World, paper_site
 
 from flows import failback, failovers
-from tasks import binding, failover_orders, outages, relocating, returning, serving
+from tasks import binding, failover_orders, outages, relocating, returning, scaling, serving
 from tasks.failover_orders import Failback, RegionFailover, ZoneFailover
 from vedr.adapters.site import OpenSite
 from vedr.errors import VedrError
@@ -61,7 +61,7 @@ def put_in_place(world: World, opened: OpenSite) -> None:
     def open_site(_: object) -> Iterator[OpenSite]:
         yield opened
 
-    for module in (binding, outages, relocating, returning, serving, failback):
+    for module in (binding, outages, relocating, returning, scaling, serving, failback):
         vars(module)["open_site"] = open_site
     for module in (outages, relocating, returning, serving):
         vars(module)["answers_http"] = world.answers_http
