@@ -11,7 +11,6 @@ is full is met before content is fetched.  Leaves out: where the folder goes nex
 
 import errno
 import hashlib
-import mmap
 import os
 import queue
 import threading
@@ -186,14 +185,14 @@ class _Memory:
     __slots__ = ("_pages",)
 
     def __init__(self) -> None:
-        self._pages = mmap.mmap(-1, PART_BYTES)
+        self._pages = fresh_room(PART_BYTES)
 
     def room(self, length_bytes: int) -> memoryview:
-        return memoryview(self._pages)[:length_bytes] if length_bytes <= PART_BYTES else fresh_room(length_bytes)
+        return self._pages[:length_bytes] if length_bytes <= PART_BYTES else fresh_room(length_bytes)
 
     def blocks(self, content: memoryview, begins: int, length_bytes: int) -> int:
         """How many bytes of the run can be written in whole blocks; none where it stands elsewhere."""
-        if content.obj is not self._pages or begins % BLOCK_BYTES or length_bytes < DIRECT_FROM_BYTES:
+        if content.obj is not self._pages.obj or begins % BLOCK_BYTES or length_bytes < DIRECT_FROM_BYTES:
             return 0
         return length_bytes - length_bytes % BLOCK_BYTES
 

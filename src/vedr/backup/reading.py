@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from vedr.backup.layout import ObjectName
 from vedr.backup.manifest import Extent, FileEntry, Manifest, ObjectEntry
-from vedr.backup.sealing import PART_BYTES, Codec
+from vedr.backup.sealing import PART_BYTES, Codec, fresh_room
 from vedr.backup.tree import LocalFile, Tree
 from vedr.backup.upload import Uploader
 from vedr.errors import RefusedError, UnavailableError
@@ -162,7 +162,7 @@ class Reading:
         """This thread's own, used again for each part."""
         buffer: memoryview | None = getattr(self._buffers, "view", None)
         if buffer is None:
-            buffer = memoryview(bytearray(PART_BYTES))
+            buffer = fresh_room(PART_BYTES)
             self._buffers.view = buffer
         return buffer
 

@@ -13,6 +13,7 @@ Leaves out: hiding sizes and the number of objects.
 
 import hashlib
 import hmac
+import mmap
 import os
 import struct
 import threading
@@ -46,6 +47,7 @@ PARAMETERS: Final = zstandard.ZstdCompressionParameters(
 )  # fmt: skip
 """Tables are dense: keys and offsets repeat, the rest does not.  Long matches found in a table of 128 KiB, which stays
 in the CPU's own cache, gave twice the speed of level -1 at a better ratio (docs/decisions/sealing-cost.md)."""
+PAGED_FROM_BYTES: Final = 64 * 1024
 SAMPLE_BYTES: Final = 64 * 1024
 WORTH_IT: Final = 0.97  # store as it is unless this much smaller: restoring is then a plain copy
 
@@ -56,7 +58,10 @@ Room = Callable[[int], memoryview]
 
 
 def fresh_room(length_bytes: int) -> memoryview:
-    return memoryview(bytearray(length_bytes))
+    """A large one begins at a page and takes memory only as far as it is used, which a bytearray does not."""
+    if length_bytes < PAGED_FROM_BYTES:
+        return memoryview(bytearray(length_bytes))
+    return memoryview(mmap.mmap(-1, length_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 @dataclass(frozen=True, slots=True)
