@@ -218,7 +218,8 @@ def take_back(ctx: Ctx, _: Any) -> str:
     """Starts what the fault ended; keys that a failover moved stay where they are."""
     with open_site(ctx.order.site) as opened:
         aimed = next(one for one in _recorded(opened, ctx.run_id) if one.act.runbook == ctx.named)
-        started = _start(opened, aimed, providers=True)
+        started: list[str] = []
+        _start(opened, aimed, started, providers=True)
     left = f"; if keys were moved: vedr run failback --place {aimed.act.target}" if aimed.act.failback else ""
     return f"started {', '.join(started) or 'nothing: all of it runs'}{left}"
 
@@ -278,32 +279,45 @@ def respond(ctx: Ctx, aimed: Aimed, injected: Injected) -> Answer:
 @step(title="Bring everything home", budget_s=10 * MINUTE_S, cannot_undo="it is the way back")
 def bring_home(ctx: Ctx, aimed: Aimed, answer: Answer) -> Home:
     """Starts what the fault ended, takes home what the failover moved, and waits for the steady state."""
+    started: list[str] = []
+    left: list[str] = []
+    errors: list[str] = []
+
+    def attempt(what: Callable[[], object]) -> None:
+        """Whatever goes wrong, the rest of the way is gone as well; what the last look finds is what counts."""
+        try:
+            what()
+        except VedrError as error:
+            ctx.say(error.message)
+            errors.append(error.message)
+
+    back: Answer | None = None
     with open_site(ctx.order.site) as opened:
-        started = _start(opened, aimed, providers=not aimed.act.failback)
-        _await(ctx, opened, aimed, _not_level)
-        _wake_validators(ctx, opened, aimed)
-        back = None
+        attempt(lambda: _start(opened, aimed, started, providers=not aimed.act.failback))
+        attempt(lambda: _await(ctx, opened, aimed, _not_level))
+        attempt(lambda: _wake_validators(ctx, opened, aimed))
         if aimed.act.failback and answer.outcome not in ("refused", "not run"):
-            back = perform(
-                ctx, FAILBACK, {"site": ctx.order.site, "place": aimed.act.target}, f"home/{aimed.act.target}"
-            )
-        started += _start(opened, aimed, providers=True)
-        problems = _await(ctx, opened, aimed, _not_steady)
-    if back is not None and back.problem:
-        problems = (back.problem, *problems)
+            place = {"site": ctx.order.site, "place": aimed.act.target}
+            back = perform(ctx, FAILBACK, place, f"home/{aimed.act.target}")
+        attempt(lambda: _start(opened, aimed, started, providers=True))
+        errors_before = len(errors)
+        attempt(lambda: left.extend(_await(ctx, opened, aimed, _not_steady)))
+    if left or len(errors) > errors_before:
+        left += errors
+    problems = tuple(dict.fromkeys([*([back.problem] if back and back.problem else []), *left]))
     for problem in problems:
         ctx.say(f"left: {problem}")
-    return Home(started, back, problems)
+    return Home(tuple(started), back, problems)
 
 
-def _start(opened: OpenSite, aimed: Aimed, *, providers: bool) -> tuple[str, ...]:
+def _start(opened: OpenSite, aimed: Aimed, started: list[str], *, providers: bool) -> None:
     """What ran before and does not: a provider only when nobody serves with its state any more."""
     kept = set() if providers else {provider.unit for provider in opened.site.providers}
     known = unit_states(opened)
     running = {one.unit for zone in {unit.zone for unit in aimed.units} for one in opened.faults.running(zone)}
     down = [one for one in aimed.units if known.get(one.unit) != RUNNING and one.unit not in running | kept]
     opened.faults.start(down)
-    return tuple(one.unit for one in down)
+    started += [one.unit for one in down]
 
 
 def _wake_validators(ctx: Ctx, opened: OpenSite, aimed: Aimed) -> None:

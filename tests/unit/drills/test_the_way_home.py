@@ -1,0 +1,64 @@
+"""The way home goes on whatever goes wrong on it, and what the last look finds is what counts."""
+
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasks import drills
+from tasks.drills import Aimed, Answer, Home, bring_home
+from vedr.drills.scenario import Act
+from vedr.drills.targets import Radius
+from vedr.errors import UnavailableError
+
+FAILED = Answer("inc-20260214-031500-k3x9", "RB-DR-002", "failed", 0, 2000, met=False, error="no way back")
+BACK = Answer("run-20260214-031500-k3x9", "failback", "completed", 1000, 2000, met=True, error="")
+ZONE = Aimed(
+    Act("RB-DR-002", "zone", "us-east-1b", "killed", failback=True), (), Radius("zone us-east-1b", 10, 6, False, "")
+)
+
+
+def away(*_: Any, **__: Any) -> Any:
+    raise UnavailableError("the supervisor of us-east-1b does not answer", remedy="Wait.")
+
+
+def come_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, last: tuple[str, ...], answer: Answer = FAILED
+) -> tuple[Home, list[str]]:
+    done: list[str] = []
+    monkeypatch.setattr(drills, "open_site", lambda _: contextlib.nullcontext(SimpleNamespace()))
+    monkeypatch.setattr(drills, "_start", away)
+    monkeypatch.setattr(drills, "_wake_validators", away)
+    monkeypatch.setattr(
+        drills, "_await", lambda _ctx, _opened, _aimed, question: done.append(question.__name__) or last
+    )
+    monkeypatch.setattr(drills, "perform", lambda _ctx, runbook, _fields, _what: done.append(runbook) or BACK)
+    ctx: Any = SimpleNamespace(order=SimpleNamespace(site=str(tmp_path)), say=done.append)
+    return bring_home.fn(ctx, ZONE, answer), done
+
+
+def test_a_failover_that_failed_is_taken_home_although_nothing_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home, done = come_home(monkeypatch, tmp_path, last=("full-0 does not answer in sync",))
+    assert "failback" in done
+    assert home.failback == BACK
+    assert home.problems == ("full-0 does not answer in sync", "the supervisor of us-east-1b does not answer")
+
+
+def test_what_went_wrong_on_the_way_is_no_problem_when_the_site_is_steady_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home, _ = come_home(monkeypatch, tmp_path, last=())
+    assert not home.problems
+
+
+def test_a_failover_that_was_refused_moved_nothing_and_nothing_is_taken_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refused = Answer("", "RB-DR-002", "refused", 0, 0, met=False, error="it serves")
+    home, done = come_home(monkeypatch, tmp_path, last=(), answer=refused)
+    assert "failback" not in done
+    assert home.failback is None
