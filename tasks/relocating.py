@@ -39,6 +39,7 @@ from vedr.runbook.steps import Context, Retry, step
 ACT: Final = Retry(attempts=3, delay_s=2.0)
 HOLD_LIMIT_S: Final = 60.0  # until the standby's signer was asked for a signature, and holds the registers
 SERVE_LIMIT_S: Final = 30.0
+MOST_STARTS: Final = 3  # of a signer that ends: a register that was slow at its first look is not its token's loss
 
 Ctx = Context[Order]
 
@@ -140,7 +141,7 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
     appointed = appoint(opened.registers, known, signer.name, run_id=ctx.run_id, at=utc_now())  # (1)
     ctx.say(f"{signer.name} is to hold the key of {validator.name} (appointment {appointed.seq})")
     opened.fleet.start(signer.unit, node.zone)  # (2)
-    check_signer = _ends_once(opened, signer)
+    check_signer = _restarted(opened, signer)
     let_wait(ctx, opened, node, signer.listen, check_signer=check_signer)  # (3)
     last: list[Content] = []
 
@@ -160,19 +161,19 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
     return Promoted(validator.name, signer.name, node.name, str(last[0].position), appointed.seq, took_ms)
 
 
-def _ends_once(opened: OpenSite, signer: RemoteSigner) -> Callable[[], None]:
-    """Starts it again when it has ended by itself, and the second time raises VerificationFailedError."""
-    zone, has_ended = opened.site.node(signer.node).zone, False
+def _restarted(opened: OpenSite, signer: RemoteSigner) -> Callable[[], None]:
+    """Starts it again when it has ended by itself; VerificationFailedError when that was its last start."""
+    zone, starts = opened.site.node(signer.node).zone, 1
 
     def check() -> None:
-        nonlocal has_ended
+        nonlocal starts
         if opened.fleet.status(signer.unit, zone).state != "failed":
             return
-        if has_ended:
+        if starts == MOST_STARTS:
             raise VerificationFailedError(
                 f"{signer.name} ends by itself", remedy=f"See the log of {signer.unit} in {zone}; vedr hsm check."
             )
-        has_ended = True
+        starts += 1
         opened.fleet.start(signer.unit, zone)
 
     return check
