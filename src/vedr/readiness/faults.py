@@ -78,7 +78,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         "all full nodes of eu-west and ap-south frozen: they are there, and answer nothing",
         (
             Shown("state-sync-endpoints", "could not run", "fullnode-eu-west-0", "RB-DR-001"),
-            Shown("topology", "failed", "eu-west: 0 of 2 full nodes", "RB-DR-001"),
+            Shown("topology", "failed", "eu-west: 0 of 2 full nodes", "an HSM replica elsewhere"),
         ),
     ),
     Fault(
