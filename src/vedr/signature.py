@@ -29,6 +29,14 @@ def canonical_json(value: Json) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def summed_json(document: dict[str, Json]) -> bytes:
+    """Canonical JSON with one more member, `sum`: the SHA-256 of the document without it.
+
+    For objects that are replaced too often to be signed: a flipped digit is damage then, and no lower number.
+    """
+    return canonical_json({**document, "sum": hashlib.sha256(canonical_json(document)).hexdigest()})
+
+
 class Signer:
     """Holds one Ed25519 private key; shows only its public half."""
 

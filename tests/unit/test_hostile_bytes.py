@@ -97,22 +97,23 @@ CANONICAL: Final = {"register": of_register(), "appointment": of_appointment(), 
 
 
 @pytest.mark.parametrize("name", CANONICAL)
-def test_a_changed_object_is_damage_or_says_exactly_what_its_bytes_say(name: str) -> None:
+def test_a_changed_object_is_damage(name: str) -> None:
     whole, again = CANONICAL[name]
     assert again(whole) == whole
     for data in (*flips(whole), *cuts(whole), *(whole + bytes([extra]) for extra in range(256))):
         found = tried(lambda data=data: again(data))
-        assert found == data or (isinstance(found, CorruptError) and found.remedy)
+        assert isinstance(found, CorruptError)
+        assert found.remedy
 
 
 @pytest.mark.parametrize("name", CANONICAL)
-def test_an_object_edited_by_grammar_is_damage_or_says_exactly_what_its_bytes_say(name: str) -> None:
+def test_an_object_edited_by_grammar_is_damage(name: str) -> None:
     whole, again = CANONICAL[name]
     for seed in range(EDITS):
         document = edit(random.Random(seed), json.loads(whole))
         edited = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         found = tried(lambda edited=edited: again(edited))
-        assert found == edited or (isinstance(found, CorruptError) and found.remedy)
+        assert edited == whole or isinstance(found, CorruptError)
 
 
 def test_a_changed_sign_state_file_is_refused_or_is_a_whole_state() -> None:

@@ -27,18 +27,18 @@ from vedr.chain.register_regions import Regions
 from vedr.errors import ConflictError, CorruptError, InvalidInputError, UnavailableError
 from vedr.ledger import RunId, parse_run_id
 from vedr.ports import ObjectKey, Registers, Tagged
-from vedr.signature import Json, canonical_json
+from vedr.signature import Json, summed_json
 
 FORMAT: Final = "vedr-signer-appointment/1"
 ROOT: Final = "signer-appointment"
 NOBODY: Final = "nobody"
 """Appointed when a key must never sign again (RB-DR-005): no signer has this name."""
-MAX_BYTES: Final = 2048  # the longest that is written has under 400
+MAX_BYTES: Final = 2048  # the longest that is written has under 500
 APPOINT_DEADLINE_S: Final = 8.0
 LOOK_DEADLINE_S: Final = 5.0
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")  # no "/": in the register it ends the name
-_TEXTS: Final = {"format", "chain", "address", "name", "run_id", "at"}
+_TEXTS: Final = {"format", "chain", "address", "name", "run_id", "at", "sum"}
 _DAMAGED: Final = "Find out who wrote it, and appoint again: that replaces it."
 
 
@@ -77,7 +77,7 @@ def key_of(validator: Validator) -> ObjectKey:
 
 def encode(validator: Validator, appointment: Appointment) -> bytes:
     """The object's bytes, canonical."""
-    return canonical_json(
+    return summed_json(
         {
             "format": FORMAT,
             "chain": validator.chain_id,

@@ -42,14 +42,14 @@ from vedr.chain.sign_state import MAX_STEP, Hrs
 from vedr.errors import ConflictError, CorruptError, InvalidInputError
 from vedr.inventory import Height
 from vedr.ports import ObjectKey
-from vedr.signature import Json, canonical_json
+from vedr.signature import Json, summed_json
 
 Epoch = NewType("Epoch", int)
 """Grows with every take-over; 0 is the register's founding, which nobody holds."""
 
 FORMAT: Final = "vedr-sign-state-register/1"
 ROOT: Final = "sign-state"
-MAX_BYTES: Final = 2048  # the longest that is written has under 500
+MAX_BYTES: Final = 2048  # the longest that is written has under 600
 MAX_INT64: Final = 2**63 - 1
 MAX_INT32: Final = 2**31 - 1
 NOBODY: Final = ""
@@ -60,7 +60,7 @@ _CHAIN: Final = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,49}$")
 _HOLDER: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/#@-]{0,127}$")
 _DIGEST: Final = re.compile(r"^[0-9a-f]{64}$")
 _NUMBERS: Final = {"epoch": MAX_INT64, "height": MAX_INT64, "round": MAX_INT32, "step": MAX_STEP}
-_TEXTS: Final = {"format", "chain", "address", "holder", "digest"}
+_TEXTS: Final = {"format", "chain", "address", "holder", "digest", "sum"}
 _DAMAGED: Final = (
     "Keep the bucket's versions and find out who wrote it; the next take-over writes the region again from the others."
 )
@@ -162,7 +162,7 @@ def check_claim(epoch: int, holder: str) -> None:
 def encode(validator: Validator, content: Content) -> bytes:
     """The object's bytes: canonical JSON, so that one content has one form."""
     position = content.position
-    return canonical_json(
+    return summed_json(
         {
             "format": FORMAT,
             "chain": validator.chain_id,

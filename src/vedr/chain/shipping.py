@@ -27,7 +27,7 @@ from vedr.chain.wire import INT32_MAX, INT64_MAX
 from vedr.errors import CorruptError
 from vedr.inventory import Height
 from vedr.ports import ObjectKey, Tagged
-from vedr.signature import Json, canonical_json
+from vedr.signature import Json, summed_json
 
 FORMAT: Final = "vedr-shipped-sign-state/1"
 MAX_BYTES: Final = 16 * 1024  # FilePV's file has under 1 KiB
@@ -35,7 +35,7 @@ US_PER_S: Final = 1_000_000
 LAG_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _DAMAGED: Final = "Keep the bucket's versions and find out who wrote it; the shipper replaces it with the file's state."
 _NUMBERS: Final = {"changed_us": INT64_MAX, "height": INT64_MAX, "round": INT32_MAX, "step": MAX_STEP}
-_TEXTS: Final = {"format", "chain", "address", "source", "signature", "signbytes"}
+_TEXTS: Final = {"format", "chain", "address", "source", "signature", "signbytes", "sum"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def key_of(validator: Validator) -> ObjectKey:
 def encode(validator: Validator, shipped: Shipped) -> bytes:
     """The object's bytes, canonical."""
     state = shipped.state
-    return canonical_json(
+    return summed_json(
         {
             "format": FORMAT,
             "chain": validator.chain_id,
