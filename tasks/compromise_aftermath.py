@@ -17,7 +17,7 @@ from tasks.signing import guard, start_guarded
 from vedr.adapters.site import OpenSite, open_site
 from vedr.backup.repository import put_once
 from vedr.chain import quorum
-from vedr.chain.rpc import ChainRpc
+from vedr.chain.rpc import ChainRpc, signing_lately
 from vedr.custody import compromise, key_backup_store
 from vedr.custody.compromise import Item, SigningAudit, Window
 from vedr.custody.key_backup import make_bundle
@@ -110,7 +110,7 @@ def _power_without(opened: OpenSite, node: Node) -> str:
     witness = references(opened, node)[0]
     height = witness.status.latest_height
     powers = quorum.map_power(opened.site, witness.rpc.validators(height))
-    online = quorum.online_addresses(witness.rpc.commit(height).commit)
+    online = signing_lately(witness.rpc, height)
     return str(quorum.assess(powers, online, losing=[quorum.Domain("node", node.name)]))
 
 

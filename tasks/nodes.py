@@ -24,6 +24,7 @@ from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.backup import restore
 from vedr.chain import quorum, state_sync, sync
 from vedr.chain.light import VerifiedHeader
+from vedr.chain.rpc import signing_lately
 from vedr.errors import CorruptError, DeadlineError, UnavailableError, VedrError
 from vedr.failover import node_failure
 from vedr.failover.node_failure import Choice, Evidence, Judgement, Symptom, Way
@@ -119,9 +120,8 @@ def assess_consensus(ctx: Ctx) -> Impact:
         node = opened.site.node(ctx.order.node)
         witness = references(opened, node)[0]
         height = witness.status.latest_height
-        commit = witness.rpc.commit(height).commit
         powers = quorum.map_power(opened.site, witness.rpc.validators(height))
-        impact = quorum.assess(powers, quorum.online_addresses(commit), losing=[quorum.Domain("node", node.name)])
+        impact = quorum.assess(powers, signing_lately(witness.rpc, height), losing=[quorum.Domain("node", node.name)])
     ctx.say(str(impact))
     return Impact(str(impact), impact.online, impact.needed, impact.total, impact.halted)
 

@@ -19,6 +19,7 @@ from vedr.chain import quorum
 from vedr.chain.appointment import NOBODY, appointed
 from vedr.chain.quorum import OUTSIDE, Domain
 from vedr.chain.register import Content, Validator
+from vedr.chain.rpc import signing_lately
 from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover import outage, relocation
 from vedr.failover.outage import Outage, Sight
@@ -101,7 +102,7 @@ def situation_of(opened: OpenSite, seen: Iterable[Seen], *, lost: Domain | None)
     witness = max(nodes, key=lambda one: one.status.latest_height)
     height = witness.status.latest_height
     powers = quorum.map_power(site, witness.rpc.validators(height))
-    online = quorum.online_addresses(witness.rpc.commit(height).commit)
+    online = signing_lately(witness.rpc, height)
     holders = holders_of(opened)
     names = {bytes.fromhex(node.address): node.name for node in site.nodes if node.address}
     signing = {names[address] for address in online if address in names}

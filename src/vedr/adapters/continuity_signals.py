@@ -13,7 +13,8 @@ import httpx
 
 from vedr.adapters.probing import SiteProber
 from vedr.adapters.site import OpenSite
-from vedr.chain.quorum import map_power, online_addresses
+from vedr.chain.quorum import map_power
+from vedr.chain.rpc import signing_lately
 from vedr.continuity.sighting import Seen, Tip, Way, signals_of
 from vedr.continuity.signals import Signals
 from vedr.errors import NotFoundError, UnavailableError, VedrError
@@ -61,7 +62,7 @@ def _tip(opened: OpenSite, answers: Sequence[Answer]) -> Tip:
             why = error.message
             continue
         at = dt.datetime.fromtimestamp(signed.header.time_ns / _NS_PER_S, dt.UTC)
-        return Tip(at, powers, online_addresses(signed.commit))
+        return Tip(at, powers, signing_lately(rpc, signed.header.height))
     raise UnavailableError(why, remedy="Look at the nodes' RPC from this host.")
 
 

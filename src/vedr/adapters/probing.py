@@ -13,8 +13,8 @@ from typing import Final
 import httpx
 
 from vedr.adapters.rpc import HttpChainRpc
-from vedr.chain.quorum import map_power, online_addresses
-from vedr.chain.rpc import ChainRpc
+from vedr.chain.quorum import map_power
+from vedr.chain.rpc import ChainRpc, signing_lately
 from vedr.errors import NotFoundError, UnavailableError, VedrError
 from vedr.failover.controller import Chain
 from vedr.failover.health import Answer, Service, services_of
@@ -150,7 +150,7 @@ class ChainProbe:
         age_s = self._clock().timestamp() - signed.header.time_ns / _NS_PER_S
         return Chain(
             powers=map_power(self._site, rpc.validators(height)),
-            online=online_addresses(signed.commit),
+            online=signing_lately(rpc, height),
             height=int(height),
             moves=age_s <= max(STILL_BLOCKS * self._site.chain.block_time_s, LEAST_STILL_S),
         )

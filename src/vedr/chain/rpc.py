@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from vedr.chain.block import ADDRESS_BYTES, HASH_BYTES, Header, SignedHeader, Validator, ValidatorSet
+from vedr.chain.quorum import online_addresses
 from vedr.chain.wire import Value
-from vedr.errors import CorruptError
+from vedr.errors import CorruptError, NotFoundError
 from vedr.inventory import Height
 
 VoteKind = Literal["prevote", "precommit"]
+ONLINE_COMMITS: Final = 3  # one late vote is not an absence
 MAX_HEADERS_A_CALL: Final = 20  # rpc/core/blocks.go: /blockchain gives no more
 
 
@@ -318,3 +320,17 @@ def join_genesis(chunks: Sequence[Value]) -> bytes:
         if chunk["chunk"].int64() != index or chunk["total"].int64() != len(chunks):
             raise CorruptError(f"{chunk.path}: not chunk {index} of {len(chunks)}", remedy="Ask another node.")
     return b"".join(chunk["data"].base64() for chunk in chunks)
+
+
+def signing_lately(source: HeaderSource, height: Height) -> frozenset[bytes]:
+    """Who took part in one of the newest commits, by address; heights that the node has pruned are passed over.
+
+    A node keeps the commit of its newest block as it stood when two thirds were there: what came later is not in it.
+    """
+    online: set[bytes] = set()
+    for back in range(min(ONLINE_COMMITS, height)):
+        try:
+            online |= online_addresses(source.commit(Height(height - back)).commit)
+        except NotFoundError:
+            break
+    return frozenset(online)

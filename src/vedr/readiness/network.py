@@ -11,11 +11,11 @@ from functools import partial
 from typing import Final
 
 from vedr.chain import quorum
-from vedr.chain.block import SignedHeader, ValidatorSet
+from vedr.chain.block import ValidatorSet
 from vedr.chain.light import VerifiedHeader
-from vedr.chain.rpc import ChainRpc, NetInfo, Status
+from vedr.chain.rpc import ChainRpc, NetInfo, Status, signing_lately
 from vedr.errors import VerificationFailedError
-from vedr.inventory import Dns, Node, Site
+from vedr.inventory import Dns, Height, Node, Site
 from vedr.policies.checks import Checks
 from vedr.readiness.ages import duration
 from vedr.readiness.examining import examine
@@ -80,7 +80,7 @@ def _judge_node(name: str, status: Status, behind: int, age_s: float, policy: Ch
 
 
 def _consensus(site: Site, rpc: Rpc, answers: Mapping[str, Answer[Status]], policy: Checks) -> Part:
-    """Who took part in the newest commit, asked of the first node that is at the tip."""
+    """Who took part in the newest commits, asked of the first node that is at the tip."""
     best = max(
         (node for node in site.nodes if answers[node.name].error is None),
         key=lambda node: answers[node.name].get().latest_height,
@@ -89,15 +89,17 @@ def _consensus(site: Site, rpc: Rpc, answers: Mapping[str, Answer[Status]], poli
     if best is None:
         return Part("consensus", "could not run", "no node answers", "Bring nodes back first.")
     source = rpc(best)
-    signed = source.commit()
-    return judge_consensus(site, signed, source.validators(signed.header.height), policy)
+    height = answers[best.name].get().latest_height
+    return judge_consensus(site, height, signing_lately(source, height), source.validators(height), policy)
 
 
-def judge_consensus(site: Site, signed: SignedHeader, validators: ValidatorSet, policy: Checks) -> Part:
-    """Pure: the power that signed the commit against the least."""
-    impact = quorum.assess(quorum.map_power(site, validators), quorum.online_addresses(signed.commit))
+def judge_consensus(
+    site: Site, height: Height, online: frozenset[bytes], validators: ValidatorSet, policy: Checks
+) -> Part:
+    """Pure: the power that signed up to this height against the least."""
+    impact = quorum.assess(quorum.map_power(site, validators), online)
     share = impact.online / impact.total
-    seen = f"{share:.0%} of the power signed {signed.header.height}"
+    seen = f"{share:.0%} of the power signed at {height}"
     if share < policy.min_power_online:
         return Part("consensus", "failed", seen, "Bring validators back: see vedr lab status, then RB-DR-001 or 003.")
     if impact.online < impact.total:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from vedr.chain.block import ValidatorSet
-from vedr.chain.quorum import map_power, online_addresses
+from vedr.chain.quorum import map_power
 from vedr.chain.register import Validator
 from vedr.chain.register_holding import SignStateRegister
-from vedr.chain.rpc import ChainRpc, Status
+from vedr.chain.rpc import ChainRpc, Status, signing_lately
 from vedr.chain.verification import LightBlock, check_commit, check_itself
 from vedr.chain.wire import to_datetime
 from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
@@ -32,7 +32,6 @@ from vedr.ports import Registers
 from vedr.readiness.topology import Audit, audit
 
 SOURCES: Final = 2
-ONLINE_COMMITS: Final = 3  # one late vote is not an absence
 STILL_BLOCK_TIMES: Final = 10  # a chain whose newest block is older (and older than clocks may differ) stands still
 MAX_ASKED_AT_ONCE: Final = 32
 REGISTER_DEADLINE_S: Final = 2.0  # as long as a node has to answer; a region that is down takes all of it
@@ -98,7 +97,7 @@ def observe(opened: Opened, *, clock: Callable[[], dt.datetime]) -> LiveFacts:
     block = _agreed(rpcs, height, site.chain.chain_id)  # (3)
     age_s = clock().timestamp() - block.header.time_ns / 1e9
     moving = age_s < site.chain.max_clock_drift_s + STILL_BLOCK_TIMES * site.chain.block_time_s
-    online = _signing(rpcs[0], height) if moving else _voting(rpcs, block, site, frozenset(statuses))  # (4)
+    online = signing_lately(rpcs[0], height) if moving else _voting(rpcs, block, site, frozenset(statuses))  # (4)
     return LiveFacts(
         height=height,
         block_time=to_datetime(block.header.time_ns),
@@ -156,17 +155,6 @@ def _agreed(rpcs: Sequence[ChainRpc], height: Height, chain_id: str) -> LightBlo
             remedy="Trust neither: one is on a fork.  Compare with a third node, and raise an incident.",
         )
     return blocks[0]
-
-
-def _signing(rpc: ChainRpc, height: Height) -> frozenset[bytes]:
-    """Who took part in one of the newest commits; heights that the node has pruned are passed over."""
-    online: set[bytes] = set()
-    for back in range(min(ONLINE_COMMITS, height)):
-        try:
-            online |= online_addresses(rpc.commit(Height(height - back)).commit)
-        except NotFoundError:
-            break
-    return frozenset(online)
 
 
 def _voting(rpcs: Sequence[ChainRpc], block: LightBlock, site: Site, answering: frozenset[str]) -> frozenset[bytes]:

@@ -74,6 +74,15 @@ def test_validators_that_do_not_sign_warn_until_too_much_power_is_gone(net: Net,
     assert (verdict.status, "of the power signed" in verdict.observed) == (status, True), verdict
 
 
+def test_a_vote_that_came_after_the_newest_commit_was_complete_is_no_absence(net: Net) -> None:
+    chain = chainmaker.make_chain(
+        LENGTH, lambda _height: FIVE, signers_at=lambda height: range(1, 6) if height < LENGTH else range(1, 5)
+    )
+    for node in net.nodes.values():
+        node.blocks = chain
+    assert net.health_of_nodes().status == "passed"
+
+
 def test_with_no_node_answering_nothing_passes(net: Net) -> None:
     for node in net.nodes.values():
         node.down = True
