@@ -28,6 +28,8 @@ from vedr.errors import VedrError
 from vedr.lab.settings import load_plan, read_settings
 from vedr.runbook.timing import Timing, measure
 
+WAYS_OF_A_ZONE: Final[tuple[Way, ...]] = ("killed", "cut")  # the others ask what a region takes with it
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -47,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="lab", help="the running lab")
     parser.add_argument("--places", nargs="*", default=[], help="zones and regions; default: all")
-    parser.add_argument("--ways", nargs="*", choices=get_args(Way), default=["killed", "cut"])
+    parser.add_argument("--ways", nargs="*", choices=get_args(Way), default=get_args(Way))
     parser.add_argument("--write", type=Path, help="a Markdown file whose part between the marks is replaced")
     asked = parser.parse_args()
     os.environ["VEDR_SITE"] = asked.name
@@ -60,7 +62,7 @@ def main() -> None:
             provider_state_backup.RUNBOOK.perform(RegionJob(region=region, even_if_fresh=True))
         print("\n".join(HEAD), flush=True)
         for place in places:
-            for way in asked.ways:
+            for way in (one for one in asked.ways if place in plan.regions or one in WAYS_OF_A_ZONE):
                 rows.append(lose(lab, place, way))
                 print(line(rows[-1]), flush=True)
                 if asked.write:
