@@ -26,8 +26,9 @@ from tasks.drills_evidence import with_evidence
 from tasks.drills_orders import Drill, FullDrill, NodeDrill, RegionDrill, Rehearsal, ZoneDrill, rehearses
 from tasks.drills_tabletop import Tabletop, record_tabletop
 from vedr.drills.rehearsal import Tried
-from vedr.drills.scenario import HOME_S, REHEARSAL_ID, REHEARSAL_TITLE, SCENARIOS, TABLETOP_ID, Scenario
+from vedr.drills.scenario import HOME_S, REHEARSAL_TITLE, SCENARIOS, Scenario
 from vedr.errors import ConflictError, RefusedError
+from vedr.readiness.drill_schedule import REHEARSAL_ID, TABLETOP_ID
 from vedr.runbook.run import Outcome, Run
 from vedr.runbook.steps import AnyStep, Runbook
 from vedr.targets import HOUR_S, RUNBOOK_RTO_S

@@ -16,6 +16,7 @@ from vedr.adapters.continuity_standing import Look, Told, keep, look
 from vedr.adapters.site import open_site
 from vedr.continuity.functions import FUNCTIONS
 from vedr.ledger import RunId
+from vedr.readiness.rounds import BCP_STATUS, tell_round
 
 ARTIFACT: Final = "bcp-status"
 EVENT: Final = "vedr.continuity.level"
@@ -45,6 +46,7 @@ def look_at_plan(site_name: str = "") -> Looked:
     with open_site(site_name or None) as opened:
         seen = look(opened)
         told = keep(opened, seen)
+        tell_round(opened.journal, BCP_STATUS)
         name = opened.site.name
     if told.recorded:
         _show(name, seen, told)

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from tasks.failover_orders import Place
 from tasks.orders import OneLine
-from vedr.drills.scenario import Cadence
 from vedr.inventory import load_site
+from vedr.readiness.drill_schedule import Cadence
 from vedr.runbook.order import Order
 
 Form = Literal["as the site allows", "disruptive", "non-disruptive"]

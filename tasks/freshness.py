@@ -9,7 +9,8 @@ Leaves out: when jobs are due and what past runs came to (vedr.readiness.schedul
 from tasks.orders import RegionJob
 from vedr.adapters.site import open_site
 from vedr.ledger import RunId
-from vedr.readiness.schedule import PastRun, crons, past_runs, period
+from vedr.readiness.run_times import period
+from vedr.readiness.schedule import PastRun, crons, past_runs
 from vedr.runbook.journal import Journal
 from vedr.runbook.steps import Context, Retry, step
 

@@ -6,7 +6,8 @@
 4. A scheduled job whose newest completed run is older than its last due time, and a grace, was missed.  It is reported
    and not started: the schedule's next run does the work, and a storm after an outage helps nobody.
 
-Findings become events, and one closed run of the ledger; when there are none, nothing is written.
+Findings become events, and one closed run of the ledger; when there are none, nothing is written but once an hour that
+a round was made (vedr.readiness.rounds).
 Leaves out: the cure of what it finds.
 """
 
@@ -26,7 +27,9 @@ from tasks.reconcile import Correction, recent_runs, reconcile
 from vedr.adapters.site import open_site
 from vedr.inventory import Site
 from vedr.ledger import RunId
-from vedr.readiness.schedule import crons, last_due, newest_good, opened_at
+from vedr.readiness.rounds import WATCHDOG, tell_round
+from vedr.readiness.run_times import last_due, opened_at
+from vedr.readiness.schedule import crons, newest_good
 from vedr.runbook.journal import Journal
 from vedr.runbook.order import new_run_id
 from vedr.signature import Json
@@ -90,6 +93,7 @@ def watch_over(site: Site, journal: Journal, client: SyncPrefectClient, *, own_f
     reaped = reap(client, known | {own_flow_run}, journal.clock())
     missed = find_missed(journal, crons(site), tuple(site.regions))
     found = Watched(corrected, reaped, missed, None)
+    tell_round(journal, WATCHDOG)
     return found if found.quiet else _report(journal, found)
 
 

@@ -127,6 +127,7 @@ class Schedule(Frozen):
     keys: Cron = "0 2 * * *"
     validation: Cron = "0 6 * * *"
     snapshot_verify: Cron = "0 5 * * *"
+    failover_watch: Cron = "*/15 * * * *"
     drill_weekly: Cron = "0 3 * * 0"
     drill_monthly: Cron = "0 4 1 * *"
     drill_quarterly: Cron = "0 4 8 1,4,7,10 *"  # not on the 1st: the monthly one would keep it from running

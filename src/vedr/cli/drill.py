@@ -16,11 +16,12 @@ from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
 from vedr.cli.plans import plan_document, print_plan
 from vedr.cli.run import Watcher, find_runbook, make_order
-from vedr.drills.scenario import REHEARSAL_ID, SCENARIOS, Cadence, Scenario
+from vedr.drills.scenario import SCENARIOS, Scenario
 from vedr.drills.tabletop import Quarter, page
 from vedr.errors import InvalidInputError, RefusedError, VedrError, VerificationFailedError
 from vedr.ledger import Entry, RunId, parse_run_id
-from vedr.readiness.schedule import LOOK_BACK_RUNS, last_due, opened_at
+from vedr.readiness.drill_schedule import REHEARSAL_ID, REHEARSALS_A_YEAR, Cadence, stands_for
+from vedr.readiness.run_times import last_due, opened_at
 from vedr.reports.binder import Binder
 from vedr.reports.drill_bundle import DRILL, Bundle, make_bundle
 from vedr.runbook.journal import Journal
@@ -245,10 +246,8 @@ def _row(opened: OpenSite, scenario: Scenario) -> dict[str, Json]:
 def _newest(journal: Journal, scenario: Scenario) -> RunId | None:
     """Of its own runs, and of the non-disruptive ones in its place."""
     found = list(journal.runs_of(scenario.runbook)[-1:])
-    for run_id in reversed(journal.runs_of(REHEARSAL_ID)[-LOOK_BACK_RUNS:]):
-        entries = journal.read(run_id).entries
-        order = entries[0].payload.get("order") if entries else None
-        if isinstance(order, dict) and order.get("cadence") == scenario.cadence:
+    for run_id in reversed(journal.runs_of(REHEARSAL_ID)[-REHEARSALS_A_YEAR:]):
+        if stands_for(journal.read(run_id).entries) == scenario.cadence:
             found.append(run_id)
             break
     return max(found, key=opened_at, default=None)

@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from vedr.chain.quorum import Domain, DomainKind
 from vedr.inventory import Site
+from vedr.readiness.drill_schedule import Cadence, drill_crons
 from vedr.targets import HOUR_S, MINUTE_S, RunbookId
 
-Cadence = Literal["weekly", "monthly", "quarterly", "annual"]
 Fault = Literal["killed", "killed, its database damaged", "killed, its disk lost", "its p2p key suspected"]
 
 
@@ -43,13 +43,7 @@ class Scenario:
 
     def cron(self, site: Site) -> str:
         """When it is due, UTC."""
-        plan = site.schedule
-        return {
-            "weekly": plan.drill_weekly,
-            "monthly": plan.drill_monthly,
-            "quarterly": plan.drill_quarterly,
-            "annual": plan.drill_annual,
-        }[self.cadence]
+        return drill_crons(site)[self.cadence]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +88,4 @@ HOME_S: Final[Mapping[DomainKind, int]] = MappingProxyType(
     {"node": 10 * MINUTE_S, "zone": 20 * MINUTE_S, "region": HOUR_S}
 )
 """How long bringing it home may take: starting, catching up, and the failback."""
-REHEARSAL_ID: Final = "drill-rehearsal"
-"""The non-disruptive form, whichever drill it stands for."""
 REHEARSAL_TITLE: Final = "non-disruptive drill"
-TABLETOP_ID: Final = "drill-tabletop"

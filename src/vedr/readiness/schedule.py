@@ -1,31 +1,40 @@
-"""Scheduled jobs, by the ledger: when they were due, what their runs came to, and which did not happen.
+"""Everything that is scheduled, by the ledger: when it was due, what its runs came to, and what did not happen.
 
-Guarantees: a run counts for a due time only when the ledger holds it as completed, or at work, after that; what can't
-be read does not count.  Nothing here needs the orchestrator, whose schedules are what is in doubt.
+1. Jobs of each region (backups and their proof): a run that completed, or is at work, since it was due.
+2. Looks at the whole site (daily validation, watch after failovers): a run since it was due, whatever it found.
+3. Rounds that leave nothing while all is well: one that was told of within the hour (vedr.readiness.rounds).
+4. Drills: one that was passed, or is at work, since it was due (vedr.readiness.drill_schedule).
+
+Guarantees: what can't be read does not count.  Nothing here needs the orchestrator, whose schedules are what is in
+doubt.
 Leaves out: starting what was missed.
 """
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
-
-from cronsim import CronSim
 
 from vedr.errors import VedrError
 from vedr.inventory import Site
 from vedr.ledger import Entry, RunId
 from vedr.policies.checks import Checks
 from vedr.readiness.ages import duration
+from vedr.readiness.drill_schedule import judge_drills, judge_tabletop
 from vedr.readiness.finding import Part, Verdict, combine, look_at
+from vedr.readiness.rounds import ROUNDS, judge_rounds
+from vedr.readiness.run_times import last_due, opened_at
 from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import is_quiet
 
 LOOK_BACK_RUNS: Final = 30  # newest runs of a job that are looked at, over all regions
+LOOK_BACK_PER_REGION: Final = 3  # or so many of each region, where there are many
 VALIDATION: Final = "daily-validation"
+FAILOVER_WATCH: Final = "failover-watch"
 LOOKING: Final = "find_fresh"  # the step of tasks.freshness by which a run finds another one fresh, and ends
+_EXPECTED: Final = "a run of all that is scheduled since it was last due, every drill passed since it was due"
 EVERYWHERE: Final = ""  # the region of a job that runs once for the whole site
-_RUN_ID_TIME: Final = slice(4, 19)  # inc-YYYYMMDD-HHMMSS-xxxx
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +61,23 @@ def crons(site: Site) -> dict[str, str]:
     }
 
 
-def period(cron: str, now: dt.datetime) -> dt.timedelta:
-    """The time between the next two runs."""
-    times = CronSim(cron, now)
-    first = next(times)
-    return next(times) - first
+def looks(site: Site) -> dict[str, str]:
+    """Cron expression of each look at the whole site, by its runbook's id."""
+    return {VALIDATION: site.schedule.validation, FAILOVER_WATCH: site.schedule.failover_watch}
 
 
-def last_due(cron: str, before: dt.datetime) -> dt.datetime:
-    """The newest time at or before `before` that the expression names, UTC."""
-    times = CronSim(cron, before + dt.timedelta(minutes=1), reverse=True)  # it leaves out its own starting minute
-    return next(due for due in times if due <= before)
+def past_runs(
+    journal: Journal, job: str, *, since: dt.datetime | None = None, at_most: int = LOOK_BACK_RUNS
+) -> Iterator[PastRun]:
+    """The newest runs of a job, newest first, read one by one as they are asked for; unreadable ones are left out.
 
-
-def opened_at(run_id: RunId) -> dt.datetime:
-    """When a run was opened, which its id says."""
-    return dt.datetime.strptime(run_id[_RUN_ID_TIME], "%Y%m%d-%H%M%S").replace(tzinfo=dt.UTC)
-
-
-def past_runs(journal: Journal, job: str, *, since: dt.datetime | None = None) -> Iterator[PastRun]:
-    """The newest runs of a job, newest first, read one by one as they are asked for; unreadable ones are left out."""
-    for run_id in reversed(journal.runs_of(job)[-LOOK_BACK_RUNS:]):
+    Args:
+        journal: The site's ledger.
+        job: A runbook's id.
+        since: When the oldest of them was opened; without it they are `at_most` so many.
+        at_most: See `since`.
+    """
+    for run_id in reversed(journal.runs_of(job)[-at_most if since is None else 0 :]):
         if since is not None and opened_at(run_id) < since:
             return
         try:
@@ -97,7 +102,7 @@ def past_runs(journal: Journal, job: str, *, since: dt.datetime | None = None) -
 def newest_good(journal: Journal, job: str, regions: Sequence[str]) -> dict[str, PastRun]:
     """By region, the newest run that completed, also by finding another one fresh, or is at work."""
     newest: dict[str, PastRun] = {}
-    for past in past_runs(journal, job):
+    for past in past_runs(journal, job, at_most=max(LOOK_BACK_RUNS, LOOK_BACK_PER_REGION * len(regions))):
         if past.at_work or past.completed:
             newest.setdefault(past.region, past)
         if newest.keys() >= set(regions):
@@ -109,21 +114,27 @@ def newest_good(journal: Journal, job: str, regions: Sequence[str]) -> dict[str,
 
 
 def schedule_adherence(site: Site, journal: Journal, policy: Checks, now: dt.datetime) -> Verdict:
-    """Every job ran in every region since it was last due, and yesterday's validation did as well."""
-    parts: list[Part] = []
+    """Everything that was due happened: jobs in every region, looks at the site, rounds, drills."""
     before = now - dt.timedelta(seconds=policy.grace_s)
     since = next((opened_at(run_id) for run_id in journal.runs()), None)
+    if since is None:
+        return combine(
+            [],
+            expected=_EXPECTED,
+            nothing="No job ever ran here: deploy the schedules (prefect deploy --all) and start the workers.",
+        )
+    parts: list[Part] = []
     for job, cron in crons(site).items():
         good = newest_good(journal, job, tuple(site.regions))
         ended = {region: good[region].last.time if region in good else None for region in site.regions}
         parts += judge_job(job, last_due(cron, before), ended, since=since, now=now)
-    parts.append(look_at(VALIDATION, lambda: _validation(site, journal, before, since)))
-    return combine(
-        parts if since is not None else [],
-        expected="a completed run of every job in every region since it was last due",
-        nothing="No job ever ran here: deploy the schedules (prefect deploy --all) and start the workers.",
-        summary=f"{len(parts)} schedules kept",
-    )
+    for look, cron in looks(site).items():
+        parts.append(look_at(look, partial(_judge_look, journal, look, last_due(cron, before), since)))
+    for job in ROUNDS:
+        parts.append(look_at(job, partial(judge_rounds, journal, job, policy.grace_s, since=since, now=now)))
+    parts += judge_drills(site, journal, before, since=since, now=now)
+    parts.append(look_at("drill-tabletop", partial(judge_tabletop, journal, since=since, now=now)))
+    return combine(parts, expected=_EXPECTED, nothing="", summary=f"{len(parts)} schedules kept")
 
 
 def judge_job(
@@ -149,13 +160,12 @@ def judge_job(
     return parts
 
 
-def _validation(site: Site, journal: Journal, before: dt.datetime, since: dt.datetime | None) -> Part:
+def _judge_look(journal: Journal, look: str, due: dt.datetime, since: dt.datetime) -> Part:
     """It happened, whatever it found; on a site younger than its last due time nothing was missed."""
-    due = last_due(site.schedule.validation, before)
-    newest = next((run_id for run_id in reversed(journal.runs_of(VALIDATION))), None)
+    newest = next(reversed(journal.runs_of(look)), None)
     if newest is not None and opened_at(newest) >= due:
-        return Part(VALIDATION, "passed", f"ran {opened_at(newest):%Y-%m-%d %H:%M} UTC")
-    if since is None or due <= since:
-        return Part(VALIDATION, "passed", "not due yet on a site this young")
-    remedy = "Look at its deployment and worker (pool ops); run it: vedr run daily-validation."
-    return Part(VALIDATION, "failed", f"missed {due:%Y-%m-%d %H:%M} UTC", remedy)
+        return Part(look, "passed", f"ran {opened_at(newest):%Y-%m-%d %H:%M} UTC")
+    if due <= since:
+        return Part(look, "passed", "not due yet on a site this young")
+    remedy = f"Look at its deployment and worker (pool ops); run it: vedr run {look}."
+    return Part(look, "failed", f"missed {due:%Y-%m-%d %H:%M} UTC", remedy)

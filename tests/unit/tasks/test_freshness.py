@@ -20,7 +20,8 @@ from vedr.errors import UnavailableError
 from vedr.ledger import RunId
 from vedr.policies.names import RegionName
 from vedr.ports import ObjectKey
-from vedr.readiness.schedule import LOOKING, last_due, opened_at, past_runs, period
+from vedr.readiness.run_times import last_due, opened_at, period
+from vedr.readiness.schedule import LOOKING, past_runs
 from vedr.runbook.journal import Journal
 from vedr.runbook.opening import opened_run
 from vedr.runbook.run import Outcome
