@@ -165,11 +165,18 @@ class Signer:
         signature = self._use_key(verdict.mark.sign_bytes)  # (3)
         done = replace(verdict.mark, signature=signature)
         try:
-            write_sign_state(self._state_file, done.to_file())  # (4)
+            kept = write_sign_state(self._state_file, done.to_file())  # (4)
         except (OSError, VedrError) as error:
             raise NotSignedError(
                 Reason.STATE_NOT_WRITTEN, f"the sign-state file cannot be written: {type(error).__name__}"
             ) from error
+        if kept.hrs > done.hrs:  # it is never lowered: somebody else on this host went further with the key
+            self._last = Mark.of_file(kept)
+            raise NotSignedError(
+                Reason.STATE_NOT_WRITTEN,
+                f"the sign-state file says {kept}, above {done}: another process on this host signs with this key",
+                remedy="Find it and stop it: a validator node with the key's file, or a second signer.",
+            )
         self._last = done
         return signature
 

@@ -8,8 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from signer_world import CHAIN_ID, NIL, NOON_NS, OTHER_BLOCK, World, precommit, prevote, proposal
 
-from vedr.chain.sign_state import read_sign_state
+from vedr.chain.sign_state import SignState, read_sign_state, write_sign_state
 from vedr.errors import ConflictError, RefusedError, UnavailableError
+from vedr.inventory import Height
 from vedr.signer.canonical import extension_sign_bytes, sign_bytes
 from vedr.signer.messages import PingRequest, Proposal, PublicKeyRequest, Vote, ping_response, public_key_response
 from vedr.signer.protobuf import Message
@@ -60,6 +61,14 @@ def test_what_cannot_be_stored_is_not_answered_and_later_signed_as_it_was(world:
     assert "conflicting data" in world.refusal(prevote(block=OTHER_BLOCK))
     world.state_file.rmdir()
     verify(world, world.signature(prevote()), sign_bytes(prevote(), CHAIN_ID))
+
+
+def test_what_is_below_this_hosts_own_file_is_never_answered(world: World) -> None:
+    write_sign_state(world.state_file, SignState(Height(9), 0, 3))  # a node with the key's file, beside this signer
+    assert "says 9/0/3, above 5/0/2" in world.refusal(prevote(5))
+    assert refusals(world, Reason.STATE_NOT_WRITTEN) == 1
+    assert "height regression" in world.refusal(prevote(8))
+    assert world.key.asked == 1
 
 
 def test_a_try_that_the_registers_may_hold_binds_to_its_content(world: World) -> None:
