@@ -262,12 +262,19 @@ _PROPOSE_STEP: Final = 1
 
 
 def parse_consensus_state(value: Value) -> ConsensusState:
-    """`/dump_consensus_state`.  CorruptError when a vote is not of the set, so that none can be overlooked."""
+    """`/dump_consensus_state`.
+
+    CorruptError when a vote is not of the set, or a list of votes is missing or not as long as the set: CometBFT tells
+    every round and, for each validator, its vote or that there is none.  So none can be overlooked.
+    """
     state = value["round_state"]
     height, current = Height(state["height"].int64(low=1)), state["round"].int32()
     validators = _validator_set(state["validators"])
     votes: list[SeenVote] = []
-    for round_votes in state["votes"].items():
+    rounds = tuple(state["votes"].items())
+    if not rounds:
+        raise state["votes"].wrong("the votes of one round at least")
+    for round_votes in rounds:
         for kind in ("prevotes", "precommits"):
             votes += _votes(round_votes[kind], validators)
     if state["last_commit"].present():
@@ -292,8 +299,10 @@ def _validator_set(value: Value) -> ValidatorSet:
 
 
 def _votes(listed: Value, validators: ValidatorSet) -> list[SeenVote]:
-    votes = []
-    for item in listed.items():
+    votes, items = [], tuple(listed.items())
+    if len(items) != len(validators.validators):
+        raise listed.wrong(f"{len(validators.validators)} votes, one a validator")
+    for item in items:
         if item.text() == _NO_VOTE:
             continue
         match = _VOTE.fullmatch(item.text())

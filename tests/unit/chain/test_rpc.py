@@ -59,13 +59,32 @@ def test_real_votes_are_read_with_their_whole_address() -> None:
     assert state.votes_of(committed[0].address)[-1] == committed[0]
 
 
+NONE = ["nil-Vote"] * 4
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (("votes",), None),
+        (("votes",), []),
+        (("votes", 0, "prevotes"), None),
+        (("votes", 0, "precommits"), NONE[1:]),
+        (("last_commit", "votes"), None),
+        (("last_commit", "votes"), [*NONE, "nil-Vote"]),
+    ],
+)
+def test_votes_that_a_node_does_not_tell_are_an_error_not_none(place: tuple[str | int, ...], told: object) -> None:
+    with pytest.raises(CorruptError):
+        rpc.parse_consensus_state(changed("consensus_state", told, "round_state", *place))
+
+
 def test_prevotes_votes_for_nil_and_proposals_are_seen() -> None:
     document = copy.deepcopy(REAL["consensus_state"])
     state = document["round_state"]
     first = state["validators"]["validators"][0]["address"]
     state["votes"] = [
-        {"round": 0, "prevotes": [_vote(first, 9, 0, "PREVOTE", "0" * 12)], "precommits": ["nil-Vote"]},
-        {"round": 1, "prevotes": ["nil-Vote"], "precommits": [_vote(first, 9, 1, "PRECOMMIT", "AB" * 6)]},
+        {"round": 0, "prevotes": [_vote(first, 9, 0, "PREVOTE", "0" * 12), *NONE[1:]], "precommits": NONE},
+        {"round": 1, "prevotes": NONE, "precommits": [_vote(first, 9, 1, "PRECOMMIT", "AB" * 6), *NONE[1:]]},
     ]
     state["last_commit"] = None
     state["proposal"] = {"height": "9", "round": 1}
