@@ -461,12 +461,12 @@ def observe_votes(
 
 
 def _last_committed(survivor: ChainRpc, address: bytes, tip: Height, lookback: int) -> list[Hrs]:
-    """The newest precommit of the validator among the last commits, if any."""
+    """The newest precommit of the validator among the last commits that the survivor has, if any."""
     for height in range(tip, max(tip - lookback, 0), -1):
         try:
             commit = survivor.commit(Height(height)).commit
-        except NotFoundError:
-            return []
+        except NotFoundError:  # not yet made there, some blocks below the tip, or pruned
+            continue
         if _signed(commit, address):
             return [(commit.height, commit.round, 3)]
     return []

@@ -253,6 +253,11 @@ def test_without_votes_the_last_commit_with_a_signature_counts() -> None:
     assert observe_votes(fenced, tip_of(fenced, 80), [survivor("a", pruned)]).highest is None
 
 
+def test_the_commits_of_a_survivor_some_blocks_behind_the_tip_count_too() -> None:
+    fenced = proof()
+    assert observe_votes(fenced, tip_of(fenced, 33), [survivor("a", tip=31)]).highest == (FENCED_AT, 0, 3)
+
+
 def test_no_survivor_is_a_failure() -> None:
     fenced = proof()
     for survivors in ([], [survivor("a", down=True)]):
