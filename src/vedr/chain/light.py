@@ -5,7 +5,8 @@ trust level of trusted power and more than 2/3 of its own, and when at least one
 A check that could not run is a failure.  Leaves out: punishing liars (the evidence is in `DivergenceError`).
 
 How `LightClient.verified_header(height)` works:
-    (1) A remembered header of that height is the answer: it was verified when it was fresh.
+    (1) A remembered header of that height is the answer: it was verified when it was fresh.  But nothing is answered
+        while what is remembered contradicts an anchor: one of the two histories is false.
     (2) The first source that answers is the primary; the others are witnesses.
     (3) The start is the highest remembered header at or below the height that has not expired; else the anchor.
     (4) Above the start: verify the target directly; when too little trusted power signed it, verify the middle first
@@ -131,9 +132,12 @@ class LightClient:
         """The header of that height; waits when the chain has not made it yet.
 
         Raises:
+            InvalidInputError: there is no such height.
             VerificationFailedError: it did not verify or could not be checked; DivergenceError: nodes disagree.
         """
-        if (known := self._store.load().get(height)) is not None:  # (1)
+        if height < 1:
+            raise InvalidInputError(f"there is no header {height}", remedy="Heights begin at 1.")
+        if (known := self._remembered().get(height)) is not None:  # (1)
             return _sealed(known)
         return self._through_a_primary(lambda primary: self._verified(primary, height))
 
@@ -159,8 +163,8 @@ class LightClient:
 
     def _verified(self, primary: HeaderSource, wanted: Height | None) -> VerifiedHeader:
         status = self._checked_status(primary)
-        height = wanted or status.latest_height
-        remembered = self._store.load()
+        height = status.latest_height if wanted is None else wanted
+        remembered = self._remembered()
         if height in remembered:
             return _sealed(remembered[height])
         start = self._start(primary, remembered, height)  # (3)
@@ -171,6 +175,20 @@ class LightClient:
         self._cross_check(primary, status.node_id, target)  # (6)
         self._store.remember(target.header)  # (7)
         return _sealed(target.header)
+
+    def _remembered(self) -> Mapping[Height, Header]:
+        """What was verified before; VerificationFailedError when an anchor says otherwise."""
+        remembered = self._store.load()
+        for anchor in (*self._site_anchor(), *self._later):
+            known = remembered.get(anchor.height)
+            if known is not None and known.hash() != anchor.hash:
+                raise VerificationFailedError(
+                    f"header {anchor.height} is remembered as {known.hash().hex().upper()}, the anchor says "
+                    f"{anchor.hash.hex().upper()}",
+                    remedy="Find out from two sources that you trust which one is the chain's.  If the anchor is: move "
+                    f"{self._store.path} aside, and trust nothing that was verified with it.",
+                )
+        return remembered
 
     def _checked_status(self, source: HeaderSource) -> Status:
         status = source.status()

@@ -279,6 +279,21 @@ def test_an_anchor_of_another_hash_is_refused(client: MakeClient) -> None:
         client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), trust_height=5, trust_hash="AB" * 32).verified_tip()
 
 
+def test_an_anchor_that_contradicts_what_is_remembered_stops_everything(client: MakeClient) -> None:
+    nodes = MadeNode("a", CHAIN), MadeNode("b", CHAIN)
+    client(*nodes).verified_header(Height(50))
+    corrected = {"trust_height": 50, "trust_hash": "AB" * 32}  # people found that what was believed is a fork
+    for light_client in (client(*nodes, **corrected), client(*nodes, later=[Anchor(Height(50), b"\xab" * 32)])):
+        for verify in (lambda one: one.verified_header(Height(50)), LightClient.verified_tip):
+            with pytest.raises(VerificationFailedError, match=r"header 50 is remembered as .* the anchor says ABAB"):
+                verify(light_client)
+
+
+def test_there_is_no_header_zero_and_the_tip_is_not_given_in_its_place(client: MakeClient) -> None:
+    with pytest.raises(InvalidInputError, match="no header 0"):
+        client(MadeNode("a", CHAIN), MadeNode("b", CHAIN)).verified_header(Height(0))
+
+
 def test_genesis_of_other_validators_is_refused(client: MakeClient) -> None:
     with pytest.raises(VerificationFailedError, match="genesis names"):
         client(MadeNode("a", CHAIN), MadeNode("b", CHAIN), powers={1: 10, 2: 11, 3: 10, 4: 10}).verified_tip()
