@@ -1,7 +1,8 @@
 """Leases: at most one run acts on a node (a region, a key) at a time.
 
 `lease/<subject>/<epoch, 8 digits>.json` names the run that holds the subject under that epoch; `…-released.json`
-beside it ends it.  Both are write-once slots, so that each epoch has one holder and epochs only grow.
+beside it ends it, and says so: a copy of the lease under that name is no release.  Both are write-once slots, so that
+each epoch has one holder and epochs only grow.
 
 A lease has no clock of its own: it lives as long as its run does, which the run's ledger shows (vedr.runbook.liveness).
 Renewing by separate objects would be a second heartbeat that can disagree with the first.
@@ -21,7 +22,7 @@ from vedr.ports import ObjectStore
 from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import await_quiet
 from vedr.runbook.replicas import Slot
-from vedr.signature import open_document
+from vedr.signature import Json, open_document
 
 ROOT: Final = "lease"
 FORMAT: Final = "vedr-lease/1"
@@ -76,7 +77,7 @@ class Leases:
 
     def release(self, lease: Lease) -> None:
         """Let others have it; safe to repeat."""
-        self._journal.replicas.propose(_released(lease), self._document(lease), lambda _: True)
+        self._journal.replicas.propose(_released(lease), self._document(lease, released=True), lambda _: True)
 
     def _check_free(self, held: Lease) -> None:
         try:
@@ -121,7 +122,7 @@ class Leases:
 
     def _is_released(self, lease: Lease) -> bool:
         held = self._journal.replicas.copies(_released(lease)).main.values()
-        return any(data and self._open(data, lease.subject, lease.epoch) == lease for data in held)
+        return any(data and self._open(data, lease.subject, lease.epoch, released=True) == lease for data in held)
 
     def _propose(self, lease: Lease) -> None:
         subject, epoch = lease.subject, lease.epoch
@@ -135,25 +136,23 @@ class Leases:
                 remedy="Let that run finish.",
             )
 
-    def _document(self, lease: Lease) -> bytes:
+    def _document(self, lease: Lease, *, released: bool = False) -> bytes:
         return self._journal.signer.seal_document(
-            {
-                "format": FORMAT,
-                "site": self._journal.site,
-                "subject": lease.subject,
-                "epoch": lease.epoch,
-                "run": lease.run_id,
-            }
+            self._signed(lease.subject, lease.epoch, lease.run_id, released=released)
         )
 
-    def _open(self, data: bytes, subject: str, epoch: int) -> Lease | None:
+    def _signed(self, subject: str, epoch: int, run: Json, *, released: bool) -> dict[str, Json]:
+        place: dict[str, Json] = {"format": FORMAT, "site": self._journal.site, "subject": subject, "epoch": epoch}
+        return {**place, "run": run, **({"released": True} if released else {})}
+
+    def _open(self, data: bytes, subject: str, epoch: int, *, released: bool = False) -> Lease | None:
         try:
             signed = open_document(data, self._journal.trusted, what=f"lease {subject}/{epoch}")
         except VerificationFailedError:
             return None
         run = signed.get("run")
-        place = {"format": FORMAT, "site": self._journal.site, "subject": subject, "epoch": epoch, "run": run}
-        return Lease(subject, epoch, RunId(run)) if signed == place and isinstance(run, str) else None
+        fits = signed == self._signed(subject, epoch, run, released=released)
+        return Lease(subject, epoch, RunId(run)) if fits and isinstance(run, str) else None
 
 
 def _slot(subject: str, epoch: int) -> Slot:

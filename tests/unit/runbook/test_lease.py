@@ -37,6 +37,16 @@ def test_a_subject_has_one_holder_and_its_epochs_grow(world: World) -> None:
         leases.check(held)
 
 
+def test_a_lease_copied_over_its_release_by_somebody_with_a_bucket_stays_held(world: World) -> None:
+    opened(world, MINE, this_process())
+    Leases(world.journal()).acquire(NODE, MINE)
+    world.settle()
+    for region in world.stores:
+        world.put(region, f"lease/{NODE}/00000001-released.json", world.held(region, f"lease/{NODE}/00000001.json"))
+    with pytest.raises(ConflictError, match=f"held by run {MINE}"):
+        Leases(world.journal()).acquire(NODE, THEIRS)
+
+
 def test_subjects_that_share_a_beginning_are_different(world: World) -> None:
     leases = Leases(world.journal())
     assert leases.acquire("node/a", MINE).epoch == 1
