@@ -6,8 +6,9 @@ least digest). Both are final: nothing is overwritten.
 
 1. Propose: create the key in all regions at once; a majority of creations decides for us.
 2. A region that already holds other bytes is a vote for those; when a majority can no longer be ours, we lost.
-3. A region that holds a value which lost gets the decided one under `<slot>.<first 8 digits of its digest>`; such an
-   alternate is only ever written for a decided value, so seeing one is proof.
+3. A region that holds a value which lost gets the decided one under `<slot>.<first 8 digits of its digest>`, and from
+   then on counts as holding that.  An alternate is one region's word, and no proof: whoever can write to its bucket can
+   put a value there that lost, signature and all.
 
 Guarantees: at most one value per slot; a decided value never changes; a dead or cut region costs nothing once a
 majority answered; its circuit breaker keeps later calls from queueing behind it.
@@ -74,11 +75,8 @@ class Undecided:
 def decide(copies: Copies, regions: int, acceptable: Acceptable) -> Decided | Undecided:
     """What a slot's copies say, by the rules above; copies that are not acceptable only occupy their region."""
     majority = regions // 2 + 1
-    for alternates in copies.alternates.values():
-        for data in alternates:
-            if acceptable(data):
-                return Decided(data)
-    votes = Counter(data for data in copies.main.values() if data is not None and acceptable(data))
+    held = (_held(copies, region, acceptable) for region in {*copies.main, *copies.alternates})
+    votes = Counter(data for data in held if data is not None)
     ranked = sorted(votes, key=lambda data: (-votes[data], digest_of(data)))
     if ranked and votes[ranked[0]] >= majority:
         return Decided(ranked[0])
@@ -88,6 +86,18 @@ def decide(copies: Copies, regions: int, acceptable: Acceptable) -> Decided | Un
         return Decided(ranked[0])
     reachable = bool(ranked) and votes[ranked[0]] + empty >= majority
     return Undecided(tuple(ranked), split=bool(ranked) and not reachable)
+
+
+def _held(copies: Copies, region: str, acceptable: Acceptable) -> bytes | None:
+    """What a region counts for: the alternate that it was given, else its main object; None when that is nothing.
+
+    Nobody honest gives a region two different alternates: such a region counts for nothing.
+    """
+    given = {data for data in copies.alternates.get(region, ()) if acceptable(data)}
+    if given:
+        return given.pop() if len(given) == 1 else None
+    main = copies.main.get(region)
+    return main if main is not None and acceptable(main) else None
 
 
 class Replicas:

@@ -100,10 +100,8 @@ def following(main: dict[int, dict[str, bytes]], seq: int, trusted: list[str], s
 def decide(
     regions: list[str], held: dict[str, bytes], others: dict[str, bytes], fitting: set[bytes], named: set[str]
 ) -> bytes | None:
-    for data in others.values():
-        if data in fitting:
-            return data  # rule 2: only decided entries get an alternate key
-    votes = Counter(data for data in held.values() if data in fitting)
+    counted = {**held, **{region: data for region, data in others.items() if data in fitting}}  # rule 2: given later
+    votes = Counter(data for data in counted.values() if data in fitting)
     ranked = sorted(votes, key=lambda data: (-votes[data], digest(data)))
     if ranked and votes[ranked[0]] > len(regions) // 2:
         return ranked[0]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from vedr.adapters.memory_store import MemoryStore
-from vedr.errors import UnavailableError
+from vedr.errors import ConflictError, UnavailableError
 from vedr.ports import ObjectKey, StoredObject
 from vedr.runbook.replicas import Replicas, Slot
 
@@ -93,6 +93,34 @@ def test_a_majority_that_hangs_is_given_up_after_the_deadline() -> None:
     for store in stores.values():
         if isinstance(store, Hanging):
             store.mended.set()
+    replicas.close()
+
+
+def test_one_regions_alternate_does_not_overturn_what_the_others_hold() -> None:
+    """Whoever writes to one bucket puts a value beside its slot that was proposed there and lost: signed, and false."""
+    stores = {region: MemoryStore(region) for region in ("us-east", "eu-west", "ap-south")}
+    replicas = Replicas(stores, rest_s=0)
+    stores["ap-south"].create(SLOT.key, b"lost")
+    assert replicas.propose(SLOT, b"won", lambda _: True) == b"won"
+    stores["ap-south"].create(SLOT.alternate(b"lost"), b"lost")
+    assert replicas.settle(SLOT, lambda _: True) == b"won"
+    stores["us-east"].faults.down = True
+    with pytest.raises(ConflictError, match="Wait until us-east answers"):
+        replicas.settle(SLOT, lambda _: True)
+    replicas.repair(SLOT, b"won")  # two different alternates: that region counts for nothing any more
+    with pytest.raises(ConflictError):
+        replicas.settle(SLOT, lambda _: True)
+    replicas.close()
+
+
+def test_a_region_that_was_given_the_decided_value_counts_for_it() -> None:
+    stores = {region: MemoryStore(region) for region in ("us-east", "eu-west", "ap-south")}
+    replicas = Replicas(stores, rest_s=0)
+    stores["ap-south"].create(SLOT.key, b"lost")
+    replicas.propose(SLOT, b"won", lambda _: True)
+    assert replicas.repair(SLOT, b"won") == ("ap-south",)
+    stores["us-east"].faults.down = True
+    assert replicas.settle(SLOT, lambda _: True) == b"won"
     replicas.close()
 
 
