@@ -20,8 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from vedr.continuity.activation import Standing, activated, deactivated, may_deactivate
 from vedr.errors import ConflictError, NotFoundError, RefusedError
 from vedr.ledger import Entry, RunId, is_closed
-from vedr.runbook.journal import Journal, Writer
+from vedr.runbook.journal import Journal
 from vedr.runbook.order import new_run_id
+from vedr.runbook.writer import Writer
 from vedr.signature import Json
 
 RUNBOOK: Final = "continuity"

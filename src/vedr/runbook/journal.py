@@ -13,7 +13,6 @@ import contextlib
 import datetime as dt
 import functools
 import re
-import threading
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,10 +20,8 @@ from typing import Final
 
 from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, VerificationFailedError
 from vedr.ledger import (
-    GENESIS,
     RUN_ID,
     Entry,
-    Kind,
     Pin,
     RunId,
     Sealed,
@@ -33,11 +30,11 @@ from vedr.ledger import (
     is_closed,
     open_entry,
     pins_payload,
-    seal_entry,
     verify_chain,
 )
 from vedr.ports import Clock, ObjectStore
 from vedr.runbook.replicas import Acceptable, Copies, Decided, Replicas, Slot, Undecided, decide
+from vedr.runbook.writer import Writer
 from vedr.signature import Json, Signer
 
 ROOT: Final = "ledger"
@@ -106,7 +103,7 @@ class Journal:
 
     # --- writing
 
-    def open(self, run_id: RunId, runbook: str, payload: Mapping[str, Json]) -> "Writer":
+    def open(self, run_id: RunId, runbook: str, payload: Mapping[str, Json]) -> Writer:
         """Begin a run; ConflictError when it exists."""
         pins = self._pins(besides=run_id)
         writer = Writer(self, run_id, ())
@@ -114,7 +111,7 @@ class Journal:
         self._index(runbook, run_id)
         return writer
 
-    def resume(self, run_id: RunId, payload: Mapping[str, Json]) -> "Writer":
+    def resume(self, run_id: RunId, payload: Mapping[str, Json]) -> Writer:
         """Go on with a run under the next epoch, which fences every earlier writer of it.
 
         Raises:
@@ -395,73 +392,6 @@ class Journal:
         votes = Counter(place for answer in answers.values() for place in answer)
         held = sorted(place for place, count in votes.items() if count >= self.replicas.majority)
         return {RunId(run): seq for run, seq in held}
-
-
-class Writer:
-    """The one that may append to a run, until somebody else does.  Thread-safe."""
-
-    def __init__(self, journal: Journal, run_id: RunId, chain: tuple[Sealed, ...]) -> None:
-        self._journal = journal
-        self.run_id: Final = run_id
-        self._chain = list(chain)
-        self._pending: Sealed | None = None
-        self._lost: ConflictError | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """What the run holds, as far as this writer wrote or read it."""
-        with self._lock:
-            return tuple(sealed.entry for sealed in self._chain)
-
-    @property
-    def epoch(self) -> int:
-        with self._lock:
-            return self._chain[-1].entry.epoch if self._chain else 1
-
-    def check(self) -> None:
-        """ConflictError when an append was lost to somebody else's; only the ledger's next entry tells for sure."""
-        if self._lost:
-            raise self._lost
-
-    def append(self, kind: Kind, payload: Mapping[str, Json]) -> Entry:
-        """Write the next entry.
-
-        Raises:
-            ConflictError: somebody else writes this run; this writer is fenced for good.
-            UnavailableError: no majority of regions answered; call again, nothing is written twice.
-        """
-        with self._lock:
-            if self._pending:  # it may have reached a region: the same bytes, or our own orphan would stand in our way
-                self._commit(self._pending)
-            last = self._chain[-1] if self._chain else None
-            entry = Entry(
-                site=self._journal.site,
-                run_id=self.run_id,
-                seq=last.entry.seq + 1 if last else 0,
-                kind=kind,
-                time=self._journal.clock(),
-                epoch=(last.entry.epoch if last else 1) + (kind == "resumed"),
-                payload=dict(payload),
-                prev=last.digest if last else GENESIS,
-            )
-            sealed = seal_entry(entry, self._journal.signer)
-            check_successor(last, sealed)
-            self._commit(sealed)
-            return entry
-
-    def _commit(self, sealed: Sealed) -> None:
-        self.check()
-        self._pending = sealed
-        decided = self._journal.commit(sealed, self._chain[-1] if self._chain else None)
-        self._pending = None
-        if decided.data != sealed.data:
-            self._lost = ConflictError(
-                f"run {self.run_id}: somebody else wrote entry {sealed.entry.seq}; this process must not act any more",
-                remedy=f"See who: vedr ledger show {self.run_id}.",
-            )
-            raise self._lost
-        self._chain.append(sealed)
 
 
 def _missing(run: Recorded) -> list[str]:

@@ -31,12 +31,13 @@ from vedr.policies.approval import Approval
 from vedr.runbook import timing
 from vedr.runbook.approval import Answers
 from vedr.runbook.asking import Asker, Asking, Inbox, UnansweredError
-from vedr.runbook.journal import Journal, Writer
+from vedr.runbook.journal import Journal
 from vedr.runbook.lease import Lease, Leases
 from vedr.runbook.liveness import HEARTBEAT_S
 from vedr.runbook.plan import Plan
 from vedr.runbook.steps import AnyStep, Context, O, P, R, Retry, Runbook, Step, Undo
 from vedr.runbook.timing import Forecast, Timing, millis
+from vedr.runbook.writer import Writer
 from vedr.signature import Json
 
 OutcomeName = Literal["completed", "failed", "refused", "abandoned"]
@@ -462,7 +463,7 @@ class Run(Generic[O]):
 
     @contextlib.contextmanager
     def ticking(self, every_s: float = _TICK_S) -> Iterator[None]:
-        """Tick in the background.  A tick that finds the run taken over stops; the next step finds it too."""
+        """Tick in the background.  A tick that finds the run taken over or closed stops; the next step finds it too."""
         stopped = threading.Event()
 
         def loop() -> None:

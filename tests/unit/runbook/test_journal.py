@@ -5,7 +5,6 @@ from ledger_world import World
 
 from vedr.errors import (
     ConflictError,
-    CorruptError,
     NotFoundError,
     RefusedError,
     UnavailableError,
@@ -75,6 +74,36 @@ def test_without_a_majority_nothing_is_recorded_and_repeating_writes_once(world:
     writer.append("note", {"text": "second"})
     texts = [e.payload.get("text") for e in world.journal().read(RUN).entries]
     assert texts == [None, "first", "second"]
+
+
+def test_an_append_that_is_repeated_after_an_outage_is_written_once_whoever_wrote_between(world: World) -> None:
+    writer = world.journal().open(RUN, "RB-DR-001", {})
+    settled(world, 0)
+    world.down("us-east", "eu-west")
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            writer.append("step_started", {"step": "x"})
+    world.down()
+    writer.append("heartbeat", {})  # by the thread that ticks
+    assert writer.append("step_started", {"step": "x"}).seq == 1
+    world.down("us-east", "eu-west")
+    with pytest.raises(UnavailableError):
+        writer.append("closed", {"outcome": "completed"})
+    world.down()
+    assert writer.append("closed", {"outcome": "completed"}).kind == "closed"
+    assert [e.kind for e in world.journal().read(RUN).entries] == ["opened", "step_started", "heartbeat", "closed"]
+
+
+def test_nothing_follows_a_run_that_closed_during_an_outage(world: World) -> None:
+    writer = world.journal().open(RUN, "RB-DR-001", {})
+    settled(world, 0)
+    world.down("us-east", "eu-west")
+    with pytest.raises(UnavailableError):
+        writer.append("closed", {"outcome": "completed"})
+    world.down()
+    with pytest.raises(ConflictError, match="is closed"):
+        writer.append("heartbeat", {})
+    assert writer.append("closed", {"outcome": "completed"}).seq == 1
 
 
 def test_a_write_whose_answer_was_lost_counts_as_written(world: World) -> None:
@@ -239,7 +268,7 @@ def test_opening_an_existing_run_and_resuming_a_closed_or_unknown_one_are_refuse
     writer.append("closed", {"outcome": "completed"})
     with pytest.raises(RefusedError, match="is closed: completed"):
         journal.resume(RUN, {})
-    with pytest.raises(CorruptError, match="cannot follow closed"):
+    with pytest.raises(ConflictError, match="is closed: no note can follow"):
         writer.append("note", {})
 
 
