@@ -246,6 +246,7 @@ class FileSchedule:
             hosts=hosts,
             observers=[Observer(process, f"full-{number}", lag) for number, lag in enumerate(self.lags)],  # type: ignore[misc]
             copies=self._copies,
+            earlier=lambda: [one for run in self.runs.values() for one in run.records],  # type: ignore[misc]
             statements=_nobody,
             place_key=place_key,
             record=record,

@@ -20,6 +20,7 @@ from vedr.chain.register import Content, Epoch, Position, Validator
 from vedr.chain.sign_state import SignState, highest
 from vedr.errors import DeadlineError, UnavailableError
 from vedr.failover import fencing, promotion
+from vedr.failover.promotion_history import History
 from vedr.inventory import Height
 from vedr.runbook import lease
 from vedr.runbook.liveness import await_quiet
@@ -33,6 +34,7 @@ RULES: Final[Mapping[str, str]] = {
     "floor": "the standby's state is raised to a floor, whatever it was restored from",
     "tip": "on a moving chain the floor is above the tip after the fence and above the quiet",
     "halted": "on a halted chain only the signers' own last states make a floor",
+    "history": "what earlier runs recorded of disks tells one that was rebuilt from the one that signed last",
     "own-state": "the last states on the hosts' disks go into the floor of a moving chain",
     "never-lower": "a sign-state is never lowered",
     "recheck": "lease, fences and quiet are looked at again before arming",
@@ -211,7 +213,8 @@ _REPLACEMENTS: Final[Mapping[str, tuple[tuple[Any, str, object], ...]]] = {
     ),
     "floor": ((fakes.SimulatedDisk, "prepare", _unraised),),
     "tip": ((floors, "floor_while_moving", _floor_at_the_tip),),
-    "halted": ((fences, "final_state_of", _whatever_is_known),),
+    "halted": ((fences, "final_state_of", _whatever_is_known), (History, "check_final", _nothing)),
+    "history": ((History, "check_final", _nothing),),
     "own-state": ((promotion, "_highest_known", lambda *_: None),),
     "never-lower": ((fakes.SimulatedDisk, "merged", lambda _self, _before, floor: floor),),
     "recheck": ((promotion, "recheck", _no_recheck),),

@@ -31,6 +31,7 @@ from vedr.chain.rpc import ChainRpc
 from vedr.chain.sign_state import SignState, highest
 from vedr.errors import DeadlineError, NotFoundError, RefusedError
 from vedr.failover.fencing import ProcessAndDisk
+from vedr.failover.promotion_history import History, read_history, state_of
 from vedr.failover.promotion_key import KeySeen, check_key
 from vedr.failover.promotion_stages import (
     SEAL,
@@ -106,6 +107,7 @@ class Means:
         hosts: The hosts with their fences, for the ticket that they carry from now on.
         observers: Nodes that are no signer of this key, two or more.
         copies: Shipped or backed-up copies of the sign-state, however old; they only ever raise the floor.
+        earlier: All stages that this run's processes and runs before recorded of this key, the oldest first.
         statements: What people said about a risk that is put to them; only asked on a halted chain without proof.
         place_key: Puts the key on the standby, or finds the HSM replica there, and tells what is there.
         record: Makes a stage durable; the next step begins when it has returned.
@@ -117,6 +119,7 @@ class Means:
     hosts: Callable[[Ticket], Hosts]
     observers: Sequence[ChainRpc]
     copies: Callable[[], Sequence[SignState]]
+    earlier: Callable[[], Sequence[tuple[StageName, Evidence]]]
     statements: Callable[[str], Sequence[Statement]]
     place_key: Callable[[], KeySeen]
     record: Callable[[StageName, Evidence], None]
@@ -225,26 +228,28 @@ def floor(means: Means, calm: Calm) -> Floored:
     """(5) RefusedError when the chain is halted, the last signature not proven and no two people take the risk."""
     observed = calm.observed
     means.leases.check(observed.fenced.locked.lease)
-    copies = tuple(means.copies())
+    history = read_history(observed.fenced.locked.order.validator.name, means.earlier())
     if isinstance(calm, Quieted):
-        known = _highest_known(observed.fenced.proof, copies)
+        known = _highest_known(observed.fenced.proof, (*means.copies(), *history.known))
         found = floors.floor_while_moving(observed.tip, calm.quiet, observed.seen, known)
     else:
-        found = _floor_while_halted(means, calm, copies)
+        found = _floor_while_halted(means, calm, tuple(means.copies()), history)
     floored = Floored(calm, found, seal=SEAL)
     means.record("floored", floored.evidence())
     return floored
 
 
-def _floor_while_halted(means: Means, calm: HaltedEvidence, copies: tuple[SignState, ...]) -> floors.Floor:
+def _floor_while_halted(
+    means: Means, calm: HaltedEvidence, copies: tuple[SignState, ...], history: History
+) -> floors.Floor:
     halted, proof = calm.halted, calm.observed.fenced.proof
     try:
-        found = floors.floor_from_final_state(fences.final_state_of(proof), halted.seen)
-        if all(copy.hrs <= found.state.hrs for copy in copies):
-            return found
+        final = fences.final_state_of(proof)
+        history.check_final(proof, final.state)
+        return floors.floor_from_final_state(final, halted.seen, copies)
     except (NotFoundError, RefusedError):
         pass  # the last signature is not proven: two people, or nobody
-    known = _highest_known(proof, copies) or SignState(Height(0), 0, 0)
+    known = _highest_known(proof, (*copies, *history.known)) or SignState(Height(0), 0, 0)
     risk = floors.risk_of(halted, known)
     statements = means.statements(risk)
     if not statements:
@@ -281,6 +286,7 @@ def arm(means: Means, ready: KeyReady) -> Armed:
     standby = means.hosts(locked.ticket).standby
     check_height = CHECK_HEIGHT if isinstance(calm, Quieted) else 0
     written = standby.disk.prepare(locked.ticket, ready.floored.floor, check_height=check_height)
+    means.record("arming", {"epoch": locked.lease.epoch, "host": standby.node.name, "floor": str(written)})
     tip = recheck(means, ready, written)
     standby.disk.bring_back(locked.ticket)
     started = standby.fleet.start(standby.node.unit, standby.node.zone)
@@ -380,23 +386,18 @@ def take_up(means: Means, locked: Locked, recorded: Evidence) -> Armed | None:
         fences.prove(order.validator, hosts.others, clock=means.clock)
     except RefusedError:
         return None
-    least, check_height = _state(floor), recorded.get("double_sign_check_height")
+    least, check_height = state_of(floor), recorded.get("double_sign_check_height")
     if hosts.standby.disk.state(None).hrs < least.hrs:
         return None
     return Armed(
         locked,
         least,
-        _state(excused),
+        state_of(excused),
         Height(tip),
         check_height if isinstance(check_height, int) else 0,
         f"{status.state} since {status.since.isoformat()}",
         seal=SEAL,
     )
-
-
-def _state(text: str) -> SignState:
-    height, round_, step = map(int, text.split("/"))
-    return SignState(Height(height), round_, step)
 
 
 def watch(means: Means, armed: Armed) -> Watched:

@@ -23,7 +23,17 @@ from vedr.runbook.lease import Lease
 from vedr.signature import Json
 
 StageName = Literal[
-    "locked", "fenced", "observed", "quieted", "halted", "floored", "key_ready", "armed", "second_signer", "watched"
+    "locked",
+    "fenced",
+    "observed",
+    "quieted",
+    "halted",
+    "floored",
+    "key_ready",
+    "arming",
+    "armed",
+    "second_signer",
+    "watched",
 ]
 Evidence: TypeAlias = Mapping[str, Json]
 SEAL: Final = object()

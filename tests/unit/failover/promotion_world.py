@@ -40,7 +40,7 @@ SET = ValidatorSet((OURS, Validator(b"\2" * 32, 10)))
 TIP = 40
 STATE = SignState(Height(TIP), 0, 3, b"sig", b"msg")
 RUN = RunId("inc-20270101-000000-aaaa")
-ORDER = ["locked", "fenced", "observed", "quieted", "floored", "key_ready", "armed", "watched"]
+ORDER = ["locked", "fenced", "observed", "quieted", "floored", "key_ready", "arming", "armed", "watched"]
 Faults = Callable[[str], None]
 
 
@@ -233,6 +233,7 @@ class World:
             hosts=lambda ticket: Hosts((self.fence_of("a", ticket),), self.fence_of("b", ticket)),
             observers=cast("list[ChainRpc]", self.rpcs),
             copies=lambda: self.copies,
+            earlier=lambda: self.ledger,
             statements=self.say,
             place_key=self.put_key,
             record=self.record,
