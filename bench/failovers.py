@@ -6,6 +6,7 @@
 Each row: the place is lost, RB-DR-002 or -003 is run by `vedr run`, and resumed by its id when it stops; a place that
 is cut off comes back, alive, while that is still at work; everything is brought home by the failback.  Evidence is
 looked for in every block of the row, and what users were told is in a block before the loss is asked for elsewhere.
+With `--write` a row takes the place of an earlier one of the same loss, and the others stay.
 The lab is left as it was found; a row that could not do so says so.
 """
 
@@ -20,7 +21,7 @@ os.environ["VEDR_PLAIN"] = "1"  # before flows are imported: their steps run her
 
 from bench import lab_losses
 from bench.lab_losses import WAYS, Cost, Lab, Way
-from bench.report import write_between_marks
+from bench.report import between_marks, write_between_marks
 from flows import provider_state_backup
 from tasks.orders import RegionJob
 from vedr.adapters.site import open_site
@@ -55,7 +56,7 @@ def main() -> None:
     os.environ["VEDR_SITE"] = asked.name
     plan = load_plan(read_settings(asked.name))
     places = asked.places or [*plan.regions, *(zone.name for zone in plan.zones)]
-    rows: list[Row] = []
+    table = between_marks(asked.write, "failovers").splitlines()[len(HEAD) :] if asked.write else []
     with open_site(asked.name) as opened:
         lab = Lab(plan, opened)
         for region in plan.regions:
@@ -63,10 +64,18 @@ def main() -> None:
         print("\n".join(HEAD), flush=True)
         for place in places:
             for way in (one for one in asked.ways if place in plan.regions or one in WAYS_OF_A_ZONE):
-                rows.append(lose(lab, place, way))
-                print(line(rows[-1]), flush=True)
+                row = line(lose(lab, place, way))
+                print(row, flush=True)
+                table = replaced(table, row)
                 if asked.write:
-                    write_between_marks(asked.write, "failovers", "\n".join([*HEAD, *map(line, rows)]))
+                    write_between_marks(asked.write, "failovers", "\n".join([*HEAD, *table]))
+
+
+def replaced(table: list[str], row: str) -> list[str]:
+    """The table's rows with this one in the place of an earlier one of the same loss, or at the end."""
+    lost = row.split("|")[1:3]
+    at = next((i for i, one in enumerate(table) if one.split("|")[1:3] == lost), len(table))
+    return [*table[:at], row, *table[at + 1 :]]
 
 
 def lose(lab: Lab, place: str, way: Way) -> Row:

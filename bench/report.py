@@ -214,15 +214,30 @@ def _cpu_name() -> str:
     return os.uname().machine
 
 
+def between_marks(page: Path, part: str) -> str:
+    """What stands between `<!-- part -->` and `<!-- /part -->`.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    return _parted(page, part)[1].strip("\n")
+
+
 def write_between_marks(page: Path, part: str, text: str) -> None:
     """Replace what stands between `<!-- part -->` and `<!-- /part -->`.
 
     Raises:
         ValueError: the page has no such marks.
     """
+    before, _, after = _parted(page, part)
+    page.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
+
+
+def _parted(page: Path, part: str) -> tuple[str, str, str]:
+    """What stands before, between and after the marks, which go with their sides."""
     begin, end = f"<!-- {part} -->", f"<!-- /{part} -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
+    between, closed, after = rest.partition(end)
     if not found or not closed:
         raise ValueError(f"{page} has no marks {begin} … {end}")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    return before + begin, between, end + after
