@@ -4,6 +4,8 @@ from typing import Final
 
 from tasks.binding import open_run, runbook_flow
 from tasks.failover_orders import Failback, subjects_of_failback
+from tasks.key_files import move_key_file
+from tasks.key_files_last import move_key_files
 from tasks.returning import (
     confirm_home,
     decide_return,
@@ -35,6 +37,7 @@ RUNBOOK: Final = Runbook(
         plan_return,
         return_traffic,
         give_back,
+        move_key_file,
         verify_service,
         watch_blocks,
         stand_down,
@@ -64,10 +67,12 @@ def failback(order: Failback) -> Outcome:
         shifted = tuple(send_home(run, found, stage_pct) for stage_pct in stages_pct)
         for handover in found.handovers:
             run.step(give_back.named(handover.reserve), handover)
-        run.step(verify_service, found)
-        run.step(watch_blocks, found)
+        done = move_key_files(run, found)
+        run.step(verify_service, done.found)
+        run.step(watch_blocks, done.found)
         run.step(stand_down, shifted, found.gateways)  # last: older answers of name servers still lead to them
         run.step(scale_home)
+        done.check()
     return run.outcome
 
 

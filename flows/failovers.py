@@ -4,6 +4,8 @@ from typing import Any, Final, TypeVar, cast
 
 from tasks.binding import open_run, runbook_flow
 from tasks.failover_orders import RegionFailover, ZoneFailover, subjects_of_failover
+from tasks.key_files import move_key_file
+from tasks.key_files_last import move_key_files
 from tasks.outages import confirm_outage, decide, declare, describe, plan_of
 from tasks.relocating import hand_over, promote, start_reserves
 from tasks.scaling import plan_scaling, scale_target
@@ -25,6 +27,7 @@ STEPS: Final = (
     plan_traffic,
     shift_traffic,
     hand_over,
+    move_key_file,
     verify_service,
     watch_blocks,
 )
@@ -74,8 +77,10 @@ def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
     as_planned(lambda number: send_users(run, found, number))
     for handover in found.handovers:
         run.step(hand_over.named(handover.provider), handover)
-    run.step(verify_service, found)
-    run.step(watch_blocks, found)
+    done = move_key_files(run, found)
+    run.step(verify_service, done.found)
+    run.step(watch_blocks, done.found)
+    done.check()
 
 
 def send_users(run: Run[ZoneFailover] | Run[RegionFailover], found: Relocation, number: int) -> Shifted:

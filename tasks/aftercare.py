@@ -7,8 +7,9 @@ Leaves out: acting.
 
 import datetime as dt
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
+from tasks.key_hosts import check_signs_alone, holders_in_ledger
 from tasks.observing import ask, in_sync
 from tasks.outages import decide, holders_of
 from tasks.relocating import promote
@@ -18,6 +19,7 @@ from vedr.adapters.site import OpenSite, open_site
 from vedr.chain.block import Flag
 from vedr.errors import UnavailableError, VerificationFailedError
 from vedr.failover.relocation import Move
+from vedr.failover.relocation_key_files import KeyMove
 from vedr.inventory import Height
 from vedr.ledger import Entry, RunId
 from vedr.runbook.order import Order
@@ -29,6 +31,7 @@ MAX_BLOCKS: Final = 1000  # a look at a quarter of an hour of one-second blocks
 PROBE: Final = Retry(attempts=3, delay_s=2.0)
 
 Ctx = Context[Order]
+AnyMove: TypeAlias = Move | KeyMove
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +55,18 @@ def look_after(ctx: Ctx) -> Looked:
         seen = in_sync(ask(opened, opened.site.nodes))
         last = await_blocks(opened, seen, 1)
         first = Height(max(1, last - MAX_BLOCKS, _looked_until(opened) + 1))
-        _check_holders(opened, moves)
-        _check_blocks(opened, moves, first, last)
+        remote = {name: move for name, move in moves.items() if isinstance(move, Move)}
+        _check_holders(opened, remote)
+        _check_key_files(opened, {name: move for name, move in moves.items() if isinstance(move, KeyMove)})
+        _check_blocks(opened, tuple(moves), first, last)
     ctx.say(f"blocks {first} to {last - 1}: no evidence, {', '.join(moves) or 'no moved key'} signs")
     return Looked(tuple(watched), first, last - 1, tuple(moves))
 
 
-def watched_runs(opened: OpenSite) -> dict[RunId, tuple[Move, ...]]:
+def watched_runs(opened: OpenSite) -> dict[RunId, tuple[AnyMove, ...]]:
     """The completed runs whose time is not over, with what each moved, in the order in which they ended."""
     now = opened.journal.clock()
-    found: list[tuple[dt.datetime, RunId, tuple[Move, ...]]] = []
+    found: list[tuple[dt.datetime, RunId, tuple[AnyMove, ...]]] = []
     for runbook, watched_s in WATCHED_S.items():
         for run_id in opened.journal.runs_of(runbook):
             entries = opened.journal.read(run_id).entries
@@ -72,13 +77,14 @@ def watched_runs(opened: OpenSite) -> dict[RunId, tuple[Move, ...]]:
     return {run_id: moves for _, run_id, moves in sorted(found)}
 
 
-def _moves(entries: tuple[Entry, ...]) -> tuple[Move, ...]:
+def _moves(entries: tuple[Entry, ...]) -> tuple[AnyMove, ...]:
     for entry in entries:
         for one in (decide, decide_return):
             if entry.kind == "step_completed" and entry.payload.get("step") == one.key:
                 signers = _signers(entries)
-                moves = one.decode(entry.payload["result"]).moves
-                return tuple(replace(move, signer=signers.get(move.validator, move.signer)) for move in moves)
+                decided = one.decode(entry.payload["result"])
+                moves = (replace(move, signer=signers.get(move.validator, move.signer)) for move in decided.moves)
+                return (*moves, *decided.key_moves)
     return ()
 
 
@@ -112,7 +118,20 @@ def _check_holders(opened: OpenSite, moves: dict[str, Move]) -> None:
         )
 
 
-def _check_blocks(opened: OpenSite, moves: dict[str, Move], first: Height, last: Height) -> None:
+def _check_key_files(opened: OpenSite, moves: dict[str, KeyMove]) -> None:
+    """The ledger names the host, and none of the others could sign."""
+    holders = holders_in_ledger(opened) if moves else {}
+    for name, move in moves.items():
+        key_file = opened.site.key_file_of(name)
+        if key_file is None or holders.get(name) != move.host:
+            raise VerificationFailedError(
+                f"the key file of {name} signs at {holders.get(name) or 'nobody knows where'}, not at {move.host}",
+                remedy="See who moved it: vedr ledger list.",
+            )
+        check_signs_alone(opened, key_file, move.host)
+
+
+def _check_blocks(opened: OpenSite, moves: tuple[str, ...], first: Height, last: Height) -> None:
     """Evidence in any, signatures in the newest; UnavailableError when no node serves them."""
     seen = in_sync(ask(opened, opened.site.nodes))
     witness = max(seen, key=lambda one: one.status.latest_height, default=None)

@@ -87,5 +87,6 @@ def subjects_of_failback(order: Failback) -> list[str]:
 
 
 def _signers(site: Site) -> list[str]:
-    """Every key that signs remotely: which of them are affected is only known when their registers were read."""
-    return [f"signer/{node.address.lower()}" for node in site.nodes if site.signers_of(node.name)]
+    """Every key that may be moved: which of them are affected is only known when registers and ledger were read."""
+    movable = (node for node in site.nodes if site.signers_of(node.name) or site.key_file_of(node.name))
+    return [f"signer/{node.address.lower()}" for node in movable]

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from tasks.failover_orders import Failover, domain_of
+from tasks.key_hosts import key_hosts_of
 from tasks.notifying import Announced, announce
 from tasks.observing import MAX_ASKED_AT_ONCE, Seen, ask, in_sync
 from vedr.adapters.answering import answers_http
@@ -17,6 +18,7 @@ from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, open_site
 from vedr.chain import quorum
 from vedr.chain.appointment import NOBODY, appointed
+from vedr.chain.fence import MIN_QUIET_COMMITS
 from vedr.chain.quorum import OUTSIDE, Domain
 from vedr.chain.register import Content, Validator
 from vedr.chain.rpc import signing_lately
@@ -24,6 +26,7 @@ from vedr.errors import NotFoundError, UnavailableError, VedrError, Verification
 from vedr.failover import outage, relocation
 from vedr.failover.outage import Outage, Sight
 from vedr.failover.relocation import Relocation, Situation, within
+from vedr.failover.relocation_key_files import KeyMove
 from vedr.inventory import Gateway, Node, Provider
 from vedr.ports import UnitState
 from vedr.runbook.plan import Action, Plan
@@ -31,6 +34,7 @@ from vedr.runbook.steps import Context, Retry, step
 
 PROBE: Final = Retry(attempts=3, delay_s=1.0)
 PROMOTE_BUDGET_S: Final = 120.0
+KEY_FILE_BUDGET_S: Final = 220.0  # at VirtEngine's 5 s a block: 22 of quiet, some of starting, 10 that are watched
 MIN_WITNESSES: Final = 2
 
 Ctx = Context[Failover]
@@ -67,6 +71,8 @@ def decide(ctx: Ctx) -> Relocation:
         found = relocate(opened, ctx.order)
     for left in found.left:
         ctx.say(f"{left.name} stays: {left.reason}")
+    for move in found.key_moves:
+        ctx.say(f"{move.validator}: its key file goes to {move.host}, last")
     ctx.say(f"{found.domain} -> {found.target}: online power {found.online_before} -> {found.online_after}")
     return found
 
@@ -104,10 +110,12 @@ def situation_of(opened: OpenSite, seen: Iterable[Seen], *, lost: Domain | None)
     powers = quorum.map_power(site, witness.rpc.validators(height))
     online = signing_lately(witness.rpc, height)
     holders = holders_of(opened)
+    key_hosts = key_hosts_of(opened)
     names = {bytes.fromhex(node.address): node.name for node in site.nodes if node.address}
     signing = {names[address] for address in online if address in names}
     if lost:
-        signing = {name for name in signing if not within(lost, *_where(opened, name, holders))}
+        places = {name: relocation.signs_at(site, name, holders, key_hosts) for name in signing}
+        signing = {name for name, node in places.items() if not within(lost, node.zone, node.region)}
     by_name = {member.node: member.power for member in powers.members if member.node != OUTSIDE}
     strangers = [member for member in powers.members if member.node == OUTSIDE]
     return Situation(
@@ -119,6 +127,7 @@ def situation_of(opened: OpenSite, seen: Iterable[Seen], *, lost: Domain | None)
         revoked=frozenset(name for name, appointed_name in appointments_of(opened).items() if appointed_name == NOBODY),
         tip_height=height,
         tip_hash=witness.status.latest_block_hash.hex().upper(),
+        key_hosts=key_hosts,
     )
 
 
@@ -171,12 +180,6 @@ def _of_each(opened: OpenSite, question: Callable[[Node], str]) -> dict[str, str
     nodes = [node for node in opened.site.nodes if opened.site.signers_of(node.name)]
     with ThreadPoolExecutor(max(1, min(MAX_ASKED_AT_ONCE, len(nodes))), "registers") as pool:
         return dict(zip((node.name for node in nodes), pool.map(question, nodes), strict=True))
-
-
-def _where(opened: OpenSite, validator: str, holders: Mapping[str, str]) -> tuple[str, str]:
-    holder = holders.get(validator, "")
-    node = opened.site.node(relocation.signer_named(opened.site, holder).node if holder else validator)
-    return node.zone, node.region
 
 
 # --- looking at a place
@@ -237,6 +240,16 @@ def _unit_state(opened: OpenSite, thing: Node | Provider | Gateway) -> UnitState
 # --- the plan as people read it
 
 
+def describe_key_move(move: KeyMove) -> Action:
+    """A key file's move, which comes last and fails alone."""
+    return Action(
+        f"move the key file of {move.validator} from {move.origin}",
+        f"{move.zone}, node {move.host}", KEY_FILE_BUDGET_S,
+        f"{move.power} power signs there, after {MIN_QUIET_COMMITS} blocks without it; every host that may have the "
+        "key is proven fenced first, or it stays",
+    )  # fmt: skip
+
+
 def plan_of(order: Failover) -> Plan:
     """What the run would do, as everything is now; changes nothing."""
     with open_site(order.site) as opened:
@@ -263,7 +276,7 @@ def describe(found: Relocation) -> Plan:
     traffic = Action(f"send users to {found.target}", "DNS and mesh", 60, f"nobody is sent to {found.domain}")
     return Plan(
         title=f"{'empty' if found.planned else 'leave'} {found.domain}, to {found.target}",
-        actions=(*opened_up, *moved, *handed, traffic),
+        actions=(*opened_up, *moved, traffic, *handed, *map(describe_key_move, found.key_moves)),
         notes=(power, *(f"{left.name} stays: {left.reason}" for left in found.left)),
         warnings=found.warnings,
         refusals=found.refusals,

@@ -4,6 +4,7 @@
 2. Each key that has its home there: the home signer is appointed and started, its node catches up, and takes the key
    over at its first request; until then the standby signs.  Then the standby's node is a full node again.
 3. Users come back in stages; each provider's state comes back with what its disk proves.
+4. Last, key files: the same promotion with the roles changed, then off the standby's disk (tasks.key_files).
 
 Guarantees: as tasks.relocating; nothing is stopped away from home before its counterpart at home is seen to serve.
 Leaves out: repairing what is not healthy (RB-DR-001, RB-DR-006).
@@ -13,8 +14,9 @@ import time
 from typing import Final
 
 from tasks.failover_orders import Failback
+from tasks.key_hosts import is_away
 from tasks.observing import Seen, ask, in_sync, tip_of
-from tasks.outages import appointments_of, situation_of
+from tasks.outages import appointments_of, describe_key_move, situation_of
 from tasks.providers import take_state
 from tasks.relocating import (
     HandedOver,
@@ -31,7 +33,8 @@ from vedr.adapters.site import OpenSite, open_site
 from vedr.chain.quorum import Domain
 from vedr.errors import RefusedError, UnavailableError, VedrError
 from vedr.failover.node_failure import MAX_HEALTHY_LAG_BLOCKS
-from vedr.failover.relocation import Handover, Move, Relocation, place_of, signer_named, within
+from vedr.failover.relocation import Handover, Left, Move, Relocation, Situation, place_of, signer_named, within
+from vedr.failover.relocation_key_files import KeyMove, go_home
 from vedr.failover.traffic_plan import TrafficPlan
 from vedr.runbook.plan import Action, Plan
 from vedr.runbook.steps import Context, Retry, step
@@ -95,8 +98,10 @@ def decide_return(ctx: Ctx) -> Relocation:
     """Reads the registers and the ledger of the failovers: which keys and which providers' states are away."""
     with open_site(ctx.order.site) as opened:
         found = what_is_away(opened, ctx.order)
+    for left in found.left:
+        ctx.say(f"{left.name} stays where it is: {left.reason}")
     ctx.say(
-        f"home to {found.domain}: {', '.join(move.validator for move in found.moves) or 'no key'}; "
+        f"home to {found.domain}: {', '.join(found.validators) or 'no key'}; "
         f"{', '.join(one.reserve for one in found.handovers) or 'no provider'}"
     )
     return found
@@ -117,13 +122,14 @@ def what_is_away(opened: OpenSite, order: Failback) -> Relocation:
         if away:
             power = situation.powers.get(node.name, 0)
             moves.append(Move(node.name, power, away, home, node.name, node.zone, node.region))
+    key_moves, left = _key_files_home(opened, domain, situation)
     online = situation.outside_online + sum(situation.powers.get(name, 0) for name in situation.signing)
     return Relocation(
         domain=str(domain),
         target=str(domain),
         planned=True,
         moves=tuple(moves),
-        left=(),
+        left=left,
         handovers=_handovers_home(opened, domain),
         gateways=tuple(gateway.name for gateway in site.gateways if gateway.reserve),
         total_power=sum(situation.powers.values()),
@@ -131,7 +137,27 @@ def what_is_away(opened: OpenSite, order: Failback) -> Relocation:
         online_after=online,
         tip_height=situation.tip_height,
         tip_hash=situation.tip_hash,
+        key_moves=key_moves,
     )
+
+
+def _key_files_home(
+    opened: OpenSite, domain: Domain, situation: Situation
+) -> tuple[tuple[KeyMove, ...], tuple[Left, ...]]:
+    """Of the validators at home there whose key file signs elsewhere, or whose disk a move that stopped has fenced."""
+    moves: list[KeyMove] = []
+    left: list[Left] = []
+    for key_file in opened.site.key_files:
+        node = opened.site.node(key_file.validator)
+        if not within(domain, node.zone, node.region) or not is_away(opened, situation.key_hosts, node):
+            continue
+        power = situation.powers.get(node.name, 0)
+        chosen = go_home(key_file, node, situation.key_hosts, power)
+        if isinstance(chosen, KeyMove):
+            moves.append(chosen)
+        else:
+            left.append(Left(node.name, power, chosen))
+    return tuple(moves), tuple(left)
 
 
 def _handovers_home(opened: OpenSite, domain: Domain) -> tuple[Handover, ...]:
@@ -183,7 +209,11 @@ def describe_return(found: Relocation, stages_pct: tuple[int, ...]) -> Plan:
         Action(f"give {one.provider}'s state back to {one.reserve}", one.zone, 90, "its orders are served at home")
         for one in found.handovers
     ]
-    return Plan(title=f"failback to {found.domain}", actions=(*keys, *users, *providers))
+    return Plan(
+        title=f"failback to {found.domain}",
+        actions=(*keys, *users, *providers, *map(describe_key_move, found.key_moves)),
+        notes=tuple(f"{left.name} stays where it is: {left.reason}" for left in found.left),
+    )
 
 
 @step(

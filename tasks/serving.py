@@ -185,7 +185,7 @@ def verify_service(ctx: Ctx, found: Relocation) -> Serves:
         light = opened.light_client(near=region_of(opened, found.target))  # what is lost is asked last
         app_hash, compared = compare(opened, light, seen, height)
         check_kept(light, found)
-        signing = tuple(move.validator for move in found.moves if await_signature(opened, seen, move.validator, height))
+        signing = tuple(name for name in found.validators if await_signature(opened, seen, name, height))
         api = _api_through_names(opened)
         providers = tuple(
             provider.name
@@ -304,7 +304,7 @@ def watch_blocks(ctx: Ctx, found: Relocation) -> Watched:
         last = await_blocks(opened, seen, WATCH_BLOCKS)
         first = Height(last - WATCH_BLOCKS + 1)
         witness = max(seen, key=lambda one: one.status.latest_height).rpc
-        addresses = {bytes.fromhex(opened.site.node(move.validator).address): move.validator for move in found.moves}
+        addresses = {bytes.fromhex(opened.site.node(name).address): name for name in found.validators}
         signed = dict.fromkeys(addresses.values(), 0)
         for height in map(Height, range(first, last)):
             if evidence := witness.block(height).evidence:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from tasks.key_hosts import holders_in_ledger, key_on
 from tasks.observing import ask, references
 from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, utc_now
@@ -23,6 +24,7 @@ from vedr.chain.register_holding import SignStateRegister
 from vedr.chain.shipping_watch import look_at_copies
 from vedr.chain.sign_state import FILE_NAME, SignState, read_sign_state, write_sign_state
 from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.failover.signer_disk import LocalSignerDisk
 from vedr.inventory import Height, Node, RemoteSigner, load_site
 from vedr.ledger import RunId
 from vedr.ports import UnitState
@@ -67,11 +69,13 @@ def guard(opened: OpenSite, node: Node, say: Say) -> Guarded:
     Raises:
         RefusedError: the key is missing or another one, the node is not stopped, or no floor is certain.
     """
+    check_has_no_given_key(opened, node)
     if not node.is_validator:
         return Guarded("", "this node does not sign")
     if opened.site.signers_of(node.name):
         return _guarded_by_registers(opened, node)
     _check_key(opened, node)
+    _check_signs_at_home(opened, node)
     found = _find_floor(opened, node, say)
     written = floor.apply_floor(found, opened.files.home(node) / "data" / FILE_NAME)
     say(f"may sign above {written}: {found.reason}")
@@ -220,6 +224,29 @@ def give_sign_state(opened: OpenSite, node: Node) -> None:
         write_sign_state(path, SignState(Height(0), 0, 0))
 
 
+def check_has_no_given_key(opened: OpenSite, node: Node) -> None:
+    """RefusedError for a full node that a failover gave a validator's key file: its disk is that key's sign-state."""
+    if validator := key_on(opened, node):
+        raise RefusedError(
+            f"{node.name} signs with the key file of {validator.name}: replacing its data, or starting it otherwise "
+            "than it stopped, could sign twice",
+            remedy="Take the key home first: the failback.  If its disk is as it left it, start its unit by hand.",
+        )
+
+
+def _check_signs_at_home(opened: OpenSite, node: Node) -> None:
+    """RefusedError when a failover took its key file elsewhere, or fenced its disk on the way there."""
+    if opened.site.key_file_of(node.name) is None:
+        return
+    holder = holders_in_ledger(opened)[node.name]
+    fenced = LocalSignerDisk(opened.files, node).place().where == "fenced"
+    if holder != node.name or fenced:
+        raise RefusedError(
+            f"{node.name}: its signer disk was fenced by a failover, its key file signs at {holder} or nowhere",
+            remedy="To take it home run the failback of its zone; a failover that stopped half-way may be resumed.",
+        )
+
+
 def _check_key(opened: OpenSite, node: Node) -> None:
     """The consensus key on disk is this validator's: a node started without one makes its own, silently."""
     path = opened.files.home(node) / "config" / "priv_validator_key.json"
@@ -241,7 +268,7 @@ def _find_floor(opened: OpenSite, node: Node, say: Say) -> floor.Floor:
     survivors = [one.rpc for one in references(opened, node)]
     tip = fence.observe_tip(proof, survivors, chain_id=opened.site.chain.chain_id)
     seen = fence.observe_votes(proof, tip, survivors)
-    copies = known = _shipped_copies(opened, node, say)
+    copies = known = shipped_copies(opened, node, say)
     try:
         final = fence.read_final_state(proof, opened.files)
         known = (*copies, final.state)
@@ -258,7 +285,7 @@ def _find_floor(opened: OpenSite, node: Node, say: Say) -> floor.Floor:
     return floor.floor_while_moving(tip, quiet, seen, surviving)
 
 
-def _shipped_copies(opened: OpenSite, node: Node, say: Say) -> tuple[SignState, ...]:
+def shipped_copies(opened: OpenSite, node: Node, say: Say) -> tuple[SignState, ...]:
     """What the regions hold of the validator's file; they only ever raise a floor, so that silence is no obstacle."""
     try:
         copies = look_at_copies(Validator(opened.site.chain.chain_id, node.address), opened.registers)

@@ -24,6 +24,7 @@ from vedr.policies.controller import ControllerPolicy
 from vedr.policies.custody import Custody
 from vedr.policies.drills import Drills
 from vedr.policies.fleet import Fleet
+from vedr.policies.key_files import KeyFile
 from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, ZoneName
 from vedr.policies.notifications import Notifications
 from vedr.policies.traffic import Traffic
@@ -237,6 +238,7 @@ class Site(Frozen):
     providers: tuple[Provider, ...] = ()
     gateways: tuple[Gateway, ...] = ()
     signers: tuple[RemoteSigner, ...] = ()
+    key_files: tuple[KeyFile, ...] = ()
     fleet: Fleet
     dns: Dns | None = None
     orchestrator: Orchestrator
@@ -267,6 +269,10 @@ class Site(Frozen):
         found = (signer for signer in self.signers if signer.validator == validator)
         return tuple(sorted(found, key=lambda signer: signer.node != validator))
 
+    def key_file_of(self, validator: str) -> KeyFile | None:
+        """Where the validator's key file may be; None when it may not be moved, or it signs remotely."""
+        return next((one for one in self.key_files if one.validator == validator), None)
+
     def region(self, name: str) -> Region:
         """The region of that name, or NotFoundError listing those that exist."""
         if name not in self.regions:
@@ -296,7 +302,7 @@ class Site(Frozen):
     @model_validator(mode="after")
     def _topology_holds(self) -> Self:
         problems = [*_duplicates(self), *_misplaced(self), *_too_thin(self), *_short_locks(self), *_stray_signers(self)]
-        problems += self.fleet.problems(_units(self))
+        problems += [*self.fleet.problems(_units(self)), *_stray_key_files(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -378,6 +384,17 @@ def _stray_signers(site: Site) -> list[str]:
     names = Counter(signer.name for signer in site.signers)
     problems += [f"{count} signers are {what!r}: keep one" for what, count in (pairs + names).items() if count > 1]
     return problems
+
+
+def _stray_key_files(site: Site) -> list[str]:
+    """A host holds one key at most, so that what signs there is never in doubt."""
+    roles: dict[str, str] = {node.name: node.role for node in site.nodes}
+    remote = {signer.validator for signer in site.signers}
+    problems = [problem for one in site.key_files for problem in one.problems(roles, set(site.fleet.instances), remote)]
+    hosts = Counter(host for one in site.key_files for host in one.every_host)
+    return problems + [
+        f"{host} is a host of {count} key files: give each its own" for host, count in hosts.items() if count > 1
+    ]
 
 
 def sites_directories() -> tuple[Path, ...]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vedr.adapters.secrets_manager import AwsVault
     from vedr.continuity.delivery import Channel
     from vedr.custody.key_backup_store import KeyRepository
+    from vedr.failover.fencing import Instances, NetworkDeny
     from vedr.failover.traffic_steering import Steering
 
 PROBE_DEADLINE_S: Final = 2.0  # for RPC calls that only ask whether a node is there
@@ -156,6 +157,18 @@ class OpenSite:
         from vedr.adapters.fleet_site import open_zones  # noqa: PLC0415 (the same)
 
         return open_zones(self.site, self._closing)
+
+    def instances(self, region: str) -> "Instances":
+        """The region's machines, which a fence stops."""
+        from vedr.adapters.fleet_site import open_instances  # noqa: PLC0415 (the same)
+
+        return open_instances(self.site, region)
+
+    def network(self, region: str) -> "NetworkDeny":
+        """The firewall around the region's machines, which a fence closes."""
+        from vedr.adapters.fleet_site import open_network  # noqa: PLC0415 (the same)
+
+        return open_network(self.site, region, utc_now)
 
     @cached_property
     def channels(self) -> "tuple[Channel, ...]":

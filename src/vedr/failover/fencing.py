@@ -6,15 +6,16 @@ Leaves out: order and leases (`promotion`); cloud, HSM and firewall calls, which
 """
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from vedr.chain.attestation import Statement, two_people
-from vedr.chain.fence import Closed, FenceMethod, UnitStopped
+from vedr.chain.fence import Closed, Fence, FenceMethod, UnitStopped
 from vedr.chain.register_survey import Seen
 from vedr.chain.sign_state import SignState
-from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError
+from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, UnavailableError
 from vedr.failover.signer_disk import SignerDisk, Ticket
 from vedr.inventory import Node
 from vedr.ports import Clock, Fleet
@@ -232,11 +233,12 @@ class NetworkDenied:
     """The network lets nothing out, and two people saw the process stopped.
 
     One without the other is not enough: votes that were signed behind a closed network get out when it opens.
+    `statements` asks people for a sentence, or gives what they said to it before.
     """
 
     network: NetworkDeny
     host: str
-    statements: Sequence[Statement]
+    statements: Callable[[str], Sequence[Statement]]
     clock: Clock
     method: FenceMethod = "network denied and attested"
 
@@ -255,6 +257,73 @@ class NetworkDenied:
             raise RefusedError(
                 f"{self.host} is not fenced: its network is not denied", remedy="Deny it first, in and out."
             )
-        word = two_people(self.statements, self.sentence, after=since, now=self.clock())
+        said = self.statements(self.sentence)
+        word = two_people(said, self.sentence, after=since, now=self.clock())
         people = f"process stopped, say {' and '.join(word.people)}"
         return Closed({"network": f"network denied since {since.isoformat()}", "people": people})
+
+
+STOP_LIMIT_S: Final = (
+    120.0  # a machine that is stopped by force is off within two minutes, or its hypervisor is in trouble
+)
+_STOP_POLL_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstWay:
+    """The first of a host's ways that closes and is proven; the later ones are for a host that does not answer.
+
+    `chosen` remembers which one it was, by host, for all looks of one process: a proof that changes its way between two
+    looks is another proof, and `promotion` refuses it by the last state.
+    """
+
+    host: str
+    ways: Sequence[Fence]
+    chosen: MutableMapping[str, int]
+    limit_s: float = STOP_LIMIT_S
+    sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
+
+    @property
+    def method(self) -> FenceMethod:
+        return self._way.method
+
+    @property
+    def _way(self) -> Fence:
+        return self.ways[self.chosen.get(self.host, 0)]
+
+    def close(self) -> None:
+        """UnavailableError with every way's reason when none of them is proven; ConflictError ends it at once."""
+        reasons = []
+        for number, way in enumerate(self.ways):
+            if number < self.chosen.get(self.host, 0):
+                continue
+            try:
+                way.close()
+                self._await(way)
+            except (UnavailableError, DeadlineError, NotFoundError, RefusedError) as error:
+                reasons.append(f"{way.method}: {error.message}")
+                continue
+            self.chosen[self.host] = number
+            return
+        raise UnavailableError(
+            f"{self.host} is not fenced: {'; '.join(reasons)}",
+            remedy="Bring its supervisor and disk back, or name another way in [[key_files]] fences.  Until then the "
+            "key stays where it is.",
+        )
+
+    def _await(self, way: Fence) -> None:
+        """A machine takes a while to stop; the other ways are there at once, or not at all."""
+        until = self.monotonic() + (self.limit_s if way.method == "instance stopped" else 0.0)
+        while True:
+            try:
+                way.prove()
+            except RefusedError:
+                if self.monotonic() >= until:
+                    raise
+                self.sleep(_STOP_POLL_S)
+            else:
+                return
+
+    def prove(self) -> Closed:
+        return self._way.prove()

@@ -1,17 +1,19 @@
 """What is moved where when a zone or region is lost or emptied: validators' keys, providers' state, gateways.
 
 Guarantees: pure.  A key is only moved to a remote signer whose node serves, and only if its register refuses whoever
-held it before; one that was revoked is moved nowhere; a validator that signs from a file is left where it is, and that
-is said.  A plan that would take online power to 2/3 or below, when it is above now, is refused.
+held it before; one that was revoked is moved nowhere; a validator that signs from a file is moved last, or left where
+it is, and the reason said (`relocation_key_files`).  A plan that would take online power to 2/3 or below, when it is
+above now, is refused.
 Leaves out: looking, doing, and traffic (`traffic_plan`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from vedr.chain.quorum import Domain, needed_power
 from vedr.errors import NotFoundError, RefusedError
+from vedr.failover.relocation_key_files import KeyHosts, KeyMove, Room, choose_host, would_halt
 from vedr.inventory import Gateway, Node, Provider, RemoteSigner, Site
 
 
@@ -28,6 +30,7 @@ class Situation:
         revoked: Validators whose key must never sign again.
         tip_height: The newest block that any of them shows.
         tip_hash: Its hash, in hex; afterwards it has to be in the chain still.
+        key_hosts: Where the validators that sign from a file do, and which of their hosts can be fenced.
     """
 
     serving: frozenset[str]
@@ -38,6 +41,7 @@ class Situation:
     revoked: frozenset[str] = frozenset()
     tip_height: int = 0
     tip_hash: str = ""
+    key_hosts: KeyHosts = field(default_factory=KeyHosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,12 @@ class Relocation:
     online_after: int
     tip_height: int
     tip_hash: str
+    key_moves: tuple[KeyMove, ...] = ()
+
+    @property
+    def validators(self) -> tuple[str, ...]:
+        """Whose keys are moved."""
+        return (*(move.validator for move in self.moves), *(move.validator for move in self.key_moves))
 
     @property
     def needed_power(self) -> int:
@@ -149,22 +159,25 @@ def plan(site: Site, domain: Domain, target: Domain, situation: Situation, *, pl
     handovers, stranded = _hand_over_providers(site, domain, target)
     total = sum(situation.powers.values())
     online = situation.outside_online + sum(situation.powers.get(name, 0) for name in situation.signing)
-    lost = sum(
-        situation.powers.get(name, 0) for name in situation.signing if _stands_in(site, domain, name, situation.holders)
+    lost = sum(situation.powers.get(name, 0) for name in situation.signing if _stands_in(site, domain, name, situation))
+    restored = online - lost + sum(move.power for move in moves)
+    key_moves, kept = _move_key_files(
+        site, domain, target, situation, moves, online=online if planned else restored, needed=needed_power(total)
     )
     return Relocation(
         domain=str(domain),
         target=str(target),
         planned=planned,
         moves=moves,
-        left=(*left, *stranded),
+        left=(*left, *kept, *stranded),
         handovers=handovers,
         gateways=tuple(gateway.name for gateway in site.gateways if gateway.reserve and _is_at(target, gateway)),
         total_power=total,
         online_before=online,
-        online_after=online - lost + sum(move.power for move in moves),
+        online_after=restored + sum(move.power for move in key_moves),
         tip_height=situation.tip_height,
         tip_hash=situation.tip_hash,
+        key_moves=key_moves,
     )
 
 
@@ -218,11 +231,12 @@ def _move_validators(
 ) -> tuple[tuple[Move, ...], tuple[Left, ...]]:
     moves: list[Move] = []
     left: list[Left] = []
-    busy = {signer_named(site, holder).node for holder in situation.holders.values() if holder}
+    busy = _busy(site, situation)
     for validator in site.nodes:
-        if not validator.is_validator or not _stands_in(site, domain, validator.name, situation.holders):
+        signers = site.signers_of(validator.name)
+        if not signers or not _stands_in(site, domain, validator.name, situation):
             continue
-        power, signers = situation.powers.get(validator.name, 0), site.signers_of(validator.name)
+        power = situation.powers.get(validator.name, 0)
         able = [one for one in signers if one.node not in busy and _can_serve(site, domain, one, situation.serving)]
         if validator.name in situation.revoked:
             left.append(Left(validator.name, power, "its key was revoked (RB-DR-005): no signer may use it again"))
@@ -230,20 +244,63 @@ def _move_validators(
             signer = min(able, key=partial(_preference, site, target))
             busy.add(signer.node)
             moves.append(_move(site, signer, situation.holders.get(validator.name, ""), power))
-        elif signers:
-            left.append(Left(validator.name, power, "none of its standbys' nodes is in sync and free"))
         else:
-            reason = "it signs from a key file: nothing but its fenced host proves that it is silent"
-            left.append(Left(validator.name, power, reason))
+            left.append(Left(validator.name, power, "none of its standbys' nodes is in sync and free"))
     return _with_others(site, domain, target, situation, moves), tuple(left)
+
+
+def _busy(site: Site, situation: Situation) -> set[str]:
+    """Nodes that sign already: a remote signer's, and full nodes that were given a key file."""
+    return {signer_named(site, holder).node for holder in situation.holders.values() if holder} | {
+        situation.key_hosts.holder(one.validator) for one in site.key_files
+    }
+
+
+def _move_key_files(
+    site: Site,
+    domain: Domain,
+    target: Domain,
+    situation: Situation,
+    moves: Sequence[Move],
+    *,
+    online: int,
+    needed: int,
+) -> tuple[tuple[KeyMove, ...], tuple[Left, ...]]:
+    """After the remote keys, with the nodes that these leave; `online`: the power while the first of them is silent."""
+    taken = _busy(site, situation) | {node for move in moves for node in _nodes_of(site, move)}
+    found: list[KeyMove] = []
+    left: list[Left] = []
+    for node in site.nodes:
+        if not node.is_validator or site.signers_of(node.name) or not _stands_in(site, domain, node.name, situation):
+            continue
+        power = situation.powers.get(node.name, 0)
+        room = Room(
+            site, partial(_is_at, domain), partial(_is_at, target),
+            partial(_could_serve, site, serving=situation.serving),
+            taken - {situation.key_hosts.holder(node.name)} | {move.host for move in found},
+        )  # fmt: skip
+        chosen: KeyMove | str = "its key was revoked (RB-DR-005): no host may be given it again"
+        if node.name not in situation.revoked:
+            chosen = choose_host(room, node, situation.key_hosts, power)
+        signs = power if node.name in situation.signing else 0
+        if isinstance(chosen, KeyMove):
+            chosen = would_halt(replace(chosen, power=signs), online=online, needed=needed) or chosen
+        if isinstance(chosen, KeyMove):
+            found.append(chosen)
+        else:
+            left.append(Left(node.name, power, chosen))
+    return tuple(found), tuple(left)
+
+
+def _nodes_of(site: Site, move: Move) -> tuple[str, ...]:
+    return (move.node, *(signer_named(site, name).node for name in move.others))
 
 
 def _with_others(
     site: Site, domain: Domain, target: Domain, situation: Situation, moves: Sequence[Move]
 ) -> tuple[Move, ...]:
     """Each with what is left of its standbys, each node given to one move only, in turn."""
-    taken = {signer_named(site, holder).node for holder in situation.holders.values() if holder}
-    taken |= {move.node for move in moves}
+    taken = _busy(site, situation) | {move.node for move in moves}
     others: dict[str, list[str]] = {move.validator: [] for move in moves}
     for _ in range(max((len(site.signers_of(move.validator)) for move in moves), default=0)):
         for move in moves:
@@ -259,8 +316,10 @@ def _with_others(
 def _can_serve(site: Site, domain: Domain, signer: RemoteSigner, serving: frozenset[str]) -> bool:
     """Whether its node stands elsewhere and is in sync; the validator's own, which waits for it, by its neighbours."""
     node = site.node(signer.node)
-    if _is_at(domain, node):
-        return False
+    return not _is_at(domain, node) and _could_serve(site, node, serving=serving)
+
+
+def _could_serve(site: Site, node: Node, *, serving: frozenset[str]) -> bool:
     return node.name in serving or (node.is_validator and _serves(site, Domain("zone", node.zone), serving))
 
 
@@ -284,11 +343,14 @@ def _hand_over_providers(site: Site, domain: Domain, target: Domain) -> tuple[tu
     return pairs, stranded
 
 
-def _stands_in(site: Site, domain: Domain, validator: str, holders: Mapping[str, str]) -> bool:
-    """Whether the key is used in the domain now: by its holder where it signs remotely, else at home."""
+def signs_at(site: Site, validator: str, holders: Mapping[str, str], key_hosts: KeyHosts) -> Node:
+    """The node where the key is used now: its holder's where it signs remotely, else the one that has the file."""
     holder = holders.get(validator, "")
-    node = site.node(signer_named(site, holder).node if holder else validator)
-    return _is_at(domain, node)
+    return site.node(signer_named(site, holder).node if holder else key_hosts.holder(validator))
+
+
+def _stands_in(site: Site, domain: Domain, validator: str, situation: Situation) -> bool:
+    return _is_at(domain, signs_at(site, validator, situation.holders, situation.key_hosts))
 
 
 def _is_at(domain: Domain, thing: Node | Provider | Gateway) -> bool:

@@ -66,6 +66,7 @@ class PlannedNode(Member):
     power: int
     home: Path
     standbys: tuple[str, ...] = ()
+    key_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Plan:
                 power=policy.power,
                 home=self.folder / "nodes" / policy.name,
                 standbys=policy.standbys,
+                key_hosts=policy.key_hosts,
             )
             for policy, host in _with_hosts(self.template.nodes, at.NODE_HOSTS)
         )

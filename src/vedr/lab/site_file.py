@@ -57,6 +57,7 @@ def _document(plan: Plan, validators: dict[str, str]) -> dict[str, Any]:
         "regions": {region: _region(plan, secrets, region) for region in plan.regions},
         "nodes": [_node(plan, node.name, validators) for node in plan.nodes],
         "signers": [_signer(signer) for signer in plan.signers],
+        "key_files": [{"validator": node.name, "hosts": list(node.key_hosts)} for node in plan.nodes if node.key_hosts],
         **_services(plan),
         "fleet": {
             "kind": "lab",

@@ -62,6 +62,9 @@ class NodePolicy(Frozen):
     standbys: tuple[NodeName, ...] = Field(
         default=(), description="full nodes that may take a validator's key over; with any, it signs from its HSM"
     )
+    key_hosts: tuple[NodeName, ...] = Field(
+        default=(), description="full nodes that may be given the key file of a validator that signs from one"
+    )
 
 
 class Placement(Frozen):
@@ -128,6 +131,8 @@ def _bad_standbys(template: Template) -> list[str]:
             problems.append(f"{node.name} has standbys, but is no validator")
         if len(set(node.standbys)) < len(node.standbys):
             problems.append(f"{node.name} names a standby twice")
+        if node.key_hosts and (node.standbys or node.role != "validator"):
+            problems.append(f"{node.name} has key hosts, but is no validator that signs from a file")
         problems += [
             f"{node.name} names the standby {name!r}: no full node" for name in node.standbys if name not in full
         ]

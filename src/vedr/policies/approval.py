@@ -45,6 +45,10 @@ class Approval(Frozen):
         """How many different people have to agree to a plan of this runbook."""
         return next((PEOPLE[people] for known, people in self.runbooks.items() if known == runbook), 0)
 
+    def asking(self, runbook: str, people: People) -> Self:
+        """The same people and the same patience, for a question that needs so many whatever the runbook asks."""
+        return self.model_copy(update={"runbooks": {**self.runbooks, runbook: people}})
+
     def check_person(self, person: str) -> None:
         """RefusedError when this person may not answer."""
         if self.people and person not in self.people:

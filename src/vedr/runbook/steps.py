@@ -9,15 +9,17 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast, get_type_hints, overload
+from typing import Concatenate, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, cast, get_type_hints, overload
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from vedr.errors import InvalidInputError
 from vedr.ledger import RunId
+from vedr.policies.approval import People
+from vedr.runbook.approval import Answer
 from vedr.runbook.order import Order
 from vedr.runbook.plan import Action, Plan
 from vedr.signature import Json
@@ -53,6 +55,10 @@ class Retry:
         return tuple(self.delay_s * self.backoff**n for n in range(self.attempts - 1))
 
 
+def _outside_a_run(*_: object) -> NoReturn:
+    raise InvalidInputError("this step is not performed in a run: it has no ledger", remedy="Report this.")
+
+
 @dataclass(frozen=True, slots=True)
 class Context(Generic[O_co]):
     """What a step is told besides its arguments.
@@ -61,6 +67,9 @@ class Context(Generic[O_co]):
     `resuming`: an earlier process began this step and nobody knows how far it came: look before acting.
     `say`: one line of progress for whoever watches; it is not recorded.
     `named`: which of several things this is for (`step.named("validator-0")`); empty where there is one.
+    `note`: puts an observation into the run's ledger at once, for a step whose parts must outlive its process.
+    `ask`: asks so many different people to agree to a plan, waits for them, and gives their answers; RefusedError when
+    one refuses or too few answer in time.
     """
 
     order: O_co
@@ -71,6 +80,8 @@ class Context(Generic[O_co]):
     resuming: bool
     say: Callable[[str], None]
     named: str = ""
+    note: Callable[[str, Mapping[str, Json]], None] = _outside_a_run
+    ask: Callable[[Plan, People], Sequence[Answer]] = _outside_a_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,7 +273,7 @@ class Firewall:
 
 def test_a_denied_network_is_a_fence_only_with_the_word_of_two_different_people() -> None:
     firewall, statements = Firewall(), list[Statement]()
-    fence = NetworkDenied(firewall, "val-us-0", statements, lambda: NOW + dt.timedelta(minutes=5))
+    fence = NetworkDenied(firewall, "val-us-0", lambda _: statements, lambda: NOW + dt.timedelta(minutes=5))
     seen = NOW + dt.timedelta(minutes=1)
     statements += [Statement(person, fence.sentence, seen) for person in ("Ada Lovelace", "ada  LOVELACE")]
     with pytest.raises(RefusedError, match="network is not denied"):

@@ -12,6 +12,7 @@ from vedr.chain.quorum import OUTSIDE, Domain
 from vedr.errors import NotFoundError, RefusedError
 from vedr.failover import relocation
 from vedr.failover.relocation import Relocation, Situation, choose_target, place_of, plan, signer_named, within
+from vedr.failover.relocation_key_files import KeyHosts, KeyMove, go_home
 from vedr.inventory import Site, parse_site
 from vedr.lab.credentials import LabSecrets
 from vedr.lab.plan import Plan, Settings
@@ -50,7 +51,8 @@ def lost(site: Site, domain: Domain, **changed: Any) -> Situation:
     """The same, with everything in that place gone."""
     gone = {node.name for node in site.nodes if within(domain, node.zone, node.region)}
     before = situation(site)
-    values = {"serving": before.serving - gone, "signing": before.signing - gone}
+    silent = KeyHosts(unproven=dict.fromkeys(gone, "silent"), unfit=dict.fromkeys(gone, "silent"))
+    values = {"serving": before.serving - gone, "signing": before.signing - gone, "key_hosts": silent}
     return situation(site, **{**values, **changed})
 
 
@@ -178,3 +180,81 @@ def test_no_plan_ever_gives_a_node_two_keys_or_leaves_one_in_what_is_lost(site: 
         assert not within(domain, move.zone, move.region)
         assert signer_named(site, move.signer).validator == move.validator
     assert relocation.needed_power(found.total_power) == found.needed_power
+
+
+# --- validators that sign from a key file
+
+
+def test_a_zone_that_is_emptied_moves_a_key_file_to_the_host_that_may_have_it(site: Site) -> None:
+    found = relocate(site, "eu-west-1b", situation(site), planned=True)
+    assert found.key_moves == (
+        KeyMove("validator-eu-west-1", 10, "validator-eu-west-1", "fullnode-ap-south-0", "ap-south-1a", "ap-south"),
+    )
+    assert (found.online_before, found.online_after) == (50, 50)
+    assert not found.left
+
+
+def test_a_key_file_stays_where_a_host_of_it_can_t_be_proven_fenced_and_the_plan_says_what_would_help(
+    site: Site,
+) -> None:
+    hosts = KeyHosts(unproven={"validator-eu-west-1": "process-and-disk: the agent of eu-west-1b is silent"})
+    found = relocate(site, "eu-west-1b", situation(site, key_hosts=hosts), planned=True)
+    assert not found.key_moves
+    assert "the agent of eu-west-1b is silent" in found.left[0].reason
+    assert "[[key_files]] fences does (instance, network)" in found.left[0].reason
+
+
+def test_a_standby_that_may_have_had_the_key_has_to_be_proven_fenced_too(site: Site) -> None:
+    hosts = KeyHosts(holders={"validator-eu-west-1": "validator-eu-west-1"}, unproven={"fullnode-ap-south-0": "silent"})
+    found = relocate(site, "eu-west-1b", situation(site, key_hosts=hosts), planned=True)
+    assert [left.name for left in found.left] == ["validator-eu-west-1"]
+
+
+def test_a_key_file_that_is_away_is_not_in_its_own_zone_any_more(site: Site) -> None:
+    away = situation(site, key_hosts=KeyHosts(holders={"validator-eu-west-1": "fullnode-ap-south-0"}))
+    assert not relocate(site, "eu-west-1b", away, planned=True).key_moves
+    back = relocate(site, "ap-south-1a", away, planned=True)
+    assert [(move.origin, move.host) for move in back.key_moves] == [("fullnode-ap-south-0", "validator-eu-west-1")]
+    assert [left.name for left in back.left] == ["validator-ap-south-0"]  # nobody may be given its key file
+
+
+def test_no_remote_key_goes_to_a_node_that_has_a_key_file(site: Site) -> None:
+    away = KeyHosts(holders={"validator-eu-west-1": "fullnode-ap-south-0"})
+    found = relocate(site, "us-east", lost(site, Domain("region", "us-east"), key_hosts=away), target="ap-south")
+    assert "fullnode-ap-south-0" not in [move.node for move in found.moves]
+
+
+def test_no_key_file_goes_to_a_node_that_a_remote_key_goes_to(site: Site) -> None:
+    holders = {**situation(site).holders, "validator-us-east-0": "validator-us-east-0-at-fullnode-ap-south-0"}
+    found = relocate(site, "eu-west-1b", situation(site, holders=holders), planned=True)
+    assert not found.key_moves
+    assert "no other host that may be given it is in sync, free and outside" in found.left[0].reason
+
+
+def test_a_key_file_is_not_moved_while_the_chain_would_halt_without_it(site: Site) -> None:
+    few = situation(site).signing - {"validator-us-east-0"}  # 40 of 50 power, 34 are needed
+    found = relocate(site, "eu-west-1b", situation(site, signing=few), planned=True)
+    assert not found.key_moves
+    assert "the chain would halt" in found.left[0].reason
+    assert "30 of 34" in found.left[0].reason
+
+
+def test_a_revoked_key_file_is_given_to_nobody(site: Site) -> None:
+    found = relocate(site, "eu-west-1b", situation(site, revoked=frozenset({"validator-eu-west-1"})), planned=True)
+    assert "revoked" in found.left[0].reason
+
+
+def test_a_host_whose_disk_does_not_answer_is_given_no_key(site: Site) -> None:
+    hosts = KeyHosts(unfit={"fullnode-ap-south-0": "its home is not on this machine"})
+    found = relocate(site, "eu-west-1b", situation(site, key_hosts=hosts), planned=True)
+    assert "its home is not on this machine" in found.left[0].reason
+
+
+def test_a_key_file_goes_home_only_when_its_own_host_can_be_given_it(site: Site) -> None:
+    key_file, home = site.key_files[0], site.node("validator-eu-west-1")
+    away = {"validator-eu-west-1": "fullnode-ap-south-0"}
+    assert isinstance(go_home(key_file, home, KeyHosts(away), 10), KeyMove)
+    assert "bring it back" in str(go_home(key_file, home, KeyHosts(away, unfit={home.name: "silent"}), 10))
+    assert "nothing can prove" in str(
+        go_home(key_file, home, KeyHosts(away, unproven={"fullnode-ap-south-0": "silent"}), 10)
+    )

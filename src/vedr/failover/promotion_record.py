@@ -1,0 +1,66 @@
+"""A promotion's stages in the ledger of the run that made it, and what they say afterwards.
+
+Each stage is a `note` of the run, written before the next stage begins (docs/signing-safety.md).
+
+Guarantees: what is read back is evidence and never a stage; of two runs that armed a host, the one with the later lease
+is believed.
+Leaves out: promoting (`promotion`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from vedr.failover.promotion_stages import Evidence, StageName
+from vedr.ledger import Entry
+from vedr.signature import Json
+
+TEXT: Final = "promotion"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ArmedAt:
+    """Under which lease, by which process of its run, a key was last let sign, and where."""
+
+    epoch: int
+    attempt: int
+    host: str
+
+
+def facts_of(validator: str, stage: StageName, evidence: Evidence) -> dict[str, Json]:
+    """The note's facts; its text is TEXT."""
+    return {"validator": validator, "stage": stage, "evidence": dict(evidence)}
+
+
+def stages_in(entries: Iterable[Entry], validator: str) -> list[tuple[StageName, Evidence]]:
+    """What processes of this run recorded of this key, in order."""
+    found: list[tuple[StageName, Evidence]] = []
+    for entry in entries:
+        match entry.kind, entry.payload:
+            case "note", {"text": "promotion", "validator": str(name), "stage": str(stage), "evidence": dict(evidence)}:
+                if name == validator:
+                    found += [(known, evidence) for known in _stage_named(stage)]
+            case _:
+                continue
+    return found
+
+
+def _stage_named(text: str) -> tuple[StageName, ...]:
+    return tuple(name for name in get_args(StageName) if name == text)
+
+
+def armed_in(entries: Iterable[Entry]) -> Mapping[str, ArmedAt]:
+    """Where this run let each key sign last."""
+    found: dict[str, ArmedAt] = {}
+    for entry in entries:
+        match entry.kind, entry.payload:
+            case "note", {
+                "text": "promotion",
+                "validator": str(name),
+                "stage": "armed",
+                "evidence": {"epoch": int(epoch), "attempt": int(attempt), "host": str(host)},
+            }:
+                found[name] = max(ArmedAt(epoch, attempt, host), found.get(name, ArmedAt(0, 0, "")))
+            case _:
+                continue
+    return found

@@ -1,0 +1,131 @@
+"""What is known of validators' key files: where each signs, which of their hosts can be fenced, what is on their disks.
+
+Guarantees: nothing is changed here; where a key signs is what the ledger's newest promotion says, and a ledger that
+can't be read is an error, never "at home".
+Leaves out: moving them (tasks.key_files).
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from tasks.observing import MAX_ASKED_AT_ONCE
+from vedr.adapters.fence_site import why_not
+from vedr.adapters.site import OpenSite
+from vedr.errors import RefusedError, VedrError
+from vedr.failover.fencing import InstanceStopped
+from vedr.failover.key_disk import address_on
+from vedr.failover.promotion_record import ArmedAt, armed_in
+from vedr.failover.relocation_key_files import KeyHosts
+from vedr.failover.signer_disk import LocalSignerDisk
+from vedr.inventory import Node
+from vedr.policies.key_files import KeyFile
+
+MOVERS: Final = ("RB-DR-002", "RB-DR-003", "failback")
+
+
+def holders_in_ledger(opened: OpenSite) -> dict[str, str]:
+    """The host where each key file signs, or did last; its validator's own when no run ever moved it."""
+    if not opened.site.key_files:
+        return {}
+    newest: dict[str, ArmedAt] = {}
+    for runbook in MOVERS:
+        for run_id in opened.journal.runs_of(runbook):
+            for name, armed in armed_in(opened.journal.read(run_id).entries).items():
+                newest[name] = max(armed, newest.get(name, armed))
+    named = {one.validator: one.validator for one in opened.site.key_files}
+    return named | {name: armed.host for name, armed in newest.items() if name in named}
+
+
+def key_hosts_of(opened: OpenSite) -> KeyHosts:
+    """Who holds them, and which hosts can be fenced or given one; every host is asked at once."""
+    asked = [(one, opened.site.node(host)) for one in opened.site.key_files for host in one.every_host]
+    if not asked:
+        return KeyHosts()
+    holders = holders_in_ledger(opened)
+    with ThreadPoolExecutor(min(MAX_ASKED_AT_ONCE, len(asked)), "key-hosts") as pool:
+        unproven = pool.map(lambda pair: _unproven(opened, *pair), asked)
+        unfit = pool.map(lambda pair: why_not(opened, pair[1], "process-and-disk"), asked)
+        names = [node.name for _, node in asked]
+        return KeyHosts(
+            holders,
+            {name: why for name, why in zip(names, unproven, strict=True) if why},
+            {name: why for name, why in zip(names, unfit, strict=True) if why},
+        )
+
+
+def _unproven(opened: OpenSite, key_file: KeyFile, node: Node) -> str:
+    """Every way's reason, when what it rests on does not answer; empty as soon as one does."""
+    reasons = []
+    for way in key_file.ways(node.name):
+        if not (reason := why_not(opened, node, way)):
+            return ""
+        reasons.append(reason)
+    return "; ".join(reasons)
+
+
+def key_on(opened: OpenSite, node: Node) -> Node | None:
+    """The validator whose key file this full node was given; None when it signs with no validator's."""
+    for key_file in opened.site.key_files:
+        if node.name in key_file.hosts:
+            validator = opened.site.node(key_file.validator)
+            return validator if address_on(opened.files.home(node)) == validator.address else None
+    return None
+
+
+def check_signs_alone(opened: OpenSite, key_file: KeyFile, holder: str) -> None:
+    """Every other host is still kept from signing: it has no key, or its disk is fenced, or its machine is off.
+
+    Raises:
+        RefusedError: one could sign.
+        UnavailableError: that can't be told of one.
+    """
+    validator = opened.site.node(key_file.validator)
+    for host in key_file.every_host:
+        if host != holder:
+            _check_kept_from_signing(opened, key_file, validator, opened.site.node(host))
+
+
+def _check_kept_from_signing(opened: OpenSite, key_file: KeyFile, validator: Node, node: Node) -> None:
+    looks: Mapping[str, Callable[[], None]] = {
+        "process-and-disk": lambda: _check_disk(opened, validator, node),
+        "instance": lambda: _check_instance(opened, node),
+    }
+    reasons: list[VedrError] = []
+    for way in key_file.ways(node.name):
+        if look := looks.get(way):
+            try:
+                look()
+            except VedrError as error:
+                reasons.append(error)
+            else:
+                return
+    raise (
+        reasons[0]
+        if reasons
+        else RefusedError(
+            f"{node.name}: that it is kept from signing rests on people's word", remedy="See for yourself, and say so."
+        )
+    )
+
+
+def _check_disk(opened: OpenSite, validator: Node, node: Node) -> None:
+    place = LocalSignerDisk(opened.files, node).place()
+    if place.where == "open" and address_on(opened.files.home(node)) == validator.address:
+        raise RefusedError(
+            f"{node.name}: its signer disk is open and has the key of {validator.name}, which signs elsewhere",
+            remedy="Stop its unit at once, then run the failback, which fences it.",
+        )
+
+
+def _check_instance(opened: OpenSite, node: Node) -> None:
+    InstanceStopped(opened.instances(node.region), node.name, opened.site.fleet.instances[node.name]).prove()
+
+
+def is_away(opened: OpenSite, hosts: KeyHosts, validator: Node) -> bool:
+    """Whether its key file signs elsewhere, or its disk was fenced on the way there and nobody opened it since."""
+    if hosts.holder(validator.name) != validator.name:
+        return True
+    if validator.name in hosts.unfit:
+        return False
+    return LocalSignerDisk(opened.files, validator).place().where == "fenced"
