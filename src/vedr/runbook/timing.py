@@ -2,7 +2,8 @@
 
 The RTO clock starts at detection.  A run's time is divided, without gap or overlap, into: before the run was opened,
 each step's execution, waiting for people, interruption (a crash until the resume), taking steps back, and the rest,
-which is vedr's own overhead. All figures are whole milliseconds of the ledger's clock.
+which is vedr's own overhead. All figures are whole milliseconds of the ledger's clock; but steps and waits are measured
+by a clock that never goes back, and a run took at least as long as its parts, though the ledger's was set back.
 """
 
 import datetime as dt
@@ -97,7 +98,7 @@ def measure(entries: Sequence[Entry]) -> Timing:
     for entry in entries:
         match entry.kind:
             case "resumed" if last:
-                interrupted += millis(entry.time - last.time)
+                interrupted += max(0, millis(entry.time - last.time))
                 waiting += millis(last.time - asked.time) if asked else 0  # nobody lived to say how long it waited
                 running = asked = None
             case "waiting":
@@ -124,10 +125,11 @@ def measure(entries: Sequence[Entry]) -> Timing:
                 pass
         last = entry
     waiting += millis(entries[-1].time - asked.time) if asked else 0
-    total = max(0, millis(entries[-1].time - detected_at))
     before = max(0, millis(entries[0].time - detected_at))
     done = tuple(row.freeze(key) for key, row in rows.items())
     worked = sum(row.took_ms or 0 for row in done)
+    parts = before + waiting + interrupted + undoing + worked
+    total = max(parts, millis(entries[-1].time - detected_at))  # the clock may have been set back meanwhile
     closed = entries[-1].payload.get("outcome") if entries[-1].kind == "closed" else None
     return Timing(
         runbook=_text(opened, "runbook"),
@@ -138,7 +140,7 @@ def measure(entries: Sequence[Entry]) -> Timing:
         before_ms=before,
         waiting_ms=waiting,
         interrupted_ms=interrupted,
-        overhead_ms=max(0, total - before - waiting - interrupted - undoing - worked),
+        overhead_ms=total - parts,
         outcome=closed if isinstance(closed, str) else None,
         undoing_ms=undoing,
     )

@@ -22,8 +22,9 @@ from vedr.runbook.lease import Lease, Leases
 from vedr.runbook.liveness import this_process
 from vedr.runbook.opening import opened_run, recorded_order
 from vedr.runbook.order import Order
-from vedr.runbook.run import Run
+from vedr.runbook.run import Plainly, Run
 from vedr.runbook.steps import Context, Retry, Runbook, step
+from vedr.runbook.timing import measure
 from vedr.targets import TargetOverrides
 
 
@@ -222,6 +223,20 @@ def test_an_overrun_is_announced_before_it_happens_and_ends_nothing(world: World
     assert seen.index("overrun_predicted") < seen.index("overrun")
     assert run.outcome.outcome == "completed"
     assert not run.outcome.met
+
+
+def test_a_clock_that_is_set_back_meets_no_target(world: World) -> None:
+    run_id = RunId("inc-20260214-031500-back")
+    writer = world.journal().open(
+        run_id, "RB-DR-001", {"detected_at": world.clock.now.isoformat(), "target_ms": 300_000}
+    )
+    steady = iter(range(0, 100_000, 301))  # five minutes pass between two looks at the clock that never goes back
+    run = Run(RB, Recovery(), writer, world.journal(), executor=Plainly(), monotonic=lambda: next(steady))
+    run.step(look)
+    world.clock.move(-3600)
+    assert not run.complete().met
+    closed = world.journal().read(run_id).entries
+    assert (closed[-1].payload["met"], measure(closed).met) == (False, False)
 
 
 def test_the_clock_starts_at_detection_and_impossible_times_are_refused(world: World) -> None:

@@ -45,6 +45,21 @@ def test_the_end_of_a_step_that_never_began_is_a_row_of_its_own() -> None:
     assert [(row.key, row.state) for row in measured.rows][-1] == ("z", "completed")
 
 
+def test_a_clock_that_is_set_back_makes_no_run_shorter_than_its_steps() -> None:
+    measured = measure(
+        history(
+            (5, "opened", OPENED),
+            (6, "step_started", {"step": "a", "title": "A"}),
+            (1, "resumed", {}),
+            (1, "step_started", {"step": "a", "title": "A"}),
+            (2, "step_completed", {"step": "a", "took_ms": 70_000, "attempts": 1}),
+            (3, "closed", {"outcome": "completed"}),
+        )
+    )
+    assert (measured.total_ms, measured.interrupted_ms, measured.overhead_ms) == (75_000, 0, 0)
+    assert not measured.met
+
+
 def test_every_second_from_detection_is_accounted_for_once() -> None:
     measured = measure(
         history(
