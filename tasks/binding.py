@@ -31,6 +31,7 @@ from vedr.adapters.site import open_site
 from vedr.errors import VedrError
 from vedr.ledger import RunId
 from vedr.runbook.asking import Inbox
+from vedr.runbook.choices import check_choices
 from vedr.runbook.opening import opened_run
 from vedr.runbook.order import new_run_id
 from vedr.runbook.run import Executor, Listener, Outcome, Plainly, Run
@@ -73,6 +74,8 @@ def open_run(runbook: Runbook[O], order: O) -> Iterator[Run[O]]:
     """
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(order.site or None))
+        if not order.incident:  # what is resumed was checked when it was opened
+            check_choices(order, site.site)
         executor: Executor = Plainly()
         listeners: list[Listener] = []
         inboxes: list[Inbox] = []

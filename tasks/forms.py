@@ -17,35 +17,22 @@ import httpx
 
 from vedr.errors import UnavailableError, VedrError, VerificationFailedError
 from vedr.inventory import Site, load_site
+from vedr.runbook.choices import MARK, offered
 
-MARK: Final = "vedr_choices"
 PAGE: Final = 200  # the most deployments that Prefect's API lists at once
 TIMEOUT_S: Final = 30.0
 BUSY_TRIES: Final = 20
 BUSY_DELAY_S: Final = 1.0
 
 
-def choices(site: Site) -> Mapping[str, list[str]]:
-    """What the site offers, by the mark's value."""
-    zones = [zone for region in site.regions_by_priority for zone in site.regions[region].zones]
-    return {
-        "nodes": [node.name for node in site.nodes],
-        "regions": list(site.regions_by_priority),
-        "zones": zones,
-        "places": [*site.regions_by_priority, *zones],
-        "providers": [provider.name for provider in site.providers],
-        "key_owners": [*(node.name for node in site.nodes), *(provider.name for provider in site.providers)],
-    }
-
-
-def fill(schema: dict[str, Any], offered: Mapping[str, list[str]]) -> int:
+def fill(schema: dict[str, Any], lists: Mapping[str, list[str]]) -> int:
     """Give every marked property of a parameter schema its `enum`, in place; how many there were."""
     filled = 0
     for definition in schema.get("definitions", {}).values():
         for field in definition.get("properties", {}).values():
             if MARK in field:
                 optional = [""] if field.get("default") == "" else []
-                field["enum"] = optional + offered[field[MARK]]
+                field["enum"] = optional + lists[field[MARK]]
                 field.pop("pattern", None)
                 filled += 1
     return filled
@@ -58,12 +45,12 @@ def fill_deployments(site: Site, api: httpx.Client) -> dict[str, int]:
         UnavailableError: Prefect's API does not answer.
         VerificationFailedError: it did not keep what it was given.
     """
-    offered = choices(site)
+    lists = offered(site)
     done = {}
     try:
         for deployment in _deployments(api):
             schema = deployment["parameter_openapi_schema"]
-            if filled := fill(schema, offered):
+            if filled := fill(schema, lists):
                 path = f"/deployments/{deployment['id']}"
                 _patiently(api, "PATCH", path, {"parameter_openapi_schema": schema})
                 if _patiently(api, "GET", path).json()["parameter_openapi_schema"] != schema:

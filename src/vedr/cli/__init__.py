@@ -1,18 +1,20 @@
 """`vedr`: the everyday and the break-glass command.
 
 Guarantees: the exit status is true to the result (0 only when everything asked for was done and seen); errors go to
-standard error with what to do next; with `--json` standard output carries one JSON document and nothing else.
+standard error with what to do next, never as a bare trace; with `--json` standard output carries one JSON document and
+nothing else.
 """
 
 import importlib
 import os
 import sys
+import traceback
 from types import ModuleType
-from typing import Final
+from typing import Final, NoReturn
 
 import typer
 
-from vedr.cli.output import report_error
+from vedr.cli.output import of_this_machine, report_error
 from vedr.errors import VedrError
 
 GROUPS: Final = {
@@ -78,8 +80,18 @@ def main() -> None:
     try:
         (build(named) if named or COMPLETION_ENV in os.environ else listing())()
     except VedrError as error:
-        report_error(error)
-        sys.exit(error.exit_code)
+        _end(error)
+    except OSError as error:
+        _end(of_this_machine(error))
+    except Exception as error:  # noqa: BLE001 (a defect: its trace is needed, and so is a word on what now)
+        traceback.print_exc()
+        remedy = "This is a defect of vedr: report the lines above.  The ledger has what a run did: vedr ledger list."
+        _end(VedrError(f"{type(error).__name__}: {error}", remedy=remedy))
+
+
+def _end(error: VedrError) -> NoReturn:
+    report_error(error)
+    sys.exit(error.exit_code)
 
 
 def _vedr() -> typer.Typer:

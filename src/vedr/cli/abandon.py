@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from vedr.adapters.notify_announcing import announcing
@@ -80,8 +81,8 @@ def _show_ways(ways: Sequence[Way[Any]]) -> None:
     table = Table("step", "came", "way back", title="what is taken back, in this order")
     for way in ways:
         came = "to its end" if way.completed else "nobody knows how far"
-        back = way.step.undo.effect if way.step.undo else f"[yellow]by hand[/]: {way.by_hand}"
-        table.add_row(way.step.title, came, f"done: {way.done}" if way.done is not None else back)
+        back = way.step.undo.effect if way.step.undo else f"[yellow]by hand[/]: {escape(way.by_hand)}"
+        table.add_row(way.step.title, came, escape(f"done: {way.done}") if way.done is not None else back)
     stdout.print(table)
 
 

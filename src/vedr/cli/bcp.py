@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from vedr.adapters.continuity_standing import keep, look
@@ -203,7 +204,7 @@ def _show(assessment: Assessment, standing: Standing, unfilled: Sequence[str]) -
         since = duration(round(away_s * 1000)) if trouble else ""
         left = duration(max(0, round((impact.mtd_s - away_s) * 1000))) if health.state == "down" else ""
         why = f"{health.why} (inferred)" if health.inferred else health.why
-        table.add_row(impact.title, impact.priority, health.state, since, left, why)
+        table.add_row(impact.title, impact.priority, health.state, since, left, escape(why))
     stdout.print(table)
     certain = "" if assessment.certain else ", or worse: not everything could be seen"
     stdout.print(f"Severity {assessment.severity}{certain}: {'; '.join(assessment.reasons) or 'nothing'}", markup=False)

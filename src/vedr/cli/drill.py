@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 from cronsim import CronSim
+from rich.markup import escape
 from rich.table import Table
 
 from vedr.adapters.site import OpenSite, open_site, utc_now
@@ -123,6 +124,8 @@ def run_command(
         result = _perform(opened, kind, {**given, "form": form, "reason": reason})
     if as_json and result.bundle:
         typer.echo(result.bundle.document.decode())
+    elif as_json:
+        print_json(_document(result))  # nothing was opened that could be signed
     else:
         _show([result])
     _require([result])
@@ -215,7 +218,7 @@ def _show(results: Sequence[Result]) -> None:
     table = Table("drill", "came to", "run", "why")
     for one in results:
         run = one.bundle.run_id if one.bundle else ""
-        table.add_row(one.kind, f"[{COLOURS[one.verdict]}]{one.verdict}[/]", run, one.reason)
+        table.add_row(one.kind, f"[{COLOURS[one.verdict]}]{one.verdict}[/]", run, escape(one.reason))
     stdout.print(table)
 
 

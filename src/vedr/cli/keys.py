@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.markup import escape
 from rich.table import Column, Table
 
 from vedr.adapters.secrets import resolve
@@ -53,6 +54,11 @@ def backup(
     as_json: JsonFlag = False,
 ) -> None:  # fmt: skip
     """Back up keys now; with --owner and --kind one owner's, else whole regions.  Exit 3 when any were not."""
+    if (owner is None) != (kind is None):
+        raise InvalidInputError(
+            "--owner and --kind go together",
+            remedy=f"Give both, or neither for whole regions; kinds: {', '.join(KINDS)}.",
+        )
     no_core_dumps()
     saved: list[Saved] = []
     troubles: list[Trouble] = []
@@ -253,7 +259,7 @@ def status(*, region: RegionOption = None, site: SiteOption = None, as_json: Jso
         for one in judged:
             print_ = one.key.fingerprint[:SHOWN_DIGITS]
             backed_up = f"{one.backed_up_at:%Y-%m-%d %H:%M}"
-            table.add_row(one.status, one.owner, one.kind, print_, f"{one.age_days} d", backed_up, one.reason)
+            table.add_row(one.status, one.owner, one.kind, print_, f"{one.age_days} d", backed_up, escape(one.reason))
         stdout.print(table)
     if not judged:
         raise NotFoundError("no key was ever backed up", remedy="Run vedr keys backup.")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Column, Table
 
 from vedr.adapters.site import open_site
@@ -57,7 +58,9 @@ def show(run: RunArgument, site: SiteOption = None, as_json: JsonFlag = False) -
         return
     log = Table("#", "time (UTC)", "epoch", "what", "detail")
     for entry in recorded.entries:
-        log.add_row(str(entry.seq), f"{entry.time:%H:%M:%S.%f}"[:-3], str(entry.epoch), entry.kind, _detail(entry))
+        log.add_row(
+            str(entry.seq), f"{entry.time:%H:%M:%S.%f}"[:-3], str(entry.epoch), entry.kind, escape(_detail(entry))
+        )
     stdout.print(log)
     measured = timing.measure(recorded.entries)
     steps = Table("step", "state", "budget", "took", "waited", "tries")
@@ -92,7 +95,7 @@ def verify(
         )
     else:
         for finding in verified.superseded:
-            stdout.print(f"harmless: {finding}")
+            stdout.print(f"harmless: {finding}", markup=False)
         where = " in the regions that answered" if verified.silent else ""
         what = f"{len(verified.heads)} runs, {verified.entries} entries"
         stdout.print(f"{what}: every signature, chain and pin holds{where}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from vedr.adapters.site import OpenSite, open_site
@@ -42,7 +43,7 @@ def send_test(
     else:
         table = Table("channel", "kind", "state", "took", "reason", box=None, pad_edge=False)
         for one in deliveries:
-            table.add_row(one.channel, one.kind, one.state, f"{one.took_ms / 1000:.2f} s", one.reason)
+            table.add_row(one.channel, one.kind, one.state, f"{one.took_ms / 1000:.2f} s", escape(one.reason))
         stdout.print(table)
     if failed := sorted({one.channel for one in deliveries if one.state != "delivered"}):
         raise VerificationFailedError(

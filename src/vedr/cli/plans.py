@@ -1,5 +1,6 @@
 """How a plan is printed: the same table before it is approved, when it is asked about, and with `--plan`."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from vedr.cli.output import stdout
@@ -16,7 +17,8 @@ def print_plan(plan: Plan) -> None:
     """Its actions, and everything that it says about itself."""
     table = Table("", "action", "where", "budget", "effect", title=plan.title)
     for number, action in enumerate(plan.actions, start=1):
-        table.add_row(str(number), action.what, action.where, f"{action.budget_s:g} s", action.effect)
+        what, where, effect = map(escape, (action.what, action.where, action.effect))
+        table.add_row(str(number), what, where, f"{action.budget_s:g} s", effect)
     stdout.print(table)
     for heading, texts in (
         ("note", plan.notes),

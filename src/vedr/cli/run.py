@@ -15,17 +15,19 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import ValidationError
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from vedr.adapters.site import open_site
+from vedr.adapters.site import open_site, utc_now
 from vedr.cli import COMMANDS
 from vedr.cli.output import JsonFlag, print_json, stderr, stdout
 from vedr.cli.plans import plan_document, print_plan
 from vedr.errors import InvalidInputError, NotFoundError
 from vedr.inventory import load_site
 from vedr.ledger import Entry, parse_run_id
+from vedr.runbook.choices import check_choices
 from vedr.runbook.opening import WATCHERS, recorded_order, target_of
-from vedr.runbook.order import Order
+from vedr.runbook.order import Order, detection_time
 from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Runbook
 from vedr.runbook.timing import Forecast, Timing
@@ -157,7 +159,11 @@ def _show_fields(runbook: Runbook[Any]) -> None:
 
 def _show_plan(runbook: Runbook[Any], given: Mapping[str, str | bool], *, as_json: bool) -> None:
     order = make_order(runbook.order, _with_recorded(given))
-    target_s = target_of(runbook, load_site(order.site or None).targets)
+    site = load_site(order.site or None)
+    if not order.incident:  # what is resumed was checked when it was opened
+        check_choices(order, site)
+        detection_time(order, utc_now())
+    target_s = target_of(runbook, site.targets)
     runbook.check_budgets(target_s)
     plan = None if runbook.plan is None else runbook.plan(order)
     if as_json:
@@ -234,7 +240,7 @@ class Watcher:
             table.add_row(mark, row.title, _s(row.budget_ms), took, str(row.attempts or ""), style=colour)
         late = " [red]over the target[/]" if self._forecast.overrun else ""
         predicted = f"predicted {_s(self._forecast.predicted_ms)} of {_s(self._forecast.target_ms)}"
-        table.caption = f"{predicted}{late}  {self._said}"
+        table.caption = f"{predicted}{late}  {escape(self._said)}"
         return table
 
 

@@ -7,16 +7,21 @@ from typing import Annotated
 import typer
 
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
-from vedr.inventory import load_site
+from vedr.errors import InvalidInputError
+from vedr.inventory import load_site, parse_site
 
 app = typer.Typer()
 
 
 @app.command()
-def check(path: Annotated[Path, typer.Argument(help="The site file.")]) -> None:
+def check(path: Annotated[Path, typer.Argument(help="The site file, or a lab's folder.")]) -> None:
     """Parse a site file and check every rule; exit 2 with each problem's line if one is broken."""
-    site = load_site(str(path) if path.suffix == ".toml" else f"{path}/site.toml")
-    stdout.print(f"{path}: site {site.name}, {len(site.regions)} regions, {len(site.nodes)} nodes: every rule holds")
+    file = path / "site.toml" if path.is_dir() else path
+    try:
+        site = parse_site(file.read_text(encoding="utf-8"), source=str(file))
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{file} is no text", remedy="Name a site file, or a lab's folder.") from None
+    stdout.print(f"{file}: site {site.name}, {len(site.regions)} regions, {len(site.nodes)} nodes: every rule holds")
 
 
 @app.command()

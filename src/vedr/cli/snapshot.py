@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -18,7 +19,7 @@ from vedr.backup.snapshot import Created
 from vedr.backup.snapshot import Progress as Report
 from vedr.backup.verify import Proof, Verification, newest_proofs, verify
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
-from vedr.errors import InvalidInputError, NoSpaceError, UnavailableError, VedrError
+from vedr.errors import InvalidInputError, NoSpaceError, NotFoundError, UnavailableError, VedrError
 from vedr.signature import Json
 
 app = typer.Typer()
@@ -60,7 +61,11 @@ def create_command(
         f"  node paused {facts.pause_ms} ms; {created.read_bytes / GIGABYTE:.3f} GB read; {created.took_s:.1f} s"
     )
     for outcome in created.regions:
-        state = f"checked, {outcome.new_objects} new objects" if outcome.checked else f"[red]{outcome.error}[/]"
+        state = (
+            f"checked, {outcome.new_objects} new objects"
+            if outcome.checked
+            else f"[red]{escape(str(outcome.error))}[/]"
+        )
         stdout.print(f"  {outcome.region}: {state}")
     if created.under_replicated:
         stderr.print("under-replicated; when the regions are back: vedr snapshot heal")
@@ -73,7 +78,7 @@ def list_command(
     """List snapshots, newest first, with the regions that hold them and what proves them."""
     chosen = _kind(kind)
     with open_site(site) as opened:
-        origins = [region] if region else list(opened.site.regions_by_priority)
+        origins = _origins(opened, region)
         listings = {origin: list_snapshots(opened.repository, origin, chosen) for origin in origins}
         proofs = {origin: newest_proofs(opened.repository, origin, chosen) for origin in origins}
     rows = [(listed, proofs[origin].get(listed.id)) for origin in origins for listed in listings[origin].snapshots]
@@ -82,7 +87,7 @@ def list_command(
     else:
         stdout.print(_listing_table(rows, total=len(opened.site.regions)))
     for region_name, error in {k: v for listing in listings.values() for k, v in listing.unreachable.items()}.items():
-        stderr.print(f"{region_name} did not answer: {error.message}")
+        stderr.print(f"{region_name} did not answer: {error.message}", markup=False, highlight=False)
 
 
 def _listing_json(listings: dict[str, Listing], rows: list[tuple[Listed, Proof | None]]) -> Json:
@@ -124,7 +129,7 @@ def verify_command(
 ) -> None:
     """Prove a snapshot in every region; exit 3 when any region's copy fails."""
     with open_site(site) as opened, _bar("verify", quiet=as_json) as report:
-        origins = [region] if region else list(opened.site.regions_by_priority)
+        origins = _origins(opened, region)
         listed = restore.candidates(opened.repository, origins=origins, kind=_kind(kind), snapshot=snapshot)[0]
         if depth == 3:  # noqa: PLR2004 (as the help says)
             outcome = snapshots.prove_by_boot(opened, listed, progress=report)
@@ -135,9 +140,11 @@ def verify_command(
     else:
         stdout.print(f"[bold]{outcome.snapshot}[/] depth {outcome.depth}, {outcome.took_s:.1f} s")
         for check in outcome.regions:
-            stdout.print(f"  {check.region}: " + ("proven" if check.error is None else f"[red]{check.error}[/]"))
+            stdout.print(
+                f"  {check.region}: " + ("proven" if check.error is None else f"[red]{escape(str(check.error))}[/]")
+            )
         for name, value in outcome.facts.items():
-            stdout.print(f"  {name}: {value}")
+            stdout.print(f"  {name}: {value}", markup=False)
     outcome.require()
 
 
@@ -164,7 +171,7 @@ def restore_command(
         raise InvalidInputError(f"{home / 'data'} exists", remedy="Name an empty folder, or run RB-DR-006 on the node.")
     home.mkdir(parents=True, exist_ok=True)
     with open_site(site) as opened, _bar("restore", quiet=as_json) as report:
-        origins = [region] if region else list(opened.site.regions_by_priority)
+        origins = _origins(opened, region)
         chain_id = opened.site.chain.chain_id if kind == "state" else None
         found = restore.candidates(
             opened.repository, origins=origins, kind=_kind(kind), name=source, snapshot=snapshot, max_height=height
@@ -210,7 +217,7 @@ def prune_command(
     """Apply retention: expired snapshots go, then objects of closed epochs that nothing refers to."""
     chosen = _kind(kind)
     with open_site(site) as opened:
-        origins = [region] if region else list(opened.site.regions_by_priority)
+        origins = _origins(opened, region)
         results = {
             origin: retention.plan(opened.repository, origin, chosen)
             if plan
@@ -248,21 +255,27 @@ def heal_command(
 ) -> None:
     """Copy snapshots to the regions that lack them; exit 7 when a region could not be healed."""
     chosen = _kind(kind)
+    if repair is not None and snapshot is None:
+        raise InvalidInputError("--repair mends one snapshot", remedy="Name it with --snapshot: vedr snapshot list.")
     healed: list[replicate.Healed] = []
+    is_there = snapshot is None
     with open_site(site) as opened, _bar("heal", quiet=as_json) as report:
-        origins = [region] if region else list(opened.site.regions_by_priority)
+        origins = _origins(opened, region)
         for origin in origins:
             listing = list_snapshots(opened.repository, origin, chosen)
             wanted = [listed for listed in listing.snapshots if snapshot in (None, listed.id)]
+            is_there = is_there or bool(wanted)
             if repair is not None:
                 healed.extend(replicate.repair(opened.repository, one, repair, progress=report) for one in wanted)
             else:
                 healed.extend(replicate.heal(opened.repository, wanted, progress=report))
+    if not is_there:
+        raise NotFoundError(f"no snapshot {snapshot} in {', '.join(origins)}", remedy="See vedr snapshot list.")
     if as_json:
         print_json([_healed_json(one) for one in healed])
     else:
         for one in healed:
-            state = f"{one.copied_objects} objects copied" if one.error is None else f"[red]{one.error}[/]"
+            state = f"{one.copied_objects} objects copied" if one.error is None else f"[red]{escape(str(one.error))}[/]"
             stdout.print(f"{one.snapshot} in {one.region}: {state}")
     failed = [one for one in healed if one.error is not None]
     if failed:
@@ -321,6 +334,13 @@ def verification_json(outcome: Verification) -> Json:
     }
 
 
+def _origins(opened: OpenSite, region: str | None) -> list[str]:
+    if region is None:
+        return list(opened.site.regions_by_priority)
+    opened.site.region(region)
+    return [region]
+
+
 def _kind(text: str) -> Kind:
     for kind in KINDS:
         if kind == text:
@@ -332,6 +352,6 @@ def _kind(text: str) -> Kind:
 def _bar(title: str, *, quiet: bool) -> Iterator[Report]:
     """A progress bar on standard error; its callback may be called from any thread."""
     columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=quiet) as progress:
+    with Progress(*columns, console=stderr, transient=True, disable=quiet or not stderr.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from vedr.adapters.site import open_site
@@ -146,13 +147,15 @@ def _picture_json(picture: Picture | VedrError) -> Json:
 
 def _print_picture(name: str, picture: Picture | VedrError) -> None:
     if isinstance(picture, VedrError):
-        stdout.print(f"[bold]{name}[/]: not known: {picture.message}", highlight=False)
+        stdout.print(f"[bold]{name}[/]: not known: {escape(picture.message)}", highlight=False)
         return
     last = f"epoch {picture.guard.epoch}, plan {picture.guard.plan}" if picture.guard else "as it was set up"
     table = Table("name", "serves", "TTL", "others", title=f"{name} ({last})", title_justify="left")
     for label, share in picture.names.items():
         serving = ", ".join(f"{who} {weight}" for who, weight in share.weights.items() if weight)
-        table.add_row(label, serving or "nobody", f"{share.ttl_s or '-'}", ", ".join(share.strangers) or "-")
+        table.add_row(
+            label, serving or "nobody", f"{share.ttl_s or '-'}", ", ".join(map(escape, share.strangers)) or "-"
+        )
     stdout.print(table)
 
 

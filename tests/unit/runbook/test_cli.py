@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from vedr.runbook.opening import opened_run
 from vedr.runbook.order import Order
 from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Context, Runbook, step
+from vedr.runbook.timing import Forecast, measure
 from vedr.targets import TargetOverrides
 
 RUN = RunId("inc-20260214-031500-aaaa")
@@ -227,3 +229,19 @@ def test_a_run_is_abandoned_once_and_not_while_it_is_at_work(command: Command, w
     assert "abandoned" in command("ledger", "list")
     with pytest.raises(RefusedError, match="closed already"):
         command("ledger", "abandon", RUN, "--reason", "again")
+
+
+def test_words_that_look_like_markup_are_shown_as_they_are(command: Command, world: World) -> None:
+    writer = world.journal().open(RUN, "RB-DR-001", {"detected_at": world.clock.now.isoformat()})
+    writer.append("paused", {"outcome": "failed", "reason": "disk [/dev/sda1] is gone, see [red]"})
+    assert "disk [/dev/sda1] is gone, see [red]" in " ".join(command("ledger", "show", RUN).replace("│", " ").split())
+
+
+def test_progress_that_looks_like_markup_does_not_end_the_run_s_table(world: World) -> None:
+    writer = world.journal().open(RUN, "RB-DR-001", {"detected_at": world.clock.now.isoformat()})
+    watcher = run_command.Watcher(live=True)
+    watcher.entry(writer.entries[0], measure(writer.entries), Forecast(0, 300_000, "budgets"))
+    watcher.say("unmounted [/dev/sda1]")
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(watcher)
+    assert "unmounted [/dev/sda1]" in console.export_text()
