@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from vedr.adapters.memory_registers import MemoryRegisters
-from vedr.adapters.s3_registers import S3Registers
+from vedr.adapters.s3_registers import MAX_READ_BYTES, S3Registers
 from vedr.adapters.s3_store import Credentials
 from vedr.chain.register import NEVER_SIGNED, StaleEpochError, Validator
 from vedr.chain.register_holding import SignStateRegister, position_of
@@ -166,6 +166,21 @@ def test_content_and_tag_are_always_of_one_write(s3_server: Any) -> None:
     pairs = {found for found in seen if found is not None}
     assert len(pairs) > 10
     assert all(found.tag.strip('"') == hashlib.md5(found.data).hexdigest() for found in pairs)  # noqa: S324 (S3's ETag)
+
+
+def test_of_an_object_that_somebody_made_huge_only_the_beginning_is_read_and_the_others_decide(s3_server: Any) -> None:
+    regions = {name: on_server(s3_server, name) for name in ("us-east", "eu-west", "ap-south")}
+    register = SignStateRegister(regions, Validator("chain-1", "AB" * 20))
+    register.found(NEVER_SIGNED)
+    hostile, key = regions["ap-south"], register.validator.key
+    before = hostile.read(key)
+    assert before is not None
+    hostile.swap(key, b" " * (8 * MAX_READ_BYTES), expected=before.tag)
+    huge = hostile.read(key)
+    assert huge is not None
+    assert len(huge.data) == MAX_READ_BYTES
+    with register.take_over(1, "one/1#a") as held:
+        held.advance(position_of((1, 0, 1), b"message"))
 
 
 # --- servers that are gone, hang, or refuse us

@@ -4,6 +4,8 @@ Guarantees: what `vedr.ports.Registers` promises, where no content of a key is e
 MD5 of the content, so two equal contents have one tag.  Contents that only go up, as vedr.chain's, never repeat.
 Nothing is retried here: a repeated conditional write cannot tell its own first try from another writer, so an answer
 that was lost is UnavailableError and the caller reads.  A dead server costs a second, a hung one two.
+Of an object that somebody made huge no more than MAX_READ_BYTES is taken in: more than any register's format allows, so
+that it is damage of one region to whoever decodes it, and not the end of a signer's memory.
 
 Leaves out: atomicity of the comparison, which is the server's (tests/contract shows it for the lab's); old versions in
 a versioned bucket, which its lifecycle removes (docs/formats/sign-state-register.md).
@@ -27,10 +29,12 @@ from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey, Tagged
 
 if TYPE_CHECKING:
-    from obstore import PutMode
+    from obstore import GetResult, PutMode
 
 CONNECT_TIMEOUT_S: Final = 1.0
 REQUEST_TIMEOUT_S: Final = 2.0  # a few hundred bytes; a region that takes longer is caught up later
+MAX_READ_BYTES: Final = 512 * 1024  # the longest register, the controller's, has at most half of it
+_CHUNK_BYTES: Final = 64 * 1024
 _WRONG_BUCKET_CODES: Final = ("NoSuchBucket", *UNKNOWN_KEY_CODES)  # these come with 404, as a missing object does
 
 
@@ -56,7 +60,7 @@ class S3Registers:
     def read(self, key: ObjectKey) -> Tagged | None:
         try:
             result = obstore.get(self._store, key)
-            data = result.bytes().to_bytes()
+            data = _beginning(result)
         except (BaseError, OSError) as error:
             if isinstance(error, FileNotFoundError) and not _is_wrong_bucket(error):
                 return None
@@ -97,6 +101,15 @@ class S3Registers:
         return UnavailableError(
             f"{self._name(key)}: {first_line(error)}", remedy="Read it again before anything else is written."
         )
+
+
+def _beginning(result: "GetResult") -> bytes:
+    data = bytearray()
+    for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+        data += memoryview(chunk)[: MAX_READ_BYTES - len(data)]
+        if len(data) == MAX_READ_BYTES:
+            break
+    return bytes(data)
 
 
 def _is_wrong_bucket(error: Exception) -> bool:
