@@ -215,11 +215,14 @@ class Poll:
 
     @property
     def is_agreed(self) -> bool:
-        """Whether a majority shows the same."""
-        return any(self._is_of_majority(one) for one in self._shown())
+        """Whether a majority shows the same appointment; that it shows none does not tell what the others show."""
+        return any(one is not None and self._is_of_majority(one) for one in self._shown())
 
     def current(self) -> Appointment | None:
-        """What a majority shows; where none does, the highest number.  Errors as of `appointed`."""
+        """What a majority shows; where none does, or it shows nobody, the highest number.  Errors as of `appointed`.
+
+        Regions that lost their object must not bring back a signer whose key was revoked.
+        """
         if not self.is_readable:
             raise self._unavailable("shows")
         return self._newest()
@@ -316,7 +319,7 @@ class Poll:
     def _newest(self) -> Appointment | None:
         shown = self._shown()
         for one in shown:
-            if self._is_of_majority(one):
+            if one is not None and self._is_of_majority(one):
                 return one
         top = max((one.seq for one in shown if one is not None), default=0)
         newest = {one for one in shown if one is not None and one.seq == top}

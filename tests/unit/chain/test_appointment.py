@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from vedr.adapters.memory_registers import MemoryRegisters
-from vedr.chain.appointment import Appointment, Poll, appoint, appointed, decode, encode, key_of
+from vedr.chain.appointment import NOBODY, Appointment, Poll, appoint, appointed, decode, encode, key_of
 from vedr.chain.register import Validator
 from vedr.chain.register_claim import Read, Swap
 from vedr.errors import ConflictError, CorruptError, InvalidInputError, UnavailableError
@@ -200,6 +200,14 @@ def test_with_a_region_gone_and_no_majority_for_one_the_highest_is_believed(regi
     regions.show(HOME, STANDBY, None)
     regions.down("ap-south")
     assert regions.appointed() == STANDBY
+
+
+def test_regions_that_lost_the_order_do_not_bring_back_a_key_that_was_revoked(regions: Regions) -> None:
+    revoked = Appointment(3, NOBODY, RUN, NOON)
+    regions.show(None, None, revoked)
+    assert regions.appointed() == revoked
+    regions.down("us-east")
+    assert regions.appointed() == revoked
 
 
 def test_of_two_made_at_once_it_is_said_when_they_cannot_be_told_apart_and_the_next_settles_it(
