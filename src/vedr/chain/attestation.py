@@ -16,6 +16,7 @@ from vedr.errors import InvalidInputError, RefusedError
 MAX_AGE: Final = dt.timedelta(hours=1)  # what somebody saw longer ago may have changed
 MAX_AHEAD: Final = dt.timedelta(seconds=10)  # two hosts' clocks differ by less
 NEEDED: Final = 2
+_UNSEEN: Final = "Cf"  # joiners, soft hyphens, direction marks
 _SEAL: Final = object()
 
 
@@ -29,8 +30,11 @@ class Statement:
 
     @property
     def identity(self) -> str:
-        """The name without what makes one person look like two: case, spaces, ways of writing a letter."""
-        return " ".join(unicodedata.normalize("NFKC", self.person).casefold().split())
+        """The name without what makes one person look like two: case, spaces, signs that nobody sees, ways of writing a
+        letter.
+        """
+        seen = (sign for sign in unicodedata.normalize("NFKC", self.person) if unicodedata.category(sign) != _UNSEEN)
+        return " ".join("".join(seen).casefold().split())
 
 
 @dataclass(frozen=True, slots=True)
