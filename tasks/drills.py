@@ -31,7 +31,7 @@ from vedr.drills.census import Census, Compared
 from vedr.drills.scenario import Act, Scenario
 from vedr.drills.targets import Radius
 from vedr.errors import NotFoundError, RefusedError, UnavailableError, VedrError, VerificationFailedError
-from vedr.ledger import RunId
+from vedr.ledger import RunId, parse_run_id
 from vedr.ports import PlacedUnit
 from vedr.runbook.order import Order
 from vedr.runbook.plan import Action, Plan
@@ -300,6 +300,7 @@ def bring_home(ctx: Ctx, aimed: Aimed, answer: Answer) -> Home:
             place = {"site": ctx.order.site, "place": aimed.act.target}
             back = perform(ctx, FAILBACK, place, f"home/{aimed.act.target}")
         attempt(lambda: _start(opened, aimed, started, providers=True))
+        attempt(lambda: _catch_up(ctx, opened, answer))
         errors_before = len(errors)
         attempt(lambda: left.extend(_await(ctx, opened, aimed, _not_steady)))
     if left or len(errors) > errors_before:
@@ -308,6 +309,14 @@ def bring_home(ctx: Ctx, aimed: Aimed, answer: Answer) -> Home:
     for problem in problems:
         ctx.say(f"left: {problem}")
     return Home(tuple(started), back, problems)
+
+
+def _catch_up(ctx: Ctx, opened: OpenSite, answer: Answer) -> None:
+    """Give regions that were killed what the runbook recorded meanwhile; what can't be given now the watchdog gives."""
+    if answer.run_id:
+        given = opened.journal.heal(parse_run_id(answer.run_id)).given
+        for region in (one for one, entries in given.items() if entries):
+            ctx.say(f"{answer.run_id}: {given[region]} entries copied to {region}, which was away")
 
 
 def _start(opened: OpenSite, aimed: Aimed, started: list[str], *, providers: bool) -> None:

@@ -3,7 +3,8 @@
 1. What Prefect shows is set to what the ledger says (tasks.reconcile).
 2. A flow run that has been Pending for PENDING_LIMIT_S holds its concurrency slot for good: crashed.
 3. A flow run that has been Running for UNKNOWN_LIMIT_S and that no ledger knows never began its work: crashed.
-4. A scheduled job whose newest completed run is older than its last due time, and a grace, was missed.  It is reported
+4. Regions that were away are brought up to date with the week's runs (vedr.runbook.catching_up).
+5. A scheduled job whose newest completed run is older than its last due time, and a grace, was missed.  It is reported
    and not started: the schedule's next run does the work, and a storm after an outage helps nobody.
 
 Findings become events, and one closed run of the ledger; when there are none, nothing is written but once an hour that
@@ -30,6 +31,7 @@ from vedr.ledger import RunId
 from vedr.readiness.rounds import WATCHDOG, tell_round
 from vedr.readiness.run_times import last_due, opened_at
 from vedr.readiness.schedule import crons, newest_good
+from vedr.runbook.catching_up import A_WEEK_DAYS, catch_up
 from vedr.runbook.journal import Journal
 from vedr.runbook.order import new_run_id
 from vedr.signature import Json
@@ -88,6 +90,7 @@ def watch(site_name: str = "", *, own_flow_run: str = "") -> Watched:
 
 def watch_over(site: Site, journal: Journal, client: SyncPrefectClient, *, own_flow_run: str = "") -> Watched:
     """One round with what it needs."""
+    catch_up(journal, days=A_WEEK_DAYS)
     corrected = reconcile(journal, client)
     known = {str(entry.payload.get("flow_run_id")) for entries in recent_runs(journal) for entry in entries}
     reaped = reap(client, known | {own_flow_run}, journal.clock())

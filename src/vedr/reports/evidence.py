@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from vedr.continuity.incident import is_exercise
 from vedr.errors import InvalidInputError
 from vedr.ledger import Digest, Entry, RunId
 from vedr.reports.record import Proof, Record
@@ -19,7 +20,9 @@ from vedr.runbook import timing
 from vedr.runbook.timing import StepRow, Timing, millis
 from vedr.signature import Json
 
-Subject = Literal["incident", "drill", "run"]
+Subject = Literal["incident", "drill", "exercise", "run"]
+"""`exercise`: a runbook that a drill performed; nothing but the drill was wrong."""
+
 Verdict = Literal["met", "missed", "not completed", "open"]
 
 _LOSS: Final = re.compile(r"^(rpo(_[a-z_]+)?_(s|ms)|lost_[a-z_]+|[a-z_]+_lost|blocks_missed|missed_blocks)$")
@@ -72,13 +75,14 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a report shows of a run."""
+    """All that a report shows of a run.  `drill`: the run that performed it as an exercise; else empty."""
 
     run_id: RunId
     site: str
     runbook: str
     title: str
     subject: Subject
+    drill: str
     outcome: str
     verdict: Verdict
     detected_at: dt.datetime
@@ -148,7 +152,8 @@ def gather(record: Record) -> Evidence:
         site=opened.site,
         runbook=measured.runbook,
         title=_text(opened.payload, "title") or measured.runbook,
-        subject=subject_of(record.run_id, measured.runbook),
+        subject="exercise" if is_exercise(entries) else subject_of(record.run_id, measured.runbook),
+        drill=_text(opened.payload, "drill"),
         outcome=outcome,
         verdict=_verdict(measured),
         detected_at=measured.detected_at,
@@ -175,6 +180,7 @@ def gather(record: Record) -> Evidence:
 
 
 def subject_of(run_id: RunId, runbook: str) -> Subject:
+    """What a run's id and runbook alone tell; that it was an exercise stands in its first entry."""
     if "drill" in runbook:
         return "drill"
     return "incident" if run_id.startswith("inc-") else "run"

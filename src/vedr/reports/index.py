@@ -98,13 +98,15 @@ def _headline(overview: Overview, *, alarms: bool) -> tuple[str, str]:
         return "bad", f"{counts['missed']} missed their target, {counts['not completed']} were not completed"
     if counts["open"]:
         return "warn", f"{counts['open']} not finished; every completed run met its target"
-    return "good", f"All {counts['met']} incidents and drills met their targets"
+    return "good", f"All {counts['met']} incidents, drills and exercises met their targets"
 
 
 def _story(overview: Overview) -> str:
     drills = sum(run.subject == "drill" for run in overview.evidence)
     incidents = sum(run.subject == "incident" for run in overview.evidence)
-    return f"{incidents} incidents and {drills} drills from {moment(overview.since)} to {moment(overview.until)}."
+    exercises = sum(run.subject == "exercise" for run in overview.evidence)
+    told = f"{incidents} incidents, {drills} drills with {exercises} exercised runbooks"
+    return f"{told}, from {moment(overview.since)} to {moment(overview.until)}."
 
 
 def _cards(overview: Overview, backups: Sequence[Job]) -> Sequence[Card]:
@@ -116,7 +118,12 @@ def _cards(overview: Overview, backups: Sequence[Job]) -> Sequence[Card]:
     ages = [job.age_ms for job in snapshots if job.age_ms is not None]
     stale = len(ages) < len(snapshots) or any(age_ms > STALE_MS for age_ms in ages)
     return (
-        Card("Targets met", f"{met} of {ended}", "ended incidents and drills", "good" if met == ended else "bad"),
+        Card(
+            "Targets met",
+            f"{met} of {ended}",
+            "ended incidents and drills",
+            "good" if met == ended else "bad",
+        ),
         Card(
             "Last drill",
             "none" if last_drill is None else f"{span(_ms(overview.until - last_drill))} ago",
@@ -163,7 +170,7 @@ def _row(run: Evidence) -> Row:
         run_id=run.run_id,
         opened=moment(run.opened_at),
         runbook=run.runbook,
-        title=run.title,
+        title=f"{run.title} (exercise)" if run.subject == "exercise" else run.title,
         result=result,
         tone="bad" if run.proof == "unverifiable" else TONES[run.verdict],
         total_ms=run.timing.total_ms,

@@ -59,6 +59,7 @@ def run_page(evidence: Evidence, imprint: Imprint) -> str:
         .render(
             **imprint.values(),
             e=evidence,
+            title=title(evidence),
             tone="bad" if evidence.proof == "unverifiable" else TONES[evidence.verdict],
             headline=headline(evidence),
             story=story(evidence),
@@ -68,6 +69,12 @@ def run_page(evidence: Evidence, imprint: Imprint) -> str:
             gantt=Markup(draw_gantt(evidence)),  # noqa: S704 - the same
         )
     )
+
+
+def title(evidence: Evidence) -> str:
+    """Runbook and name; an exercise is never to be taken for an incident."""
+    mark = "EXERCISE: " if evidence.subject == "exercise" else ""
+    return f"{mark}{evidence.runbook} {evidence.title}"
 
 
 def headline(evidence: Evidence) -> str:
@@ -91,7 +98,10 @@ def headline(evidence: Evidence) -> str:
 def story(evidence: Evidence) -> str:
     """What happened, in a few sentences."""
     done = sum(step.row.state == "completed" for step in evidence.steps)
-    said = [
+    said = []
+    if evidence.subject == "exercise":
+        said.append(f"An exercise: {f'drill {evidence.drill}' if evidence.drill else 'a drill'} broke this on purpose.")
+    said += [
         f"Detected {moment(evidence.detected_at)}.",
         f"{done} of {len(evidence.steps)} steps completed.",
     ]

@@ -15,7 +15,7 @@ from fpdf.fonts import FontFace
 
 from vedr.reports.evidence import Evidence
 from vedr.reports.gantt import Row, rows_of
-from vedr.reports.pages import TONES, Card, Imprint, besides, cards, headline, story
+from vedr.reports.pages import TONES, Card, Imprint, besides, cards, headline, story, title
 from vedr.reports.spans import SpanKind
 from vedr.reports.svg import shown
 from vedr.reports.words import moment, span
@@ -102,13 +102,13 @@ class _Sheet:
         self.pdf = FPDF(format="A4")
         self.pdf.set_margins(15, 15)
         self.pdf.set_auto_page_break(auto=True, margin=15)
-        self.pdf.set_title(_latin(f"{evidence.runbook} {evidence.run_id}"))
+        self.pdf.set_title(_latin(f"{title(evidence)} {evidence.run_id}"))
         self.pdf.set_creation_date(imprint.made_at)
         self.pdf.add_page()
 
     def title(self, evidence: Evidence, imprint: Imprint) -> None:
         self._line(f"{imprint.label}{evidence.subject.capitalize()} report, site {evidence.site}", 9, _SOFT)
-        self._line(f"{evidence.runbook} {evidence.title}", 18, _INK, bold=True)
+        self._line(title(evidence), 18, _INK, bold=True)
         self._line(f"{evidence.run_id}, made {moment(imprint.made_at)}", 9, _SOFT)
         if evidence.proof == "unverifiable":
             self._alarm(["The ledger of this run does not hold: nothing below is proven.", *evidence.problems])

@@ -5,7 +5,7 @@ from what is proven.
 Leaves out: the pins between runs that were not read, which `vedr ledger verify` checks.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -60,8 +60,22 @@ def _incomplete(recorded: Recorded, silent: tuple[str, ...]) -> tuple[str, ...]:
     lacking = []
     for region, seqs in recorded.lagging.items():
         if missing := [seq for seq in seqs if seq < settled]:
-            lacking.append(f"{region} lacks {len(missing)} entries: vedr ledger heal {recorded.run_id}")
+            lacking.append(_lag(recorded, region, missing))
     return (*lacking, *(f"{region} did not answer and was not checked" for region in silent))
+
+
+def _lag(recorded: Recorded, region: str, missing: Sequence[int]) -> str:
+    """What a region's copy lacks, since when, and how it gets it."""
+    last, first = recorded.entries[-1], missing[0]
+    held = f"ends at entry {first - 1} of {last.seq}" if first else "holds nothing"
+    if missing[-1] - first + 1 > len(missing) or missing[-1] < last.seq - 1:  # not all of its end
+        held = f"lacks {len(missing)} of {last.seq + 1} entries, from {first} to {missing[-1]}"
+    when = f"{recorded.entries[first].time:%H:%M:%S} UTC"
+    return (
+        f"{region}'s copy {held}: what was written from {when} on did not reach it, or it lost it; a majority of the "
+        f"regions holds all.  Once {region} answers the watchdog's next round copies it there, or at once: "
+        f"vedr ledger heal {recorded.run_id}"
+    )
 
 
 def _unverifiable(journal: Journal, run_id: RunId, error: VerificationFailedError) -> Record:

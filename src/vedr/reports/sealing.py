@@ -73,6 +73,7 @@ def facts_of(evidence: Evidence) -> dict[str, Json]:
         "data_lost": [{"name": f.name, "value": f.value, "by": f.source} for f in evidence.data_lost],
         "approvals": [{"person": a.person, "approved": a.approved, "plan": a.plan} for a in evidence.approvals],
         "ledger": evidence.proof,
+        "exercise": evidence.subject == "exercise",
     }
 
 

@@ -62,10 +62,10 @@ overflow-wrap:anywhere}
 """
 
 _RUN: Final = """{% extends "base" %}
-{% block title %}{{ e.runbook|shown }} {{ e.run_id }}{% endblock %}
+{% block title %}{{ "EXERCISE " if e.subject == "exercise" }}{{ e.runbook|shown }} {{ e.run_id }}{% endblock %}
 {% block body %}
 <p class="soft">{{ label|shown }}{{ e.subject|capitalize }} report · site {{ e.site|shown }} · {{ e.run_id }}</p>
-<h1>{{ e.runbook|shown }} {{ e.title|shown }}</h1>
+<h1>{{ title|shown }}</h1>
 {% if e.proof == "unverifiable" %}
 <div class="alarm"><b>The ledger of this run does not hold: nothing below is proven.</b>
 {% for problem in e.problems %}<p>{{ problem|shown }}</p>{% endfor %}

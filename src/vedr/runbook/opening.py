@@ -17,6 +17,7 @@ from vedr.ledger import RunId
 from vedr.policies.approval import Approval
 from vedr.runbook import timing
 from vedr.runbook.asking import Inbox
+from vedr.runbook.catching_up import LATELY_DAYS, catch_up
 from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import Process, await_quiet, this_process
 from vedr.runbook.order import detection_time, new_run_id
@@ -97,13 +98,14 @@ def opened_run(
 
 
 def _heal_briefly(journal: Journal, run_id: RunId) -> None:
-    """Bring a region that missed entries up to date, without keeping anybody waiting; `vedr ledger heal` does the
-    rest.
+    """Bring regions up to date that missed entries of this run, or of those of the last days, which may have ended
+    while a region was away; without keeping anybody waiting: the watchdog does the rest.
     """
 
     def heal() -> None:
         with contextlib.suppress(VedrError):
             journal.heal(run_id)
+            catch_up(journal, days=LATELY_DAYS)
 
     healing = threading.Thread(target=heal, name=f"healing-{run_id}", daemon=True)
     healing.start()

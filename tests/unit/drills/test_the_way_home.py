@@ -1,6 +1,7 @@
 """The way home goes on whatever goes wrong on it, and what the last look finds is what counts."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from tasks.drills import Aimed, Answer, Home, bring_home
 from vedr.drills.scenario import Act
 from vedr.drills.targets import Radius
 from vedr.errors import UnavailableError
+from vedr.ledger import RunId
 
 FAILED = Answer("inc-20260214-031500-k3x9", "RB-DR-002", "failed", 0, 2000, met=False, error="no way back")
 BACK = Answer("run-20260214-031500-k3x9", "failback", "completed", 1000, 2000, met=True, error="")
@@ -25,10 +27,16 @@ def away(*_: Any, **__: Any) -> Any:
 
 
 def come_home(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, last: tuple[str, ...], answer: Answer = FAILED
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    last: tuple[str, ...],
+    answer: Answer = FAILED,
+    heal: Callable[[RunId], Any] = away,
 ) -> tuple[Home, list[str]]:
     done: list[str] = []
-    monkeypatch.setattr(drills, "open_site", lambda _: contextlib.nullcontext(SimpleNamespace()))
+    opened = SimpleNamespace(journal=SimpleNamespace(heal=heal))
+    monkeypatch.setattr(drills, "open_site", lambda _: contextlib.nullcontext(opened))
     monkeypatch.setattr(drills, "_start", away)
     monkeypatch.setattr(drills, "_wake_validators", away)
     monkeypatch.setattr(
@@ -46,6 +54,19 @@ def test_a_failover_that_failed_is_taken_home_although_nothing_can_be_started(
     assert "failback" in done
     assert home.failback == BACK
     assert home.problems == ("full-0 does not answer in sync", "the supervisor of us-east-1b does not answer")
+
+
+def test_a_region_that_was_killed_gets_the_incidents_record_before_the_drill_is_judged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drill_ledger: Any
+) -> None:
+    writer = drill_ledger.journal().open(FAILED.run_id, "RB-DR-002", {})
+    drill_ledger.settle()
+    drill_ledger.down("us-east")
+    writer.append("closed", {"outcome": "failed"})
+    drill_ledger.down()
+    _, done = come_home(monkeypatch, tmp_path, last=(), heal=drill_ledger.journal().heal)
+    assert f"{FAILED.run_id}: 1 entries copied to us-east, which was away" in done
+    assert drill_ledger.journal().verify().entries == 2
 
 
 def test_what_went_wrong_on_the_way_is_no_problem_when_the_site_is_steady_at_its_end(

@@ -1,7 +1,7 @@
 """Runs of a failover-like runbook by the real engine, on a clock that steps move."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ledger_world import World
@@ -15,6 +15,7 @@ from vedr.runbook.order import Order
 from vedr.runbook.plan import Action, Plan
 from vedr.runbook.run import Run
 from vedr.runbook.steps import Context, Retry, Runbook, step
+from vedr.signature import Json
 
 
 class Failover(Order):
@@ -118,6 +119,7 @@ def make_run(
     body: Callable[[Run[Failover]], None] = whole,
     detected_s_ago: float = 25,
     approving: bool = False,
+    origin: Mapping[str, Json] | None = None,
 ) -> RunId:
     """A run from its opening to its end, or to where its body fails; its id."""
     STAGE.world = world
@@ -127,7 +129,7 @@ def make_run(
     with_approval = APPROVAL if approving else None
     try:
         with opened_run(
-            runbook, asked, world.journal(), wait_quiet=lambda *_, **__: None, approval=with_approval
+            runbook, asked, world.journal(), wait_quiet=lambda *_, **__: None, approval=with_approval, origin=origin
         ) as run:
             entered.append(run)
             on_the_clock(world, run)
@@ -151,6 +153,7 @@ def go_on(world: World, run_id: RunId, *, runbook: Runbook[Failover] = REGION) -
 def on_the_clock(world: World, run: Run[Failover]) -> None:
     """Let the run measure its steps by the world's clock."""
     run._monotonic = lambda: world.clock().timestamp()
+    run._began_s = run._monotonic()
 
 
 def agree(world: World, run: Run[Failover]) -> None:

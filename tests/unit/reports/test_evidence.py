@@ -1,6 +1,7 @@
 """What reports say, made from ledgers that the real engine wrote."""
 
 import datetime as dt
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,20 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from ledger_world import REGIONS, World
-from report_world import BACKUP, DRILL, STAGE, Failover, Stage, go_on, make_run, take, whole
+from report_world import (
+    BACKUP,
+    DRILL,
+    STAGE,
+    Failover,
+    Stage,
+    confirm_outage,
+    fence_signers,
+    go_on,
+    make_run,
+    promote_standbys,
+    take,
+    whole,
+)
 
 from vedr.errors import CorruptError, InvalidInputError, NotFoundError, VerificationFailedError
 from vedr.ledger import RunId
@@ -24,6 +38,7 @@ from vedr.reports.words import span
 from vedr.runbook.run import Run
 
 HOSTILE = "</script></title><img src=x onerror=alert(1)>{{7*7}}\u202e\x00]]>&\"'"
+LONG_AGO = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -180,6 +195,25 @@ def test_a_drill_is_told_as_a_drill_and_a_scheduled_run_as_neither(ledger: World
     assert evidence_of(ledger, make_run(ledger, runbook=BACKUP)).subject == "run"
 
 
+def test_a_runbook_that_a_drill_performed_is_never_taken_for_an_incident(ledger: World, binder: Binder) -> None:
+    run_id = make_run(ledger, origin={"exercise": True, "drill": "run-20260214-031500-abcd"})
+    ledger.settle()
+    told = evidence_of(ledger, run_id)
+    assert (told.subject, told.drill) == ("exercise", "run-20260214-031500-abcd")
+    path = binder.write_run(told, pdf=True)
+    page = Seen(path.read_text())
+    assert "Exercise report" in page.text
+    assert "EXERCISE: RB-DR-003 Region failover" in page.text
+    assert "An exercise: drill run-20260214-031500-abcd broke this on purpose." in page.text
+    assert "Incident" not in page.text
+    assert b"EXERCISE: RB-DR-003" in path.with_suffix(".pdf").read_bytes()  # the document's title
+    facts = json.loads(path.with_suffix(".json").read_text())["signed"]["facts"]
+    assert [fact["exercise"] for fact in facts] == [True]
+    index = Seen(binder.write_all(binder.overview(LONG_AGO)).read_text()).text
+    assert "0 incidents, 0 drills with 1 exercised runbooks" in index
+    assert "Region failover (exercise)" in index
+
+
 # --- ledgers that do not hold
 
 
@@ -213,11 +247,34 @@ def test_a_region_that_lacks_entries_or_is_silent_is_told_as_incomplete(ledger: 
     ledger.settle()
     ledger.put("eu-west", f"ledger/{run_id}/00000004.json", None)
     told = evidence_of(ledger, run_id)
-    assert (told.proof, told.problems) == ("incomplete", (f"eu-west lacks 1 entries: vedr ledger heal {run_id}",))
-    assert "eu-west lacks 1 entries" in Seen(binder.write_run(told).read_text()).text
+    (problem,) = told.problems
+    assert (told.proof, problem.partition(":")[0]) == (
+        "incomplete",
+        "eu-west's copy lacks 1 of 12 entries, from 4 to 4",
+    )
+    assert problem.endswith(f"vedr ledger heal {run_id}")
+    assert "eu-west's copy lacks 1 of 12 entries" in Seen(binder.write_run(told).read_text()).text
     ledger.down("ap-south")
     silent = gather(read_record(ledger.journal(), run_id))
     assert "ap-south did not answer and was not checked" in silent.problems
+
+
+def test_a_region_that_was_down_is_told_with_where_its_copy_ends_until_it_is_caught_up(ledger: World) -> None:
+    def cut(run: Run[Failover]) -> None:
+        run.step(confirm_outage)
+        ledger.settle()
+        ledger.down("us-east")
+        proof = run.step(fence_signers)
+        run.step(promote_standbys, proof)
+
+    run_id = make_run(ledger, body=cut)
+    ledger.down()
+    told = evidence_of(ledger, run_id)
+    (problem,) = told.problems
+    assert problem.startswith("us-east's copy ends at entry 2 of 7: what was written from 03:15:"), problem
+    make_run(ledger, runbook=BACKUP)  # whatever run ends next catches it up
+    ledger.settle()
+    assert evidence_of(ledger, run_id).proof == "verified"
 
 
 def test_a_run_of_which_nothing_can_be_read_or_known_is_an_error(ledger: World) -> None:

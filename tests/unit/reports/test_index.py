@@ -111,7 +111,7 @@ def test_the_index_lists_every_incident_and_drill_and_is_signed(ledger: World, b
     for run_id in (*drills, incident):
         assert f'<a href="{run_id}.html">' in page
         assert (path.parent / f"{run_id}.html").is_file()
-    assert "All 3 incidents and drills met their targets" in page
+    assert "All 3 incidents, drills and exercises met their targets" in page
     assert "chain-snapshot us-east: time between completed runs" in page
     assert len(check_page(page, ledger.journal(), what="index").runs) == 3
     with pytest.raises(VerificationFailedError):
