@@ -5,9 +5,11 @@ writer, or one whose next entry is going to conflict.  Ledger activity is the on
 what every step needs anyway, it fences a writer that was taken over at its next beat, and it works across regions and
 without an orchestrator.
 
-Guarantees: a run is called quiet only when its writer paused it, its process is seen to be gone on this very machine,
-or no entry came for SILENCE_S.  Leaves out: stopping a process that hangs longer than that and wakes up later; its
-next entry conflicts, and every step checks first.
+Guarantees: a run is taken over only when its writer paused it, its process is seen to be gone on this very machine, or
+no entry came for SILENCE_S by our clock that never goes back.  Where the entries' times alone say so, a beat is waited
+for all the same, since two machines' clocks may disagree.
+Leaves out: stopping a process that hangs longer than that and wakes up later; its next entry conflicts, and every step
+checks first.
 """
 
 import datetime as dt
@@ -26,8 +28,10 @@ from vedr.signature import Json
 
 HEARTBEAT_S: Final = 10.0
 SILENCE_S: Final = 30.0  # three beats; also what a resume from another machine has to wait
-_FRESH_S: Final = 1.5 * HEARTBEAT_S  # a process seen alive that wrote this lately is at work
+BEAT_S: Final = 1.5 * HEARTBEAT_S  # in this time a writer that lives has written
+_FRESH_S: Final = BEAT_S  # a process seen alive that wrote this lately is at work
 _CLOCK_DRIFT_S: Final = 10.0
+LONG_AGO_S: Final = 1800.0  # S3 refuses whose clock is off by 15 min: no two that write here differ by more than this
 _POLL_S: Final = 1.0
 _QUIET_KINDS: Final = frozenset({"paused", "closed"})
 _PROC_STAT_START: Final = 19  # field 22 of /proc/<pid>/stat, counted after the command's closing parenthesis
@@ -79,11 +83,13 @@ def writer_of(entries: Sequence[Entry]) -> Process | None:
 
 
 def is_quiet(entries: Sequence[Entry], now: dt.datetime) -> bool:
-    """Whether a run has no writer, as far as can be told at once."""
+    """Whether a run has no writer, as far as can be told at once: by the clock too, so not before acting on it."""
+    return _has_ended(entries) or (now - entries[-1].time).total_seconds() > SILENCE_S + _CLOCK_DRIFT_S
+
+
+def _has_ended(entries: Sequence[Entry]) -> bool:
     writer = writer_of(entries)
-    if entries[-1].kind in _QUIET_KINDS or (writer and is_gone(writer)):
-        return True
-    return (now - entries[-1].time).total_seconds() > SILENCE_S + _CLOCK_DRIFT_S
+    return entries[-1].kind in _QUIET_KINDS or bool(writer and is_gone(writer))
 
 
 def await_quiet(
@@ -95,13 +101,14 @@ def await_quiet(
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Return when nobody writes it any more, watching for up to SILENCE_S; ConflictError when somebody does."""
-    if is_quiet(entries, journal.clock()):
+    now = journal.clock()
+    age_s = (now - entries[-1].time).total_seconds()
+    if _has_ended(entries) or age_s > LONG_AGO_S:
         return
-    age_s = (journal.clock() - entries[-1].time).total_seconds()
     if (writer := writer_of(entries)) and _is_here(writer) and age_s < _FRESH_S:
         raise _at_work(run_id, entries, entries[-1])
     seen = entries[-1].seq
-    until = monotonic() + SILENCE_S
+    until = monotonic() + (BEAT_S if is_quiet(entries, now) else SILENCE_S)
     while monotonic() < until:
         sleep(_POLL_S)
         last = journal.last(run_id)

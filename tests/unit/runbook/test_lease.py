@@ -10,7 +10,7 @@ from vedr.errors import ConflictError, CorruptError, InvalidInputError, Unavaila
 from vedr.ledger import RunId
 from vedr.runbook import liveness
 from vedr.runbook.lease import Lease, Leases
-from vedr.runbook.liveness import SILENCE_S, Process, await_quiet, is_gone, this_process, writer_of
+from vedr.runbook.liveness import BEAT_S, LONG_AGO_S, SILENCE_S, Process, await_quiet, is_gone, this_process, writer_of
 
 MINE = RunId("inc-20260214-031500-aaaa")
 THEIRS = RunId("inc-20260214-031501-bbbb")
@@ -59,7 +59,7 @@ def test_subjects_that_share_a_beginning_are_different(world: World) -> None:
 def test_a_silent_holder_is_taken_over_and_one_that_writes_is_not(world: World) -> None:
     opened(world, MINE)
     Leases(world.journal()).acquire(NODE, MINE)
-    world.clock.move(SILENCE_S + 11)
+    world.clock.move(LONG_AGO_S + 1)
     assert Leases(world.journal()).acquire(NODE, THEIRS).epoch == 2
 
 
@@ -140,6 +140,26 @@ def test_a_writer_elsewhere_that_writes_is_at_work_unless_it_pauses(world: World
         with pytest.raises(ConflictError, match="by process 1 on far-away: it wrote heartbeat"):
             await_quiet(journal, MINE, entries, monotonic=watched, sleep=watched.sleep)
     assert watched.now < SILENCE_S
+
+
+def test_a_writer_whose_clock_is_behind_ours_is_not_taken_for_silent(world: World) -> None:
+    writer = world.journal().open(MINE, "RB-DR-001", {"process": ELSEWHERE.payload()})
+    journal = world.journal()
+    entries = journal.read(MINE).entries
+    world.clock.move(SILENCE_S + 11)  # what our clock is ahead of the writer's
+    watched = Time(lambda: watched.now > 9 and writer.append("heartbeat", {}))
+    with pytest.raises(ConflictError, match="it wrote heartbeat"):
+        await_quiet(journal, MINE, entries, monotonic=watched, sleep=watched.sleep)
+
+
+def test_a_writer_silent_by_the_clock_is_given_the_time_of_a_beat(world: World) -> None:
+    opened(world, MINE)
+    journal = world.journal()
+    entries = journal.read(MINE).entries
+    world.clock.move(SILENCE_S + 11)
+    watched = Time()
+    await_quiet(journal, MINE, entries, monotonic=watched, sleep=watched.sleep)
+    assert BEAT_S <= watched.now < SILENCE_S
 
 
 def test_a_process_is_gone_only_when_this_machine_can_tell() -> None:
