@@ -1,4 +1,4 @@
-"""The tables in docs/runbooks/: generated from the runbooks themselves, so that page and code cannot part.
+"""The tables in docs/runbooks/ and docs/disaster-recovery.md: generated from the code, so that they cannot part.
 
 `python -m flows.pages` says which pages are out of date (exit 1 if any is); with `--write` it brings them up to date.
 A page's own words stand around the generated part, which lies between two marks.
@@ -11,9 +11,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
+from flows.plan_page import PAGE, duration, with_tables
 from vedr.errors import InvalidInputError
 from vedr.runbook.steps import Runbook
-from vedr.targets import HOUR_S, MINUTE_S
 
 FOLDER: Final = Path("docs/runbooks")
 BEGIN: Final = "<!-- generated from the code by python -m flows.pages: do not edit -->"
@@ -28,15 +28,15 @@ def runbooks() -> Iterable[Runbook[Any]]:
 
 def table(runbook: Runbook[Any]) -> str:
     """Target, form and steps of one runbook, as Markdown."""
-    budgets = _duration(runbook.budget_s)
-    lines = [f"Target: **{_duration(runbook.target_s)}** from detection; the budgets below take {budgets}.", ""]
+    budgets = duration(runbook.budget_s)
+    lines = [f"Target: **{duration(runbook.target_s)}** from detection; the budgets below take {budgets}.", ""]
     lines += ["| Order | Meaning | Default |", "|---|---|---|"]
     for name, field in runbook.order.model_fields.items():
         default = "must be given" if field.is_required() else f"`{field.default}`" if field.default else "empty"
         lines.append(f"| `{name}` | {field.description or field.title} | {default} |")
     lines += ["", "| Step | Budget | Tries | What it does |", "|---|---|---|---|"]
     lines += [
-        f"| {number}. {step.title} | {_duration(step.budget_s)} | {step.retry.attempts} | {step.effect} |"
+        f"| {number}. {step.title} | {duration(step.budget_s)} | {step.retry.attempts} | {step.effect} |"
         for number, step in enumerate(runbook.steps, start=1)
     ]
     return "\n".join(lines)
@@ -54,7 +54,7 @@ def with_table(page: str, runbook: Runbook[Any]) -> str:
 
 
 def stale(folder: Path, *, write: bool) -> list[Path]:
-    """The pages that differ from the code; they are rewritten when asked to."""
+    """The runbooks' pages, and the plan beside their folder, that differ from the code; rewritten when asked to."""
     found = []
     for runbook in runbooks():
         path = folder / f"{runbook.id}.md"
@@ -65,14 +65,13 @@ def stale(folder: Path, *, write: bool) -> list[Path]:
             found.append(path)
             if write:
                 path.write_text(current, encoding="utf-8")
+    plan = folder.parent / PAGE.name
+    page = plan.read_text(encoding="utf-8")
+    if (current := with_tables(page, runbooks())) != page:
+        found.append(plan)
+        if write:
+            plan.write_text(current, encoding="utf-8")
     return found
-
-
-def _duration(seconds: float) -> str:
-    if seconds % HOUR_S == 0:
-        return f"{seconds // HOUR_S:g} h"
-    minutes, rest = divmod(seconds, MINUTE_S)
-    return " ".join(f"{value:g} {unit}" for value, unit in ((minutes, "min"), (rest, "s")) if value)
 
 
 def main() -> None:
