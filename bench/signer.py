@@ -83,6 +83,9 @@ class NoRegister:
     def advance(self, position: Position) -> None:
         del position
 
+    def has(self, position: Position) -> bool:
+        return bool(position.digest)
+
 
 def main() -> None:
     """The command; with `--standby`, a child of it."""

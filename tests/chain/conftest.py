@@ -28,8 +28,8 @@ def make_signing_world(tmp_path: Path, start_server: Callable[[], Any]) -> Itera
     servers = [start_server() for _ in _signing.REGIONS]
 
     @contextlib.contextmanager
-    def make(*, tcp: bool, full: int = 1) -> Iterator[object]:
-        world = _signing.World(tmp_path, servers, tcp=tcp, full=full)
+    def make(**how: Any) -> Iterator[object]:
+        world = _signing.World(tmp_path, servers, **how)
         try:
             yield world
         finally:

@@ -87,11 +87,21 @@ class SignerProcess:
 
 
 class World:
-    """Four equal validators, of which val0 signs by remote, three regions' stores, tokens with one key."""
+    """Validators, four equal ones if not said otherwise, of which val0 signs by remote; three regions' stores, tokens
+    with one key.
+    """
 
-    def __init__(self, root: Path, servers: Sequence[Any], *, tcp: bool, full: int = 1) -> None:
+    def __init__(
+        self,
+        root: Path,
+        servers: Sequence[Any],
+        *,
+        tcp: bool,
+        full: int = 1,
+        powers: tuple[int, ...] = (10, 10, 10, 10),
+    ) -> None:
         self.root = root
-        self.network = Network(root, powers=(10, 10, 10, 10), full=full)
+        self.network = Network(root, powers=powers, full=full)
         self.address = f"tcp://127.0.0.1:{free_ports(1)[0]}" if tcp else f"unix://{root}/privval.sock"
         self.signs_remotely("val0", self.address)
         self.key_file = root / "key.json"
@@ -244,18 +254,19 @@ class World:
         return [self._node(f"{role}-{region}", region, role) for region in REGIONS for role in ("full", "archive")]
 
     def _node(self, name: str, region: str, role: str) -> dict[str, Any]:
+        is_real = name in self.network.ports
         described = {
             "name": name,
             "region": region,
             "zone": ZONES[region][0],
             "role": role,
-            "rpc": "http://127.0.0.1:1",
-            "p2p": "127.0.0.1:1",
+            "rpc": self.network.url(name) if is_real else "http://127.0.0.1:1",
+            "p2p": f"127.0.0.1:{self.network.ports[name][0] if is_real else 1}",
             "home": str(self.root / f"home-{name}"),
             "unit": name,
         }
         if role == "validator":
-            described |= {"power": 10, "address": self.network.made[name]["validator_address"]}
+            described |= {"power": self.network.powers[0], "address": self.network.made[name]["validator_address"]}
         return described
 
     def _secret(self, name: str, content: bytes) -> Path:

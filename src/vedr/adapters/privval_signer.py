@@ -25,6 +25,7 @@ from vedr.adapters.file_key import FileKey
 from vedr.adapters.metrics_http import serve_metrics
 from vedr.adapters.pkcs11_token_key import open_token_key
 from vedr.adapters.privval_socket import TcpAddress, UnixAddress, dial, parse_address
+from vedr.adapters.rpc import HttpChainRpc
 from vedr.adapters.secrets import resolve
 from vedr.adapters.site import OpenSite
 from vedr.chain.appointment import appointed
@@ -38,14 +39,17 @@ from vedr.errors import (
     UnavailableError,
     VerificationFailedError,
 )
-from vedr.inventory import Node
+from vedr.inventory import Node, Site
 from vedr.ports import ObjectKey, Registers, SigningKey, Tagged
+from vedr.signer.finishing import Finishing
 from vedr.signer.link import Answering, Link
 from vedr.signer.messages import Signable
 from vedr.signer.metrics import Metrics
+from vedr.signer.publishing import Entrance, Publisher
 from vedr.signer.rules import Mark
 from vedr.signer.service import Answers, Log, Signer
 from vedr.signer.standby import Standby, check_is_near
+from vedr.signer.stream import Stream
 from vedr.signer.tenure import (
     LOOK_DEADLINE_S,
     Terms,
@@ -202,7 +206,7 @@ class Beginning:
         self.epoch = tenure.epoch
         self._metrics.begins(tenure.epoch, tenure.last.hrs)
         self._log("holds", {"epoch": tenure.epoch, "hrs": str(tenure.last), "validator": settings.validator.name})
-        return Signer(
+        signer = Signer(
             chain_id=self._opened.site.chain.chain_id,
             key=self._key,
             register=tenure.holding,
@@ -211,6 +215,38 @@ class Beginning:
             metrics=self._metrics,
             log=self._log,
         )
+        self._finish(signer)
+        return signer
+
+    def _finish(self, signer: Signer) -> None:
+        """Let the network have the vote that this key may be bound to, now and whenever a request fails half-way."""
+        site = self._opened.site
+        publisher = Publisher(site.chain.chain_id, self._key.public_key, entrances(site, self._settings))
+        finishing = Finishing(
+            signer,
+            lambda vote, is_over: publisher.publish(vote, is_over=is_over),
+            metrics=self._metrics,
+            log=self._log,
+        )
+        finishing.start()
+        self._closing.callback(finishing.stop)
+
+
+def entrances(site: Site, settings: Settings) -> tuple[Entrance, ...]:
+    """The site's nodes, by which a vote may enter the network: the signer's own, those of its region, the others."""
+    own = next((one.node for one in site.signers if one.name == settings.terms.name), settings.validator.name)
+    region = site.node(own).region
+    ordered = sorted(site.nodes, key=lambda node: (node.name != own, node.region != region))
+    return tuple(_entrance(node) for node in ordered)
+
+
+def _entrance(node: Node) -> Entrance:
+    host, _, port = node.p2p.rpartition(":")
+
+    def dial_peer(node_id: str, key: Ed25519PrivateKey) -> contextlib.AbstractContextManager[Stream]:
+        return dial(TcpAddress(host.strip("[]"), int(port), node_id), key)
+
+    return Entrance(node.name, lambda: HttpChainRpc(node.rpc, name=node.name), dial_peer)
 
 
 def _serve(

@@ -100,6 +100,10 @@ class HttpChainRpc:
     def consensus_state(self) -> rpc.ConsensusState:
         return rpc.parse_consensus_state(self._call("dump_consensus_state"))
 
+    def vote_extensions_from(self) -> Height:
+        """The first height whose precommits carry extensions; 0 for never."""
+        return rpc.parse_vote_extensions(self._call("consensus_params"))
+
     def block(self, height: Height | None = None) -> rpc.Block:
         return rpc.parse_block(self._call("block", **_at(height)))
 

@@ -2,7 +2,7 @@
 
 One small object in every region, `sign-state/<chain id>/<address>.json`, holds (epoch, holder, height, round, step,
 digest): the holder of the newest epoch, and the last height, round and step that it was about to sign, with the
-SHA-256 of that message.  Format: docs/formats/sign-state-register.md.
+SHA-256 of that message and, where they are known, its sign-bytes.  Format: docs/formats/sign-state-register.md.
 
 The rules, decided here and in `vedr.chain.register_claim` (values in, values out; `vedr.chain.register_holding` calls
 the regions):
@@ -27,15 +27,23 @@ the newer epoch, and stops for good when they leave it no majority (StaleEpochEr
 most one has a majority, for they share a region, and that shows one of them.  Under one epoch there is one process; and
 should two go by one name all the same, a region takes one digest for a position, and only one of theirs has a majority.
 
+What the sign-bytes are for: d may have been released to somebody or to nobody, and the key can sign nothing else at p.
+Where nobody received it, no round that needs this vote ends.  So the new holder signs the same bytes and sends them: it
+releases d at p, as it may (Ed25519 gives the same signature again).  They take no part in what is decided here: which
+position covers which is said by height, round, step and digest alone, and bytes that don't have the digest are damage.
+They only travel: `join` of one position with itself keeps them where either side has them.
+
 Guarantees: the above, while no region forgets what it confirmed.  A region that lost its object, or holds bytes that
 can't be read, counts for nothing, and gets content again only from a take-over that won its majority without it.
 Leaves out: regions rolled back by somebody who can write to a majority of the buckets, and whose turn it is to take
 over (the promotion protocol).
 """
 
+import base64
+import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NewType
 
 from vedr.chain.sign_state import MAX_STEP, Hrs
@@ -49,7 +57,8 @@ Epoch = NewType("Epoch", int)
 
 FORMAT: Final = "vedr-sign-state-register/1"
 ROOT: Final = "sign-state"
-MAX_BYTES: Final = 2048  # the longest that is written has under 600
+MAX_BYTES: Final = 2048  # the longest that is written has under 1,100
+MAX_SIGN_BYTES: Final = 256  # CometBFT's longest, a proposal of a chain with the longest id, has 183
 MAX_INT64: Final = 2**63 - 1
 MAX_INT32: Final = 2**31 - 1
 NOBODY: Final = ""
@@ -61,6 +70,7 @@ _HOLDER: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/#@-]{0,127}$")
 _DIGEST: Final = re.compile(r"^[0-9a-f]{64}$")
 _NUMBERS: Final = {"epoch": MAX_INT64, "height": MAX_INT64, "round": MAX_INT32, "step": MAX_STEP}
 _TEXTS: Final = {"format", "chain", "address", "holder", "digest", "sum"}
+_SIGN_BYTES: Final = "sign_bytes"  # since version 1 was first written; absent where they are not known
 _DAMAGED: Final = (
     "Keep the bucket's versions and find out who wrote it; the next take-over writes the region again from the others."
 )
@@ -94,13 +104,15 @@ class Validator:
 class Position:
     """How far the key has signed: height, round, step, and the SHA-256 of the sign-bytes there, in hexadecimal.
 
-    The digest `NOT_KNOWN` stands for any message: nothing may be signed at that position any more.
+    The digest `NOT_KNOWN` stands for any message: nothing may be signed at that position any more.  The sign-bytes are
+    there where they are known; two positions are equal whether or not they are.
     """
 
     height: Height
     round: int
     step: int
     digest: str = NOT_KNOWN
+    sign_bytes: bytes = field(default=b"", compare=False)
 
     def __post_init__(self) -> None:
         ranges = ((self.height, MAX_INT64), (self.round, MAX_INT32), (self.step, MAX_STEP))
@@ -111,6 +123,14 @@ class Position:
                 f"no position: {self.height}/{self.round}/{self.step} {self.digest[:70]!r}",
                 remedy="Height 0 to 2^63-1, round 0 to 2^31-1, step 0 to 3, digest 64 lower-case hexadecimal digits.",
             )
+        if self.sign_bytes and not self._are_of_the_digest():
+            raise InvalidInputError(
+                f"{len(self.sign_bytes)} sign-bytes at {self} are not those of its digest",
+                remedy=f"Give at most {MAX_SIGN_BYTES} bytes and their SHA-256, or the digest alone.",
+            )
+
+    def _are_of_the_digest(self) -> bool:
+        return len(self.sign_bytes) <= MAX_SIGN_BYTES and hashlib.sha256(self.sign_bytes).hexdigest() == self.digest
 
     @property
     def hrs(self) -> Hrs:
@@ -128,10 +148,12 @@ NEVER_SIGNED: Final = Position(Height(0), 0, 0)
 
 
 def join(first: Position, second: Position) -> Position:
-    """The lowest position that covers both."""
+    """The lowest position that covers both; with the sign-bytes that either has of it."""
+    if first == second:
+        return first if first.sign_bytes else second
     if first.covers(second):
         return first
-    return second if second.covers(first) else replace(first, digest=NOT_KNOWN)
+    return second if second.covers(first) else replace(first, digest=NOT_KNOWN, sign_bytes=b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +184,20 @@ def check_claim(epoch: int, holder: str) -> None:
 def encode(validator: Validator, content: Content) -> bytes:
     """The object's bytes: canonical JSON, so that one content has one form."""
     position = content.position
-    return summed_json(
-        {
-            "format": FORMAT,
-            "chain": validator.chain_id,
-            "address": validator.address,
-            "epoch": content.epoch,
-            "holder": content.holder,
-            "height": position.height,
-            "round": position.round,
-            "step": position.step,
-            "digest": position.digest,
-        }
-    )
+    document: dict[str, Json] = {
+        "format": FORMAT,
+        "chain": validator.chain_id,
+        "address": validator.address,
+        "epoch": content.epoch,
+        "holder": content.holder,
+        "height": position.height,
+        "round": position.round,
+        "step": position.step,
+        "digest": position.digest,
+    }
+    if position.sign_bytes:
+        document[_SIGN_BYTES] = base64.b64encode(position.sign_bytes).decode()
+    return summed_json(document)
 
 
 def decode(validator: Validator, data: bytes, *, where: str) -> Content:
@@ -194,13 +217,16 @@ def decode(validator: Validator, data: bytes, *, where: str) -> Content:
 
 
 def _content(found: Json) -> Content | None:
-    if not isinstance(found, dict) or set(found) != _TEXTS | set(_NUMBERS):
+    if not isinstance(found, dict) or set(found) - {_SIGN_BYTES} != _TEXTS | set(_NUMBERS):
         return None
     numbers = {name: value for name, value in found.items() if type(value) is int and name in _NUMBERS}
     texts = {name: value for name, value in found.items() if isinstance(value, str)}
-    if set(numbers) != set(_NUMBERS) or set(texts) != _TEXTS or not 0 <= numbers["epoch"] <= MAX_INT64:
+    if set(numbers) != set(_NUMBERS) or len(numbers) + len(texts) != len(found):
+        return None
+    if not 0 <= numbers["epoch"] <= MAX_INT64:
         return None
     if not (_HOLDER.fullmatch(texts["holder"]) if numbers["epoch"] else texts["holder"] == NOBODY):
         return None
-    position = Position(Height(numbers["height"]), numbers["round"], numbers["step"], texts["digest"])
+    sign_bytes = base64.b64decode(texts.get(_SIGN_BYTES, ""), validate=True)
+    position = Position(Height(numbers["height"]), numbers["round"], numbers["step"], texts["digest"], sign_bytes)
     return Content(Epoch(numbers["epoch"]), texts["holder"], position)

@@ -218,6 +218,14 @@ def parse_headers(value: Value, low: Height, high: Height) -> tuple[Header, ...]
     return headers
 
 
+def parse_vote_extensions(value: Value) -> Height:
+    """`/consensus_params`: the first height whose precommits carry extensions; 0 for never."""
+    abci = value["consensus_params"]["abci"]
+    if not abci.present() or not abci["vote_extensions_enable_height"].present():
+        return Height(0)
+    return Height(abci["vote_extensions_enable_height"].int64())
+
+
 def parse_block(value: Value) -> Block:
     block = value["block"]
     return Block(

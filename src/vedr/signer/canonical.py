@@ -1,7 +1,8 @@
 """What a consensus key signs: the canonical forms of votes, proposals and vote extensions.
 
 Guarantees: byte for byte CometBFT v0.38's sign-bytes; `without_time` tells two messages apart exactly when they
-differ in more than their timestamp.  Leaves out: whether it may be signed.
+differ in more than their timestamp; `read` takes what `sign_bytes` writes and nothing else.
+Leaves out: whether it may be signed.
 
 Sources: cometbft v0.38 types/{canonical,vote,proposal}.go, privval/file.go.
 """
@@ -17,8 +18,8 @@ from vedr.chain.encoding import (
     timestamp,
     varint_field,
 )
-from vedr.signer.messages import NO_BLOCK, MessageType, Proposal, Signable, Vote
-from vedr.signer.protobuf import Message, read_uvarint, wrong
+from vedr.signer.messages import NO_BLOCK, MessageType, Proposal, Signable, Vote, read_block_id
+from vedr.signer.protobuf import INT32_MAX, UINT32_MAX, Message, read_uvarint, wrong
 
 _PROPOSAL_STEP: Final = 1
 _VOTE_TIME: Final = 5  # CanonicalVote.timestamp
@@ -71,16 +72,56 @@ def extension_sign_bytes(vote: Vote, chain_id: str) -> bytes:
     )
 
 
+def read(signed: bytes, chain_id: str) -> Signable:
+    """The message that has these sign-bytes on this chain; what they don't tell (address, signature, …) is empty.
+
+    Raises:
+        CorruptError: no message has exactly these.
+    """
+    message = _parse(signed)
+    kind = message.unsigned(1, high=UINT32_MAX)
+    if kind not in tuple(MessageType):
+        raise wrong(f"sign-bytes: {kind} is no kind of message")
+    found = _read_proposal(message) if kind == MessageType.PROPOSAL else _read_vote(MessageType(kind), message)
+    if sign_bytes(found, chain_id) != signed:
+        raise wrong(f"sign-bytes: not as chain {chain_id} writes them")
+    return found
+
+
+def _read_vote(kind: MessageType, message: Message) -> Vote:
+    return Vote(
+        kind,
+        height=message.sfixed64(2),
+        round=message.sfixed64(3, high=INT32_MAX),
+        block_id=read_block_id(message.message(4)),
+        time_ns=message.time_ns(_VOTE_TIME),
+    )
+
+
+def _read_proposal(message: Message) -> Proposal:
+    return Proposal(
+        height=message.sfixed64(2),
+        round=message.sfixed64(3, high=INT32_MAX),
+        pol_round=message.signed(4, low=-1, high=INT32_MAX),
+        block_id=read_block_id(message.message(5)),
+        time_ns=message.time_ns(_PROPOSAL_TIME),
+    )
+
+
 def without_time(signed: bytes, step: int) -> tuple[dict[int, tuple[int, int | bytes]], int]:
     """The fields of canonical sign-bytes except the timestamp, and that, in nanoseconds since 1970.
 
     Raises:
         CorruptError: these are no sign-bytes.
     """
-    size, start = read_uvarint(signed, 0, what="sign-bytes")
-    if size != len(signed) - start:
-        raise wrong(f"sign-bytes: {size} bytes announced, {len(signed) - start} there")
-    message = Message.parse(signed[start:], what="sign-bytes")
+    message = _parse(signed)
     number = _PROPOSAL_TIME if step == _PROPOSAL_STEP else _VOTE_TIME
     rest = {field: value for field, value in message.fields.items() if field != number}
     return rest, message.time_ns(number)
+
+
+def _parse(signed: bytes) -> Message:
+    size, start = read_uvarint(signed, 0, what="sign-bytes")
+    if size != len(signed) - start:
+        raise wrong(f"sign-bytes: {size} bytes announced, {len(signed) - start} there")
+    return Message.parse(signed[start:], what="sign-bytes")

@@ -51,9 +51,14 @@ class Vote:
         return (self.height, self.round, _STEP[self.type])
 
     @property
+    def is_nil(self) -> bool:
+        """Whether it is for no block."""
+        return self.block_id == NO_BLOCK
+
+    @property
     def takes_extension(self) -> bool:
         """Whether CometBFT wants an extension signed with it, be it empty: precommits for a block."""
-        return self.type is MessageType.PRECOMMIT and self.block_id != NO_BLOCK
+        return self.type is MessageType.PRECOMMIT and not self.is_nil
 
     @property
     def kind(self) -> str:
@@ -85,7 +90,7 @@ class Vote:
             type=MessageType(type_number),
             height=message.signed(2),
             round=message.signed(3, high=INT32_MAX),
-            block_id=_read_block_id(message.message(4)),
+            block_id=read_block_id(message.message(4)),
             time_ns=message.time_ns(5),
             validator_address=message.octets(6, 0, ADDRESS_BYTES),
             validator_index=message.signed(7, low=-1, high=INT32_MAX),
@@ -130,7 +135,7 @@ class Proposal:
             height=message.signed(2),
             round=message.signed(3, high=INT32_MAX),
             pol_round=message.signed(4, low=-1, high=INT32_MAX),
-            block_id=_read_block_id(message.message(5)),
+            block_id=read_block_id(message.message(5)),
             time_ns=message.time_ns(6),
         )
 
@@ -147,7 +152,8 @@ def _encode_proposal(type_number: int, proposal: Proposal) -> bytes:
     )
 
 
-def _read_block_id(message: Message) -> BlockId:
+def read_block_id(message: Message) -> BlockId:
+    """A BlockID, or a CanonicalBlockID, which has the same fields; `NO_BLOCK` when it is empty."""
     parts = message.message(2)
     return BlockId(
         hash=message.octets(1, 0, HASH_BYTES),

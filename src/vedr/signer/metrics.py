@@ -16,6 +16,8 @@ from vedr.chain.sign_state import Hrs
 from vedr.signer.rules import Reason
 
 KINDS: Final = ("proposal", "prevote", "precommit")
+TRIES: Final = ("published", "known", "passed", "conflicting", "not_published", "not_signed")
+"""What can come of trying to bring a recorded vote to the network: vedr.signer.publishing.Outcome, or no signature."""
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # the node waits 5 s
 
 GAUGES: Final = ("epoch", "last_height", "last_round", "last_step", "connected", "waiting")
@@ -49,6 +51,7 @@ class Metrics:
 
     _signed: Counter[str] = field(default_factory=Counter)
     _refused: Counter[str] = field(default_factory=Counter)
+    _tries: Counter[str] = field(default_factory=Counter)
     _took: Histogram = field(default_factory=Histogram)
     _registers: dict[str, Histogram] = field(default_factory=dict)
     _failures: Counter[str] = field(default_factory=Counter)
@@ -79,6 +82,11 @@ class Metrics:
         with self._turn:
             self._refused[reason] += 1
 
+    def tried(self, outcome: str) -> None:
+        """To bring a recorded vote to the network, with this outcome."""
+        with self._turn:
+            self._tries[outcome] += 1
+
     def register(self, region: str, took_s: float, *, failed: bool) -> None:
         """A region's register answered, or did not."""
         with self._turn:
@@ -100,6 +108,8 @@ class Metrics:
         lines += [f'vedr_signer_signatures_total{{kind="{kind}"}} {self._signed[kind]}' for kind in KINDS]
         lines.append("# TYPE vedr_signer_refusals_total counter")
         lines += [f'vedr_signer_refusals_total{{reason="{reason}"}} {self._refused[reason]}' for reason in Reason]
+        lines.append("# TYPE vedr_signer_recorded_votes_total counter")
+        lines += [f'vedr_signer_recorded_votes_total{{outcome="{name}"}} {self._tries[name]}' for name in TRIES]
         lines += ["# TYPE vedr_signer_sign_seconds histogram", *self._took.lines("vedr_signer_sign_seconds")]
         lines.append("# TYPE vedr_signer_register_seconds histogram")
         for region, histogram in sorted(self._registers.items()):

@@ -2,7 +2,7 @@
 
 Guarantees: every byte is accounted for; a field comes at most once; numbers are in their type's range; anything else
 is a CorruptError, whatever the bytes.  Unknown fields are skipped, as proto3 asks.
-Leaves out: writing (`vedr.chain.encoding`), groups, packed and repeated fields, which the privval protocol lacks.
+Leaves out: writing (`vedr.chain.encoding`), groups, packed and repeated fields, which the messages read here lack.
 
 Source: protobuf.dev/programming-guides/encoding.
 """
@@ -90,6 +90,16 @@ class Message:
         if not low <= signed <= high:
             raise wrong(f"{self.what}.{number}: {signed}, not from {low} to {high}")
         return signed
+
+    def sfixed64(self, number: int, *, low: int = 0, high: int = INT64_MAX) -> int:
+        """An sfixed64 field."""
+        wire, value = self.fields.get(number, (_FIXED64, bytes(8)))
+        if wire != _FIXED64 or not isinstance(value, bytes):
+            raise wrong(f"{self.what}.{number}: not eight bytes")
+        found = int.from_bytes(value, "little", signed=True)
+        if not low <= found <= high:
+            raise wrong(f"{self.what}.{number}: {found}, not from {low} to {high}")
+        return found
 
     def octets(self, number: int, *lengths: int) -> bytes:
         """A bytes field, of one of the lengths when any are named."""

@@ -4,23 +4,24 @@ Guarantees: a height, round and step is signed for one content only, and never a
 one height, round and step that differ in their timestamp alone, the first one's timestamp and signature are given
 again.  Leaves out: making it durable, which `service` does before anything is signed.
 
-Beside FilePV: where only the digest of what was meant to be signed is known (the signer fell between advancing the
-registers and signing, or another one did), the same content may be signed again, since Ed25519 gives the same
-signature; any other is refused.  That can cost a vote, never a double sign.
+Beside FilePV: where a signer fell between advancing the registers and signing, or another one did, the same content may
+be signed again, since Ed25519 gives the same signature; any other is refused.  Where only the digest is known (a register
+of before sign-bytes were kept) a message with another timestamp is refused too.  Both can cost a vote, never a double
+sign; `finishing` sends what was recorded, so that the round goes on.
 
 Source: cometbft v0.38 privval/file.go, CheckHRS, signVote, signProposal.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from vedr.chain.register import Position
+from vedr.chain.register import MAX_SIGN_BYTES, Position
 from vedr.chain.sign_state import Hrs, SignState
 from vedr.errors import CorruptError, RefusedError
 from vedr.inventory import Height
-from vedr.signer.canonical import without_time
+from vedr.signer.canonical import read, without_time
 from vedr.signer.messages import Signable, Vote
 
 _PARTS: Final = ("height", "round", "step")
@@ -76,13 +77,26 @@ class Mark:
 
     @property
     def position(self) -> Position:
-        """As the registers hold it."""
-        return Position(Height(self.height), self.round, self.step, self.digest.hex())
+        """As the registers hold it: with the sign-bytes, so that another signer can finish what this one began."""
+        kept = self.sign_bytes if len(self.sign_bytes) <= MAX_SIGN_BYTES else b""  # longer ones are no message's
+        return Position(Height(self.height), self.round, self.step, self.digest.hex(), kept)
 
     @classmethod
-    def of_position(cls, position: Position) -> "Mark":
-        """What the registers say; where they know no digest, a mere floor."""
-        return cls(*position.hrs, bytes.fromhex(position.digest))
+    def of_position(cls, position: Position, chain_id: str) -> "Mark":
+        """What the registers say; where they know no digest, a mere floor.
+
+        Sign-bytes that are not those of a message of this chain, there, are left out: the digest alone binds.
+        """
+        mark = cls(*position.hrs, bytes.fromhex(position.digest), position.sign_bytes)
+        return mark if mark.message(chain_id) is not None else replace(mark, sign_bytes=b"")
+
+    def message(self, chain_id: str) -> Signable | None:
+        """What was signed, or was about to be, at this height, round and step; None where it is not known."""
+        try:
+            found = read(self.sign_bytes, chain_id)
+        except CorruptError:
+            return None
+        return found if found.hrs == self.hrs else None
 
     @classmethod
     def of(cls, hrs: Hrs, sign_bytes: bytes, signature: bytes = b"") -> "Mark":
@@ -105,7 +119,7 @@ def highest(marks: list[Mark]) -> Mark:
     Raises:
         RefusedError: two are equal but of different content: the key has signed twice, or two signers ran.
     """
-    top = max(marks, key=lambda mark: (mark.hrs, bool(mark.digest), bool(mark.signature)))
+    top = max(marks, key=lambda mark: (mark.hrs, bool(mark.digest), bool(mark.sign_bytes), bool(mark.signature)))
     for mark in marks:
         if mark.hrs == top.hrs and mark.digest not in (b"", top.digest):
             raise RefusedError(

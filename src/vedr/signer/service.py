@@ -11,6 +11,9 @@ A crash between 2 and 3 leaves a mark without a signature: the same content may 
 that was stopped anywhere and wakes up after another took over is refused in step 2; if it had passed that, the other
 one has begun from this mark.
 
+A mark that was begun and not answered still binds the key, and its node does not ask again.  So that this costs no more
+than a moment, `finish` signs exactly what the mark says, by steps 2 to 4, for `finishing` to send.
+
 Guarantees: no signature leaves without steps 1 to 4; once a later epoch exists nothing is signed any more, for good.
 Leaves out: connections (`link`), and how registers agree (`vedr.chain.register`).
 """
@@ -53,6 +56,9 @@ class Register(Protocol):
             ConflictError: a later epoch exists: this signer is superseded, for good.
             VedrError: no majority has it for certain (UnavailableError: it may be in some regions).
         """
+
+    def has(self, position: Position) -> bool:
+        """Whether a majority is known to hold it, so that `advance` would return at once; asks nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,7 @@ class Signer:
         self._metrics = metrics
         self._log = log
         self._turn = threading.Lock()
+        self._is_unheard = True  # the last mark's message may have reached nobody
         self.superseded: Final = threading.Event()
 
     def answer(self, request: Request) -> bytes:
@@ -127,13 +134,43 @@ class Signer:
         try:
             with self._turn:
                 signed = self._sign(chain_id, message)
+                self._is_unheard = False
         except NotSignedError as error:
             return self._answers.refuse(message, error)
-        took_s = time.monotonic() - began
-        self._metrics.signed(message.kind, message.hrs, took_s)
-        digest = hashlib.sha256(sign_bytes(signed, chain_id)).hexdigest()
-        self._log("signed", {**facts_of(message), "digest": digest, "took_us": int(took_s * 1e6)})
+        self._tell(signed, time.monotonic() - began)
         return messages.signed_response(signed)
+
+    def _tell(self, signed: Signable, took_s: float, **more: Json) -> None:
+        self._metrics.signed(signed.kind, signed.hrs, took_s)
+        digest = hashlib.sha256(sign_bytes(signed, self._answers.chain_id)).hexdigest()
+        self._log("signed", {**facts_of(signed), "digest": digest, "took_us": int(took_s * 1e6), **more})
+
+    def finish(self) -> Vote | None:
+        """The vote that this key is bound to and that may have reached nobody, signed; None while there is none.
+
+        Waits for no region: the mark has to be durable already.  What may be signed is what the mark says, byte for
+        byte, and nothing else.
+
+        Raises:
+            NotSignedError: there is one, and it can't be signed now.
+        """
+        began = time.monotonic()
+        with self._turn:
+            last = self._last
+            vote = last.message(self._answers.chain_id) if self._is_unheard else None
+            if not isinstance(vote, Vote) or self.superseded.is_set() or not self._register.has(last.position):
+                return None
+            self._advance(last)  # (2)
+            if last.signature:
+                return vote.signed(last.signature, vote.time_ns)
+            finished = vote.signed(self._sign_new(Sign(last, vote.time_ns)), vote.time_ns)
+        self._tell(finished, time.monotonic() - began, recorded=True)
+        return finished
+
+    def heard(self, vote: Vote) -> None:
+        """The network has this vote, or needs it no more: `finish` gives it no longer."""
+        with self._turn:
+            self._is_unheard = self._is_unheard and self._last.hrs != vote.hrs
 
     def _sign(self, chain_id: str, message: Signable) -> Signable:
         if self.superseded.is_set():
@@ -151,7 +188,7 @@ class Signer:
 
     def _advance(self, mark: Mark) -> None:
         # Before anything is tried: should it fail half-way, no other content may be tried for this mark.
-        self._last = mark
+        self._last, self._is_unheard = mark, True
         try:
             self._register.advance(mark.position)
         except ConflictError as error:

@@ -106,7 +106,8 @@ def begin(
         epoch = judged()
         holding = take_over(epoch)
     try:
-        return Tenure(holding, epoch, highest([Mark.of_position(holding.position), *known]))
+        taken = Mark.of_position(holding.position, register.validator.chain_id)
+        return Tenure(holding, epoch, highest([taken, *known]))
     except RefusedError:
         holding.close()
         raise

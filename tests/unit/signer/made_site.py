@@ -47,6 +47,8 @@ def open_made_site() -> OpenSite:
     site = SimpleNamespace(
         chain=SimpleNamespace(chain_id=CHAIN_ID, block_time_s=0.1),
         node=nodes.__getitem__,
+        nodes=tuple(nodes.values()),
+        signers=(),
         region=lambda _: SimpleNamespace(hsm=None),
         regions_by_priority=REGIONS,
     )

@@ -79,6 +79,9 @@ class MemoryRegister:
         if self.lost is not None:
             raise self.lost
 
+    def has(self, position: Position) -> bool:
+        return self.failure is None and self.lost is None and position in self.marks
+
 
 @dataclass
 class World:
