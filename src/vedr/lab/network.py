@@ -42,6 +42,12 @@ def create_missing(plan: Plan) -> int:
     if not _exists(bridge(plan)):
         _refuse_foreign_network(plan)
         _ip("link", "add", bridge(plan), "type", "bridge")
+        _ip("link", "set", bridge(plan), "alias", str(plan.folder))
+    elif not _is_ours(plan):
+        raise ConflictError(
+            f"network {plan.addresses.cidr} is that of the lab in {_owner(plan)}",
+            remedy='Choose another with --network, such as "10.91", or end that lab.',
+        )
     if f"{plan.addresses.ops}/16" not in _output("-o", "addr", "show", "dev", bridge(plan)):
         _ip("addr", "add", f"{plan.addresses.ops}/16", "dev", bridge(plan))
     _ip("link", "set", bridge(plan), "up")
@@ -50,12 +56,13 @@ def create_missing(plan: Plan) -> int:
 
 def remove(plan: Plan) -> None:
     """Take everything away; quiet where nothing is."""
+    ours = _is_ours(plan)
     for zone in plan.zones:
-        if _exists(port(plan, zone)):  # before its namespace, which would take it away in its own time
+        if ours and _exists(port(plan, zone)):  # before its namespace, which would take it away in its own time
             _ip("link", "del", port(plan, zone))
         if (_NAMESPACES / namespace(plan, zone)).exists():
             _ip("netns", "del", namespace(plan, zone))
-    if _exists(bridge(plan)):
+    if ours and _exists(bridge(plan)):
         _ip("link", "del", bridge(plan))
     _release_mount(plan)
 
@@ -64,7 +71,7 @@ def leftovers(plan: Plan) -> list[str]:
     """What of this lab's network still exists, in words."""
     found = [f"namespace {namespace(plan, z)}" for z in plan.zones if (_NAMESPACES / namespace(plan, z)).exists()]
     devices = [bridge(plan), *(port(plan, zone) for zone in plan.zones)]
-    return [*found, *(f"network device {device}" for device in devices if _exists(device))]
+    return [*found, *(f"network device {device}" for device in devices if _exists(device) and _is_ours(plan))]
 
 
 def cut(plan: Plan, zone: Zone) -> None:
@@ -123,6 +130,16 @@ def bridge(plan: Plan) -> str:
 def port(plan: Plan, zone: Zone) -> str:
     """The zone's end of its cable on the bridge."""
     return f"{bridge(plan)}z{zone.number}"
+
+
+def _owner(plan: Plan) -> str:
+    """The folder of the lab that made the bridge; its ports have no other owner."""
+    alias = Path(f"/sys/class/net/{bridge(plan)}/ifalias")
+    return alias.read_text().strip() if alias.exists() else ""
+
+
+def _is_ours(plan: Plan) -> bool:
+    return _owner(plan) in ("", str(plan.folder))  # "": there is none, or one that was interrupted before it was named
 
 
 def _mark(plan: Plan) -> Path:
