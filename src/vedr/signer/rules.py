@@ -4,10 +4,10 @@ Guarantees: a height, round and step is signed for one content only, and never a
 one height, round and step that differ in their timestamp alone, the first one's timestamp and signature are given
 again.  Leaves out: making it durable, which `service` does before anything is signed.
 
-Beside FilePV: where a signer fell between advancing the registers and signing, or another one did, the same content may
-be signed again, since Ed25519 gives the same signature; any other is refused.  Where only the digest is known (a register
-of before sign-bytes were kept) a message with another timestamp is refused too.  Both can cost a vote, never a double
-sign; `finishing` sends what was recorded, so that the round goes on.
+Beside FilePV: where a signer fell between advancing the registers and signing, or another one did, the same content
+may be signed again, since Ed25519 gives the same signature; any other is refused.  Where only the digest is known, in
+registers of before sign-bytes were kept, a message with another timestamp is refused too.  Both can cost a vote, never a
+double sign; `finishing` sends what was recorded, so that the round goes on.
 
 Source: cometbft v0.38 privval/file.go, CheckHRS, signVote, signProposal.
 """
