@@ -5,9 +5,9 @@ one height, round and step that differ in their timestamp alone, the first one's
 again.  Leaves out: making it durable, which `service` does before anything is signed.
 
 Beside FilePV: where a signer fell between advancing the registers and signing, or another one did, the same content
-may be signed again, since Ed25519 gives the same signature; any other is refused.  Where only the digest is known, in
-registers of before sign-bytes were kept, a message with another timestamp is refused too.  Both can cost a vote, never a
-double sign; `finishing` sends what was recorded, so that the round goes on.
+may be signed again, since Ed25519 gives the same signature; any other is refused.  Where only the digest is known, as
+in registers of before sign-bytes were kept, a message with another timestamp is refused too.  Both can cost a vote,
+never a double sign; `finishing` sends what was recorded, so that the round goes on.
 
 Source: cometbft v0.38 privval/file.go, CheckHRS, signVote, signProposal.
 """
