@@ -24,12 +24,13 @@ from vedr.readiness.ages import duration
 from vedr.readiness.drill_schedule import judge_drills, judge_tabletop
 from vedr.readiness.finding import Part, Verdict, combine, look_at
 from vedr.readiness.rounds import ROUNDS, judge_rounds
-from vedr.readiness.run_times import last_due, opened_at
+from vedr.readiness.run_times import last_due, opened_at, period
 from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import is_quiet
 
 LOOK_BACK_RUNS: Final = 30  # newest runs of a job that are looked at, over all regions
 LOOK_BACK_PER_REGION: Final = 3  # or so many of each region, where there are many
+LONGEST_RUN_PERIODS: Final = 2  # what was begun that long before it was due may still have ended in time
 VALIDATION: Final = "daily-validation"
 FAILOVER_WATCH: Final = "failover-watch"
 LOOKING: Final = "find_fresh"  # the step of tasks.freshness by which a run finds another one fresh, and ends
@@ -99,10 +100,13 @@ def past_runs(
             )
 
 
-def newest_good(journal: Journal, job: str, regions: Sequence[str]) -> dict[str, PastRun]:
-    """By region, the newest run that completed, also by finding another one fresh, or is at work."""
+def newest_good(
+    journal: Journal, job: str, regions: Sequence[str], *, since: dt.datetime | None = None
+) -> dict[str, PastRun]:
+    """By region, the newest run that completed, also by finding another one fresh, or is at work; see `past_runs`."""
     newest: dict[str, PastRun] = {}
-    for past in past_runs(journal, job, at_most=max(LOOK_BACK_RUNS, LOOK_BACK_PER_REGION * len(regions))):
+    at_most = max(LOOK_BACK_RUNS, LOOK_BACK_PER_REGION * len(regions))
+    for past in past_runs(journal, job, since=since, at_most=at_most):
         if past.at_work or past.completed:
             newest.setdefault(past.region, past)
         if newest.keys() >= set(regions):
@@ -125,9 +129,10 @@ def schedule_adherence(site: Site, journal: Journal, policy: Checks, now: dt.dat
         )
     parts: list[Part] = []
     for job, cron in crons(site).items():
-        good = newest_good(journal, job, tuple(site.regions))
+        due = last_due(cron, before)
+        good = newest_good(journal, job, tuple(site.regions), since=due - LONGEST_RUN_PERIODS * period(cron, now))
         ended = {region: good[region].last.time if region in good else None for region in site.regions}
-        parts += judge_job(job, last_due(cron, before), ended, since=since, now=now)
+        parts += judge_job(job, due, ended, since=since, now=now)
     for look, cron in looks(site).items():
         parts.append(look_at(look, partial(_judge_look, journal, look, last_due(cron, before), since)))
     for job in ROUNDS:
