@@ -166,3 +166,18 @@ def test_a_site_file_is_checked_whatever_its_name(vedr: Callable[..., Ended], tm
     assert f"{tmp_path}/site.conf:1:" in vedr("site", "check", str(tmp_path / "site.conf")).err
     assert "is no text" in vedr("site", "check", str(tmp_path / "picture")).err
     assert vedr("site", "check", str(tmp_path / "missing.toml")).code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bcp", "activate", "--reason", " ", "--by", "zoe"),
+        ("bcp", "activate", "--reason", "halted", "--by", ""),
+        ("ledger", "abandon", "inc-20260214-031500-k3x9", "--reason", ""),
+        ("abandon", "inc-20260214-031500-k3x9", "--reason", " "),
+    ],
+)
+def test_a_word_for_the_record_is_not_empty(vedr: Callable[..., Ended], words: tuple[str, ...]) -> None:
+    ended = vedr(*words)
+    assert ended.code == 2, ended.err
+    assert "must say something" in ended.err or "no reason is given" in ended.err

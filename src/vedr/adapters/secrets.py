@@ -14,6 +14,8 @@ from vedr.errors import InvalidInputError, NotFoundError, RefusedError, Unavaila
 MAX_SECRET_BYTES: Final = 64 * 1024
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 SYMMETRIC_KEY_BYTES: Final = 32
+REFUSALS: Final = ("AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException", "ExpiredToken")
+"""Answers of AWS that trying again does not change."""
 
 
 def resolve(reference: str) -> bytes:
@@ -22,6 +24,7 @@ def resolve(reference: str) -> bytes:
     Raises:
         NotFoundError: nothing is kept there.
         RefusedError: the file is open to group or others, or the service says no.
+        InvalidInputError: a reference of no known kind, or a host that has no region or credentials.
         UnavailableError: the service does not answer.
     """
     scheme, _, where = reference.partition(":")
@@ -74,7 +77,14 @@ def _from_environment(name: str) -> bytes:
 
 def _from_aws(name: str) -> bytes:
     import boto3  # noqa: PLC0415 (half a second that only sites with AWS secrets pay)
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.exceptions import (  # noqa: PLC0415
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        NoRegionError,
+        PartialCredentialsError,
+        ProfileNotFound,
+    )
 
     try:
         answer = boto3.client("secretsmanager").get_secret_value(SecretId=name)
@@ -84,9 +94,14 @@ def _from_aws(name: str) -> bytes:
             raise NotFoundError(
                 f"secret {name} does not exist", remedy="Check the reference in the site file."
             ) from None
-        if code in ("AccessDeniedException", "UnrecognizedClientException"):
+        if code in REFUSALS:
             raise RefusedError(f"secret {name}: {code}", remedy="Check this role's policy.") from None
         raise UnavailableError(f"secret {name}: {code}", remedy="Try again.") from None
+    except (NoCredentialsError, NoRegionError, PartialCredentialsError, ProfileNotFound) as error:
+        raise InvalidInputError(
+            f"secret {name}: {type(error).__name__}: this host does not say where AWS is, or as whom it asks",
+            remedy="Set AWS_REGION, and give it a role or credentials.",
+        ) from None
     except BotoCoreError as error:
         raise UnavailableError(f"secret {name}: {type(error).__name__}", remedy="Try again.") from None
     text: str | None = answer.get("SecretString")

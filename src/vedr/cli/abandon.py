@@ -40,7 +40,7 @@ def abandon(
 ) -> None:
     """Take back what a run did, newest first, and close it; refused while somebody works on it."""
     run_id = parse_run_id(incident)
-    if not plan and not reason:
+    if not plan and not reason.strip():
         raise InvalidInputError("no reason is given", remedy="Say why with --reason, one line for the record.")
     with open_site(site) as opened:
         entries = opened.journal.read(run_id).entries

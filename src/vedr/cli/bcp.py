@@ -14,7 +14,7 @@ from rich.table import Table
 from vedr.adapters.continuity_standing import keep, look
 from vedr.adapters.notify_announcing import setting_of, tell_standing
 from vedr.adapters.site import OpenSite, open_site
-from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
+from vedr.cli.output import JsonFlag, SiteOption, not_blank, print_json, stderr, stdout
 from vedr.continuity import activation, communication
 from vedr.continuity.activation import Standing
 from vedr.continuity.deadlines import Deadline, all_deadlines, mark_done
@@ -31,7 +31,8 @@ from vedr.signature import Json
 
 app = typer.Typer()
 
-Who = Annotated[str, typer.Option("--by", help="Your name; recorded.")]
+Who = Annotated[str, typer.Option("--by", help="Your name; recorded.", callback=not_blank)]
+Why = Annotated[str, typer.Option("--reason", help="One line; recorded.", callback=not_blank)]
 
 
 @app.command()
@@ -54,24 +55,30 @@ def status(
 
 
 @app.command()
-def activate(reason: Annotated[str, typer.Option("--reason")], by: Who, site: SiteOption = None) -> None:
+def activate(reason: Why, by: Who, site: SiteOption = None, as_json: JsonFlag = False) -> None:
     """Activate the plan by your word; recorded.  Refused when it is active."""
     with open_site(site) as opened:
         standing = look(opened).standing
         run_id = Record(opened.journal).activate(standing, by=by, why=reason)
         _tell_activated(opened, run_id, standing, f"{reason} (by {by})")
-    stdout.print(f"The plan is active, by {by}: {reason}", markup=False)
+    if as_json:
+        print_json({"episode": run_id, "active": True, "by": by, "reason": reason})
+    else:
+        stdout.print(f"The plan is active, by {by}: {reason}", markup=False)
 
 
 @app.command()
-def deactivate(reason: Annotated[str, typer.Option("--reason")], by: Who, site: SiteOption = None) -> None:
+def deactivate(reason: Why, by: Who, site: SiteOption = None, as_json: JsonFlag = False) -> None:
     """Deactivate the plan; refused unless every critical function was seen up for an hour."""
     with open_site(site) as opened:
         standing = look(opened).standing
         run_id = Record(opened.journal).deactivate(standing, by=by, why=reason)
         told, body = "The business continuity plan is no longer active", f"{reason} (by {by})"
         _show_failed(tell_standing(opened, run_id, "resolved", severity=standing.severity, subject=told, body=body))
-    stdout.print("The plan is no longer active.  What is due now: vedr bcp deadlines")
+    if as_json:
+        print_json({"episode": run_id, "active": False, "by": by, "reason": reason})
+    else:
+        stdout.print("The plan is no longer active.  What is due now: vedr bcp deadlines")
 
 
 @app.command()
@@ -135,14 +142,24 @@ def deadlines(
 def done(
     incident: Annotated[str, typer.Argument(help="Id of an incident.")],
     deadline: Annotated[str, typer.Argument(help="Its name, as `vedr bcp deadlines` shows it.")],
+    *,
     by: Who,
-    reference: Annotated[str, typer.Option("--reference", help="Where to read it: an address, a ticket.")],
+    reference: Annotated[
+        str, typer.Option("--reference", help="Where to read it: an address, a ticket.", callback=not_blank)
+    ],
     site: SiteOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Say that something due after an incident is done; recorded with your name."""
     with open_site(site) as opened:
         word = mark_done(opened.journal, parse_run_id(incident), deadline, by=by, reference=reference)
-    stdout.print(f"{word.name} of {word.run_id}: done, {word.at:%Y-%m-%d %H:%M} UTC, by {word.by}", markup=False)
+    if as_json:
+        at = word.at.isoformat()
+        print_json(
+            {"incident": word.run_id, "deadline": word.name, "at": at, "by": word.by, "reference": word.reference}
+        )
+    else:
+        stdout.print(f"{word.name} of {word.run_id}: done, {word.at:%Y-%m-%d %H:%M} UTC, by {word.by}", markup=False)
 
 
 def _tell_activated(opened: OpenSite, run_id: RunId, standing: Standing, why: str) -> None:

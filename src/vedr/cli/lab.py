@@ -28,7 +28,9 @@ def up(
     network: Annotated[
         str | None, typer.Option(help="First two octets of a private network of its own; default 10.77.")
     ] = None,
-    port_base: Annotated[int | None, typer.Option(help="Prefect's port; DNS is 53 above; default 4200.")] = None,
+    port_base: Annotated[
+        int | None, typer.Option(min=1024, max=65000, help="Prefect's port; DNS is 53 above; default 4200.")
+    ] = None,
     mode: Annotated[
         Literal["namespaces", "relays"] | None,
         typer.Option(help="How zones are separated; default: namespaces for root, else relays."),

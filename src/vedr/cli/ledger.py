@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from vedr.adapters.site import open_site
-from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
+from vedr.cli.output import JsonFlag, SiteOption, not_blank, print_json, stdout
 from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError, VerificationFailedError
 from vedr.ledger import Entry, RunId, is_closed, parse_run_id
 from vedr.runbook import timing
@@ -167,14 +167,20 @@ def heal(
 @app.command()
 def abandon(
     run: RunArgument,
-    reason: Annotated[str, typer.Option("--reason", help="Why nobody is going to resume it; recorded.")],
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why nobody is going to resume it; recorded.", callback=not_blank)
+    ],
     site: SiteOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Close a run that nobody is going to resume; refused while somebody works on it."""
     run_id = parse_run_id(run)
     with open_site(site) as opened:
         close_abandoned(opened.journal, run_id, reason)
-    stdout.print(f"{run_id}: closed as abandoned")
+    if as_json:
+        print_json({"run": run_id, "outcome": "abandoned", "reason": reason})
+    else:
+        stdout.print(f"{run_id}: closed as abandoned")
 
 
 def close_abandoned(journal: Journal, run_id: RunId, reason: str) -> None:

@@ -19,6 +19,13 @@ SiteOption: TypeAlias = Annotated[
 ]
 
 
+def not_blank(words: str) -> str:
+    """For options that record a person's word: refuses nothing but blanks."""
+    if not words.strip():
+        raise typer.BadParameter("it is recorded and must say something")
+    return words.strip()
+
+
 def print_json(document: Json) -> None:
     """One document on standard output, never wrapped or coloured."""
     typer.echo(json.dumps(document, indent=2))

@@ -109,6 +109,7 @@ def appoint_command(
     name: Annotated[str, typer.Option(help="The --name of the signer that is to hold the key.")],
     run_id: Annotated[str | None, typer.Option(help="The run that it is for; default: a new run id.")] = None,
     site: SiteOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Say which signer is to hold the key; signers with --when-appointed heed it when they start."""
     now = utc_now()
@@ -116,7 +117,10 @@ def appoint_command(
         subject = subject_of(opened, _validator(opened.site.node(validator)))
         run = new_run_id("run", now) if run_id is None else parse_run_id(run_id)
         made = appoint(opened.registers, subject, name, run_id=run, at=now)
-    stdout.print(f"{validator}: to be signed for by {made}", highlight=False)
+    if as_json:
+        print_json({"validator": validator, "appointed": made.name, "run": run})
+    else:
+        stdout.print(f"{validator}: to be signed for by {made}", highlight=False)
 
 
 @app.command("found")
@@ -127,6 +131,7 @@ def found_command(
     state: Annotated[Path | None, typer.Option(help="The stopped node's priv_validator_state.json.")] = None,
     floor: Annotated[str | None, typer.Option(help="Height/round/step, from the promotion protocol.")] = None,
     site: SiteOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Make the key's register in every region, once in its life, at what it has signed so far."""
     if [new_key, state is not None, floor is not None].count(True) != 1:
@@ -142,6 +147,10 @@ def found_command(
     with open_site(site) as opened:
         node = _validator(opened.site.node(validator))
         register_of(opened, node).found(position)
+    if as_json:
+        regions: list[Json] = [*opened.site.regions_by_priority]
+        print_json({"validator": validator, "position": str(position), "regions": regions})
+        return
     stdout.print(f"{validator}: register founded at {position} in {', '.join(opened.site.regions_by_priority)}")
 
 

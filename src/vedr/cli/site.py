@@ -14,13 +14,18 @@ app = typer.Typer()
 
 
 @app.command()
-def check(path: Annotated[Path, typer.Argument(help="The site file, or a lab's folder.")]) -> None:
+def check(
+    path: Annotated[Path, typer.Argument(help="The site file, or a lab's folder.")], as_json: JsonFlag = False
+) -> None:
     """Parse a site file and check every rule; exit 2 with each problem's line if one is broken."""
     file = path / "site.toml" if path.is_dir() else path
     try:
         site = parse_site(file.read_text(encoding="utf-8"), source=str(file))
     except UnicodeDecodeError:
         raise InvalidInputError(f"{file} is no text", remedy="Name a site file, or a lab's folder.") from None
+    if as_json:
+        print_json({"file": str(file), "site": site.name, "regions": len(site.regions), "nodes": len(site.nodes)})
+        return
     stdout.print(f"{file}: site {site.name}, {len(site.regions)} regions, {len(site.nodes)} nodes: every rule holds")
 
 

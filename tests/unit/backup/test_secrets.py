@@ -1,5 +1,6 @@
 """Secrets by reference: found, kept, or refused; never shown."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,20 @@ def test_a_key_of_another_size_is_refused(tmp_path: Path, stored: bytes) -> None
     path.chmod(0o600)
     with pytest.raises(InvalidInputError, match="not 32 bytes"):
         symmetric_key(f"file:{path}")
+
+
+@pytest.mark.parametrize(
+    ("told", "lacks"), [({}, "NoRegionError"), ({"AWS_DEFAULT_REGION": "us-east-1"}, "NoCredentialsError")]
+)
+def test_a_host_that_was_not_told_where_aws_is_is_not_asked_to_try_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: dict[str, str], lacks: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    for name, value in ({"AWS_EC2_METADATA_DISABLED": "true"} | told).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInputError, match=lacks) as caught:
+        resolve("aws-secret:virtengine/dr/site-key")
+    assert not caught.value.transient
