@@ -73,9 +73,13 @@ def dial(address: UnixAddress | TcpAddress, key: Ed25519PrivateKey) -> Iterator[
     with _connect(address) as connected:
         plain = SocketStream(connected, timeout_s=SILENCE_TIMEOUT_S)
         stream: Stream = plain
-        if isinstance(address, TcpAddress):
-            stream = SecretConnection.handshake(plain, key, expected_node_id=address.node_id)
-        yield stream
+        try:
+            if isinstance(address, TcpAddress):
+                stream = SecretConnection.handshake(plain, key, expected_node_id=address.node_id)
+            yield stream
+        finally:
+            with contextlib.suppress(OSError):  # a thread that reads it would keep a socket that is only closed
+                connected.shutdown(socket.SHUT_RDWR)
 
 
 def _connect(address: UnixAddress | TcpAddress) -> socket.socket:

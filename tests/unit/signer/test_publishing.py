@@ -1,0 +1,203 @@
+"""Which node takes a vote, and each reason why one does not; real nodes are in tests/chain/test_recorded_votes.py."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from socket import SHUT_RDWR, create_server, socket
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from signer_world import CHAIN_ID, NIL, precommit, prevote
+
+from vedr.adapters.privval_socket import SocketStream, TcpAddress, dial
+from vedr.chain.block import Validator, ValidatorSet
+from vedr.chain.rpc import ConsensusState, SeenVote, Status
+from vedr.errors import UnavailableError
+from vedr.inventory import Height
+from vedr.signer.messages import Vote
+from vedr.signer.peer import NodeInfo
+from vedr.signer.protobuf import Message
+from vedr.signer.publishing import Entrance, Outcome, Publisher, Try
+from vedr.signer.secret_connection import SecretConnection, node_id
+from vedr.signer.stream import receive_message, send_message
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key().public_bytes_raw()
+US = Validator(KEY, 10)
+OTHER = Validator(bytes(31) + b"\1", 30)
+NODE_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+NODE_ID = node_id(NODE_KEY.public_key().public_bytes_raw())
+
+
+@dataclass
+class NodeOfOne:
+    """A node's RPC, and its p2p port, which takes one peer and shows the vote that it brings."""
+
+    network: str = CHAIN_ID
+    hangs_up: bool = False
+    chain_id: str = CHAIN_ID
+    height: int = 5
+    is_catching_up: bool = False
+    extensions_from: int = 0
+    validators: tuple[Validator, ...] = (OTHER, US)
+    votes: list[SeenVote] = field(default_factory=list)
+    taken: list[Vote] = field(default_factory=list)
+    is_gone: bool = False
+
+    def status(self) -> Status:
+        if self.is_gone:
+            raise UnavailableError("connection refused")
+        return Status(
+            NODE_ID,
+            self.chain_id,
+            "n",
+            "0.38.26",
+            Height(self.height - 1),
+            b"",
+            b"",
+            0,
+            Height(1),
+            self.is_catching_up,
+            b"",
+            0,
+        )
+
+    def consensus_state(self) -> ConsensusState:
+        return ConsensusState(Height(self.height), 0, 4, ValidatorSet(self.validators), tuple(self.votes))
+
+    def vote_extensions_from(self) -> Height:
+        return Height(self.extensions_from)
+
+    def serve(self, listening: socket) -> None:
+        try:
+            connected, _ = listening.accept()
+        except OSError:
+            return  # nobody came
+        with connected:
+            stream = SecretConnection.handshake(SocketStream(connected, timeout_s=5), NODE_KEY)
+            if self.hangs_up:
+                return
+            peer = NodeInfo.read(receive_message(stream, limit_bytes=10_240))
+            assert peer.node_id == node_id(stream.peer_key)
+            send_message(stream, NodeInfo(NODE_ID, self.network).encode())
+            try:
+                packet = Message.parse(receive_message(stream, limit_bytes=2048), what="packet").message(3)
+            except UnavailableError:
+                return
+            assert (packet.unsigned(1, high=255), packet.unsigned(2, high=1)) == (0x22, 1)
+            vote = Vote.read(Message.parse(packet.octets(3), what="message").message(6).message(1))
+            self.taken.append(vote)
+            self.votes.append(seen(vote))
+            receive_message_or_end(stream)
+
+
+def receive_message_or_end(stream: SecretConnection) -> None:
+    with pytest.raises(UnavailableError):
+        receive_message(stream, limit_bytes=2048)
+
+
+def seen(vote: Vote, *, for_nil: bool | None = None) -> SeenVote:
+    is_nil = vote.is_nil if for_nil is None else for_nil
+    return SeenVote(US.address, Height(vote.height), vote.round, vote.hrs[2], for_nil=is_nil)
+
+
+@contextmanager
+def reached(node: NodeOfOne, name: str = "val0") -> Iterator[Entrance]:
+    with create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=node.serve, args=(listening,), daemon=True)
+        thread.start()
+        port = listening.getsockname()[1]
+
+        @contextmanager
+        def ask() -> Iterator[NodeOfOne]:
+            yield node
+
+        yield Entrance(name, ask, lambda expected, key: dial(TcpAddress("127.0.0.1", port, expected), key))
+        listening.shutdown(SHUT_RDWR)
+        thread.join(5)
+
+
+def publish(vote: Vote, node: NodeOfOne, *, is_over: Callable[[], bool] = lambda: False) -> Try:
+    with reached(node) as entrance:
+        return Publisher(CHAIN_ID, KEY, [entrance]).publish(vote.signed(b"\1" * 64, vote.time_ns), is_over=is_over)
+
+
+@pytest.mark.parametrize("vote", [prevote(block=NIL), prevote(), precommit(block=NIL), precommit()])
+def test_a_vote_is_addressed_by_the_nodes_validator_set_and_arrived_when_the_node_shows_it(vote: Vote) -> None:
+    node = NodeOfOne()
+    done = publish(vote, node)
+    assert (done, len(node.taken)) == (Try(Outcome.PUBLISHED, "val0"), 1)
+    assert (node.taken[0].validator_index, node.taken[0].validator_address) == (1, US.address)
+
+
+@pytest.mark.parametrize(
+    ("node", "problem"),
+    [
+        (NodeOfOne(is_gone=True), "connection refused"),
+        (NodeOfOne(chain_id="other-1"), "of chain other-1"),
+        (NodeOfOne(network="other-1"), "network 'other-1'"),
+        (NodeOfOne(hangs_up=True), "does not answer|closed the connection"),
+        (NodeOfOne(is_catching_up=True), "catching up"),
+        (NodeOfOne(height=4), "is behind: it decides 4"),
+        (NodeOfOne(validators=(OTHER,)), "no validator's"),
+    ],
+    ids=["gone", "chain", "network", "refused", "block sync", "behind", "no validator"],
+)
+def test_a_node_that_cannot_take_it_is_told_of_and_gets_nothing(node: NodeOfOne, problem: str) -> None:
+    done = publish(prevote(), node)
+    assert done.outcome is Outcome.NOT_PUBLISHED
+    (told,) = done.problems
+    assert re.search(problem, told), told
+    assert node.taken == []
+
+
+def test_a_precommit_that_would_need_an_extension_is_not_sent() -> None:
+    assert "extensions from 5" in publish(precommit(), NodeOfOne(extensions_from=5)).problems[0]
+    assert publish(precommit(), NodeOfOne(extensions_from=6)).outcome is Outcome.PUBLISHED
+    assert publish(precommit(block=NIL), NodeOfOne(extensions_from=5)).outcome is Outcome.PUBLISHED
+
+
+def test_a_vote_that_the_node_has_or_whose_height_is_decided_is_not_sent() -> None:
+    known, passed = NodeOfOne(votes=[seen(prevote())]), NodeOfOne(height=6)
+    assert (publish(prevote(), known).outcome, publish(prevote(), passed).outcome) == (Outcome.KNOWN, Outcome.PASSED)
+    assert known.taken == passed.taken == []
+
+
+def test_another_vote_of_this_key_in_its_place_ends_it() -> None:
+    node = NodeOfOne(votes=[seen(prevote(), for_nil=True)])
+    done = publish(prevote(), node)
+    assert (done.outcome, node.taken) == (Outcome.CONFLICTING, [])
+    assert "another prevote of this key at 5/0" in done.problems[0]
+
+
+def test_the_next_node_is_tried_when_one_takes_nothing() -> None:
+    away, there = NodeOfOne(is_gone=True), NodeOfOne()
+    with reached(away, "val0") as first, reached(there, "full0") as second:
+        done = Publisher(CHAIN_ID, KEY, [first, second]).publish(prevote())
+    assert (done.outcome, done.node, done.problems) == (Outcome.PUBLISHED, "full0", ("val0: connection refused",))
+
+
+def test_a_node_that_never_shows_the_vote_has_not_taken_it() -> None:
+    clock = iter(range(1000))
+    with reached(node := NodeOfOne()) as entrance:
+        publisher = Publisher(CHAIN_ID, KEY, [entrance], monotonic=lambda: float(next(clock)), sleep=lambda _: None)
+        node.votes = Forgetful()
+        done = replace(publisher).publish(prevote())
+    assert done.outcome is Outcome.NOT_PUBLISHED
+    assert "does not show it after 5 s" in done.problems[0]
+
+
+class Forgetful(list[SeenVote]):
+    """Votes that a node refuses."""
+
+    def append(self, _vote: SeenVote) -> None:
+        pass
+
+
+def test_without_nodes_or_time_nothing_is_tried() -> None:
+    assert Publisher(CHAIN_ID, KEY, []).publish(prevote()) == Try(Outcome.NOT_PUBLISHED, "", ("no node is known",))
+    node = NodeOfOne()
+    with reached(node) as entrance:
+        over = Publisher(CHAIN_ID, KEY, [entrance]).publish(prevote(), is_over=lambda: True)
+    assert (over.outcome, node.taken) == (Outcome.NOT_PUBLISHED, [])
