@@ -2,7 +2,8 @@
 
 The claim's decisions are the program's own (`vedr.chain.register_claim`); calls to regions are answered at once, late,
 or never, and take effect before, after, or long after their answer is given up.  Nothing fences a process here but the
-register: old ones are frozen, cut off and wake up at will.
+register: old ones are frozen, cut off and wake up at will.  Holders also finish what the register says was begun, by
+themselves or by another: the recorded message, released at any time while its position is durable under their claim.
 """
 
 # ruff: noqa: S101 - the state is this file's own
@@ -24,6 +25,7 @@ from vedr.ports import Tagged
 REGIONS: Final = ("us-east", "eu-west", "ap-south")
 STEPS: Final = 260
 LATE: Final = 0.05
+FINISHING: Final = 0.2
 _VALIDATOR: Final = Validator("simulated-1", "AB" * 20)
 _FOUNDING: Final = write_token(_VALIDATOR, Content(Epoch(0), "", NEVER_SIGNED))
 _DIGESTS: Final = tuple(f"{block:064x}" for block in range(1, 4))
@@ -70,6 +72,7 @@ class RegisterSchedule:
     def __init__(self, seed: int, off: frozenset[str] = frozenset(), log: list[str] | None = None) -> None:
         self.chance = random.Random(seed)
         self.draw, self.bits = self.chance.random, self.chance.getrandbits
+        self.finishing = random.Random(~seed)  # of its own: seeds of before give the same schedules, and more releases
         self.off, self.log = off, log
         self.regions = {name: Region() for name in REGIONS}
         self.processes: list[SignerProcess] = []
@@ -96,6 +99,7 @@ class RegisterSchedule:
                 self.ask_somebody()
             else:
                 self.work_on(1, faults)
+            self.finish_something()
             if self.oracle.broken:
                 break
         return self.oracle
@@ -103,6 +107,11 @@ class RegisterSchedule:
     def ask_somebody(self) -> None:
         """A node asks its signer."""
         self._ask(self._pick(self.processes))
+
+    def finish_something(self) -> None:
+        """Now and then a signer releases what its register says was begun, whoever began it."""
+        if self.finishing.random() < FINISHING:
+            self.finish(self.finishing.choice(self.processes))
 
     def work_on(self, calls: int, faults: float) -> None:
         """Some calls to regions, and now and then one that was given up long ago."""
@@ -183,6 +192,18 @@ class RegisterSchedule:
             process.ready, process.wanted = process.wanted, None
             if self.draw() < 0.7:
                 self._release(process)
+
+    def finish(self, process: SignerProcess) -> None:
+        """As vedr.signer.service.Signer.finish: durable under this claim, a vote, and its content is known."""
+        claim = process.claim
+        if process.is_frozen or not claim.is_durable or claim.is_lost:
+            return
+        position = claim.position
+        if position.step > 1 and position.digest in _DIGESTS:
+            block = _DIGESTS.index(position.digest)
+            if self.log is not None:
+                self._say(f"{process.host} finishes {position.hrs} for block {block}")
+            self.oracle.release(process.host, position.hrs, block, self.now)
 
     def _release(self, process: SignerProcess) -> None:
         assert process.ready is not None

@@ -183,6 +183,11 @@ class RegisterMachine(RuleBasedStateMachine):
             self.schedule.ask_somebody()
 
     @rule()
+    def finish(self) -> None:
+        for process in self.schedule.processes:
+            self.schedule.finish(process)
+
+    @rule()
     def break_something(self) -> None:
         self.schedule.break_something()
 

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import datetime as dt
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -69,8 +70,9 @@ def tried(read: Callable[[], object]) -> object:
 # --- small objects in every region
 
 
-def of_register() -> tuple[bytes, Callable[[bytes], bytes]]:
-    content = Content(Epoch(7), "us-east-1a/17#ab12", Position(Height(12), 1, 3, "ab" * 32))
+def of_register(sign_bytes: bytes = b"") -> tuple[bytes, Callable[[bytes], bytes]]:
+    digest = hashlib.sha256(sign_bytes).hexdigest() if sign_bytes else "ab" * 32
+    content = Content(Epoch(7), "us-east-1a/17#ab12", Position(Height(12), 1, 3, digest, sign_bytes))
     return (
         register.encode(OURS, content),
         lambda data: register.encode(OURS, register.decode(OURS, data, where="us-east")),
@@ -93,7 +95,12 @@ def of_shipped() -> tuple[bytes, Callable[[bytes], bytes]]:
     )
 
 
-CANONICAL: Final = {"register": of_register(), "appointment": of_appointment(), "shipped state": of_shipped()}
+CANONICAL: Final = {
+    "register": of_register(),
+    "register with sign-bytes": of_register(bytes(range(120))),
+    "appointment": of_appointment(),
+    "shipped state": of_shipped(),
+}
 
 
 @pytest.mark.parametrize("name", CANONICAL)

@@ -2,6 +2,8 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.register import (
+    MAX_BYTES,
+    MAX_SIGN_BYTES,
     NEVER_SIGNED,
     NOT_KNOWN,
     Content,
@@ -33,6 +37,7 @@ from vedr.errors import (
     VedrError,
 )
 from vedr.inventory import Height
+from vedr.signature import summed_json
 
 REGIONS = ("us-east", "eu-west", "ap-south")
 VALIDATOR = Validator("chain-1", "AB" * 20)
@@ -111,6 +116,67 @@ def test_only_a_chain_and_an_address_have_a_register() -> None:
     for chain, address in (("", "AB" * 20), ("../x", "AB" * 20), ("chain-1", "ab" * 20), ("chain-1", "AB")):
         with pytest.raises(InvalidInputError):
             Validator(chain, address)
+
+
+def test_sign_bytes_are_written_with_their_position_and_read_back() -> None:
+    content = replace(CONTENT, position=position_of((12, 1, 2), b"\x08" * MAX_SIGN_BYTES))
+    data = encode(VALIDATOR, content)
+    assert decode(VALIDATOR, data, where="x").position.sign_bytes == b"\x08" * MAX_SIGN_BYTES
+    longest = replace(content, holder="h" * 128, epoch=Epoch(2**63 - 1))
+    assert len(encode(replace(VALIDATOR, chain_id="c" * 50), longest)) < MAX_BYTES // 2 + 100
+
+
+def test_an_object_of_before_sign_bytes_were_kept_stays_readable() -> None:
+    position = replace(CONTENT.position, sign_bytes=b"")
+    data = encode(VALIDATOR, replace(CONTENT, position=position))
+    assert set(json.loads(data)) == {
+        *("format", "chain", "address", "epoch", "holder", "height", "round", "step", "digest", "sum")
+    }
+    assert decode(VALIDATOR, data, where="x").position.sign_bytes == b""
+
+
+@pytest.mark.parametrize("stored", ["", "!!!!", "dm90ZQ", "dm90ZR==", "b3RoZXI=", "dm90ZQ==\n", "AAAA" * 100, 7, None])
+def test_sign_bytes_that_are_not_those_of_the_digest_are_damage(stored: object) -> None:
+    document = {**json.loads(encode(VALIDATOR, CONTENT)), "sign_bytes": stored}
+    document.pop("sum")
+    with pytest.raises(CorruptError):
+        decode(VALIDATOR, summed_json(document), where="x")
+
+
+def test_sign_bytes_without_their_digest_are_no_position() -> None:
+    for digest, sign_bytes in ((NOT_KNOWN, b"vote"), ("a" * 64, b"vote"), (sha256(bytes(257)).hexdigest(), bytes(257))):
+        with pytest.raises(InvalidInputError):
+            Position(Height(12), 1, 2, digest, sign_bytes)
+
+
+def test_sign_bytes_decide_nothing_and_are_kept_where_either_copy_has_them() -> None:
+    known, digest_only = CONTENT.position, replace(CONTENT.position, sign_bytes=b"")
+    other = position_of((12, 1, 2), b"another vote")
+    assert known == digest_only
+    assert known.covers(digest_only)
+    assert digest_only.covers(known)
+    assert join(known, digest_only).sign_bytes == join(digest_only, known).sign_bytes == b"vote"
+    assert (
+        join(known, other).sign_bytes == join(replace(known, digest=NOT_KNOWN, sign_bytes=b""), known).sign_bytes == b""
+    )
+
+
+def test_a_take_over_brings_the_sign_bytes_of_one_region_to_all(
+    register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    with register.take_over(1, "a") as first:
+        first.advance(CONTENT.position)
+        first.wait_until_everywhere(deadline_s=5)
+    bare = Content(Epoch(1), "a", replace(CONTENT.position, sign_bytes=b""))
+    for region in REGIONS[1:]:  # written by a version of before
+        regions[region].overwrite(VALIDATOR.key, encode(VALIDATOR, bare))
+    with register.take_over(2, "b", at_least=CONTENT.position) as second:
+        assert second.position.sign_bytes == b"vote"
+        assert second.has(CONTENT.position)
+        assert not second.has(position_of((12, 1, 2), b"another vote"))
+        assert second.wait_until_everywhere(deadline_s=5)
+    shown = [register.look().contents[region].position.sign_bytes for region in REGIONS]
+    assert shown == [b"vote"] * 3
 
 
 @settings(derandomize=True, max_examples=100)

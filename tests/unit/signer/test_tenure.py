@@ -13,7 +13,7 @@ from signer_world import CHAIN_ID, NIL, OTHER_BLOCK, MemoryKey, World, precommit
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.appointment import Appointment
-from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, Validator, encode
+from vedr.chain.register import MAX_SIGN_BYTES, NEVER_SIGNED, Content, Epoch, Position, Validator, encode
 from vedr.chain.register_holding import SignStateRegister
 from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError
 from vedr.inventory import Height
@@ -99,6 +99,71 @@ def test_a_signer_that_lost_its_disk_goes_on_from_the_registers(regions: Regions
     assert "conflicting data" in again.refusal(precommit(5, block=NIL))
     assert "height regression" in again.refusal(precommit(4))
     assert again.signature(precommit(5)) == signature
+
+
+def test_a_successor_finishes_the_vote_that_its_predecessor_left_in_the_registers_and_signs_no_other(
+    regions: Regions,
+) -> None:
+    regions.found()
+    old = regions.signer(OURS)
+    old.key.failure = UnavailableError("killed between the registers and the signature")
+    assert old.refusal(prevote(5, block=NIL))
+    for store in regions.stores.values():
+        assert b"sign_bytes" in store.read(VALIDATOR.key).data  # type: ignore[union-attr]
+    new = regions.signer(THEIRS)
+    assert "conflicting data" in new.refusal(prevote(5))
+    vote = new.signer.finish()
+    assert vote is not None
+    assert sign_bytes(vote, CHAIN_ID) == sign_bytes(prevote(5, block=NIL), CHAIN_ID)
+    assert new.signature(prevote(5, block=NIL, time_ns=7)) == vote.signature, "its timestamp is the first one's"
+    old.key.failure = None
+    assert old.signer.finish() is not None, "the same bytes: no double sign"
+    assert "taken over" in old.refusal(precommit(5))
+    assert old.signer.finish() is None
+
+
+def test_a_vote_in_one_region_only_is_finished_once_a_majority_has_it(regions: Regions) -> None:
+    """What happened on the lab: cut off with its own region alone, then taken over from elsewhere."""
+    regions.found()
+    old = regions.signer(OURS)
+    regions.down("eu-west", "ap-south")
+    assert "not durable in a majority" in old.refusal(prevote(5, block=NIL))
+    assert old.signer.finish() is None
+    regions.down()
+    new = regions.signer(replace(THEIRS, planned=True))
+    vote = new.signer.finish()
+    assert vote is None or vote.is_nil
+    if vote is None:  # the look and the claim met the two regions that never had it
+        assert new.signature(prevote(5))
+    else:
+        assert "conflicting data" in new.refusal(prevote(5))
+
+
+def test_registers_of_before_sign_bytes_were_kept_and_bytes_of_nothing_bind_by_their_digest_alone(
+    regions: Regions,
+) -> None:
+    mark = Mark.of(prevote(5).hrs, sign_bytes(prevote(5), CHAIN_ID))
+    regions.found(replace(mark.position, sign_bytes=b""))
+    signer = regions.signer(OURS)
+    assert signer.signer.finish() is None
+    assert "conflicting data" in signer.refusal(prevote(5, time_ns=1))
+    assert signer.signature(prevote(5))
+
+
+def test_bytes_that_are_no_message_of_this_chain_there_are_never_signed(regions: Regions) -> None:
+    junk = Mark.of((5, 0, 2), b"junk of the right digest")
+    regions.found(junk.position)
+    signer = regions.signer(OURS)
+    assert signer.signer.finish() is None
+    assert "conflicting data" in signer.refusal(prevote(5))
+    assert signer.key.asked == 0
+    assert signer.signature(precommit(5))
+
+
+def test_sign_bytes_of_an_own_file_that_are_too_long_for_a_register_are_left_out(regions: Regions) -> None:
+    regions.found()
+    long = Mark.of((5, 0, 2), bytes(MAX_SIGN_BYTES + 1), b"s" * 64)
+    assert regions.begin(OURS, own=long).holding.position.sign_bytes == b""
 
 
 def test_a_key_that_another_one_holds_is_left_to_it(regions: Regions) -> None:
@@ -278,12 +343,19 @@ def test_an_answer_lost_anywhere_never_gives_two_contents(regions: Regions, faul
                 if not body.has(2):
                     given.setdefault((height, step), set()).add(body.message(1).octets(8))
 
+    def finish(signer: World) -> None:
+        if vote := signer.signer.finish():
+            given.setdefault((vote.height, vote.hrs[2]), set()).add(vote.signature)
+
     ask(old, NIL, range(1, 4))
     new = regions.signer(THEIRS)
+    finish(new)
     ask(new, OTHER_BLOCK, range(2, 5))
     for store in regions.stores.values():
         store.deliver()
+    finish(old)
     ask(old, NIL, range(3, 6))
+    finish(old)
     ask(new, OTHER_BLOCK, range(4, 6))
     assert given
     assert all(len(signatures) == 1 for signatures in given.values())
