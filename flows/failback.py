@@ -60,7 +60,7 @@ def failback(order: Failback) -> Outcome:
         run.step(confirm_home)
         found = run.step(decide_return)
         with open_site(order.site) as opened:
-            stages_pct = stages_of(opened)
+            stages_pct = stages_of(opened, order.place)
         run.approve(describe_return(found, stages_pct))
         for move in found.moves:
             run.step(take_key_home.named(move.validator), move)

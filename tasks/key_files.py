@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from tasks.key_hosts import earlier_stages
 from tasks.observing import ask, in_sync
 from tasks.outages import KEY_FILE_BUDGET_S, situation_of
 from tasks.risks import two_people_say
@@ -155,6 +156,7 @@ class KeyHandling:
             hosts=self._hosts,
             observers=[one.rpc for one in seen],
             copies=functools.partial(shipped_copies, opened, self._validator, self._ctx.say),
+            earlier=functools.partial(earlier_stages, opened, self._validator.name),
             statements=functools.partial(two_people_say, self._ctx, self._validator.name),
             place_key=functools.partial(self._place_key, backup),
             record=self._record,
@@ -210,7 +212,7 @@ class KeyHandling:
             raise
         except VedrError:
             entries = self._opened.journal.read(self._ctx.run_id).entries
-            if not any(stage == "armed" for stage, _ in stages_in(entries, self._validator.name)):
+            if not any(stage in ("arming", "armed") for stage, _ in stages_in(entries, self._validator.name)):
                 with suppress(VedrError):  # what made it fail matters more; a resume fences and releases again
                     lease = self._leases.acquire(self._order.subject, self._ctx.run_id)
                     self._release(Ticket(lease.epoch, self._order.attempt), besides=self._move.origin)

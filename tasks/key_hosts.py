@@ -15,7 +15,8 @@ from vedr.adapters.site import OpenSite
 from vedr.errors import RefusedError, VedrError
 from vedr.failover.fencing import InstanceStopped
 from vedr.failover.key_disk import address_on
-from vedr.failover.promotion_record import ArmedAt, armed_in
+from vedr.failover.promotion_record import ArmedAt, armed_in, stages_in
+from vedr.failover.promotion_stages import Evidence, StageName
 from vedr.failover.relocation_key_files import KeyHosts
 from vedr.failover.signer_disk import LocalSignerDisk
 from vedr.inventory import Node
@@ -32,9 +33,19 @@ def holders_in_ledger(opened: OpenSite) -> dict[str, str]:
     for runbook in MOVERS:
         for run_id in opened.journal.runs_of(runbook):
             for name, armed in armed_in(opened.journal.read(run_id).entries).items():
-                newest[name] = max(armed, newest.get(name, armed))
+                newest[name] = max(armed, newest.get(name, armed), key=lambda one: one.epoch)
     named = {one.validator: one.validator for one in opened.site.key_files}
     return named | {name: armed.host for name, armed in newest.items() if name in named}
+
+
+def earlier_stages(opened: OpenSite, validator: str) -> list[tuple[StageName, Evidence]]:
+    """What every run recorded of this key, each run's in order."""
+    return [
+        stage
+        for runbook in MOVERS
+        for run_id in opened.journal.runs_of(runbook)
+        for stage in stages_in(opened.journal.read(run_id).entries, validator)
+    ]
 
 
 def key_hosts_of(opened: OpenSite) -> KeyHosts:

@@ -190,7 +190,7 @@ def _handovers_home(opened: OpenSite, domain: Domain) -> tuple[Handover, ...]:
 def plan_of_return(order: Failback) -> Plan:
     """What the failback would do, as everything is now; changes nothing."""
     with open_site(order.site) as opened:
-        return describe_return(what_is_away(opened, order), stages_of(opened))
+        return describe_return(what_is_away(opened, order), stages_of(opened, order.place))
 
 
 def describe_return(found: Relocation, stages_pct: tuple[int, ...]) -> Plan:
@@ -229,9 +229,11 @@ def take_key_home(ctx: Ctx, move: Move) -> Promoted:
     return promoted
 
 
-def stages_of(opened: OpenSite) -> tuple[int, ...]:
-    """In which users come home, in percent; none where the site names no traffic backends."""
-    return opened.site.traffic.stages_pct if opened.site.traffic.backends else ()
+def stages_of(opened: OpenSite, place: str) -> tuple[int, ...]:
+    """In which users come home, in percent; none where the site names no traffic backends, or nobody was served there."""
+    domain = place_of(opened.site, place)
+    served = any(within(domain, one.zone, one.region) for one in opened.site.gateways if not one.reserve)
+    return opened.site.traffic.stages_pct if opened.site.traffic.backends and served else ()
 
 
 @step(title="Plan a stage of the users' return", budget_s=20, retry=PROBE, acts=False)

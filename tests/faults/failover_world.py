@@ -8,6 +8,7 @@ are left out.  `effects` has everything that was changed, in order; what was so 
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import TypeAdapter
 
 from vedr.adapters.memory_registers import MemoryRegisters
@@ -52,8 +54,9 @@ Point = Callable[[], None]
 
 
 def key_of(name: str) -> bytes:
-    """A validator's public key, made up."""
-    return hashlib.sha256(name.encode()).digest()
+    """A validator's public key; its private one is the hash of its name."""
+    private = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+    return private.public_key().public_bytes_raw()
 
 
 def paper_site() -> Site:
@@ -177,7 +180,7 @@ class World:
 
     # --- parts
 
-    @property
+    @functools.cached_property
     def site(self) -> Site:
         homes = {node.name: self.state / "nodes" / node.name for node in self.paper.nodes}
         nodes = tuple(node.model_copy(update={"home": homes[node.name]}) for node in self.paper.nodes)
@@ -236,7 +239,8 @@ class World:
             self.effect(f"{name} {state}")
             with self.quiet() as world:
                 for signer in self.site.signers:
-                    world.let_begin(signer)
+                    if self.unit(signer.unit) == "running":
+                        world.let_begin(signer)
 
     def waits_for(self, node: Node) -> str:
         """The signer's address with which it was started; "" for one that does not run."""

@@ -2,8 +2,8 @@
 
 Each stage is a `note` of the run, written before the next stage begins (docs/signing-safety.md).
 
-Guarantees: what is read back is evidence and never a stage; of two runs that armed a host, the one with the later lease
-is believed.
+Guarantees: what is read back is evidence and never a stage; of two runs that were about to let a host sign, the one with
+the later lease is believed.
 Leaves out: promoting (`promotion`).
 """
 
@@ -18,12 +18,11 @@ from vedr.signature import Json
 TEXT: Final = "promotion"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class ArmedAt:
-    """Under which lease, by which process of its run, a key was last let sign, and where."""
+    """Under which lease a key was last about to be let sign, and where."""
 
     epoch: int
-    attempt: int
     host: str
 
 
@@ -50,17 +49,17 @@ def _stage_named(text: str) -> tuple[StageName, ...]:
 
 
 def armed_in(entries: Iterable[Entry]) -> Mapping[str, ArmedAt]:
-    """Where this run let each key sign last."""
+    """Where this run let each key sign last, or was about to: a process that was killed then may have."""
     found: dict[str, ArmedAt] = {}
     for entry in entries:
         match entry.kind, entry.payload:
             case "note", {
                 "text": "promotion",
                 "validator": str(name),
-                "stage": "armed",
-                "evidence": {"epoch": int(epoch), "attempt": int(attempt), "host": str(host)},
+                "stage": "arming" | "armed",
+                "evidence": {"epoch": int(epoch), "host": str(host)},
             }:
-                found[name] = max(ArmedAt(epoch, attempt, host), found.get(name, ArmedAt(0, 0, "")))
+                found[name] = ArmedAt(epoch, host)
             case _:
                 continue
     return found

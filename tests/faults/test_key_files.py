@@ -1,0 +1,311 @@
+"""Validators that sign from a key file, moved by RB-DR-002 and brought home by the failback: planned, lost, refused.
+
+The flows themselves on a site in files (key_file_world), with EC2 stood in for by moto where a cloud has to answer.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+from beside import beside
+from moto import mock_aws
+
+from flows import failback, failovers
+from tasks import (
+    aftercare,
+    binding,
+    failover_orders,
+    key_files,
+    outages,
+    relocating,
+    returning,
+    risks,
+    scaling,
+    serving,
+    signing,
+)
+from tasks.failover_orders import Failback, ZoneFailover
+from vedr.adapters.fence_instances import Ec2Instances
+from vedr.adapters.site import OpenSite, utc_now
+from vedr.chain.sign_state import FILE_NAME, read_sign_state
+from vedr.errors import RefusedError
+from vedr.failover.key_disk import address_on
+from vedr.ledger import Entry
+from vedr.runbook.approval import Answer, Answers, asked
+from vedr.runbook.run import Outcome
+
+HERE = Path(__file__).parent
+STAGES = ["locked", "fenced", "observed", "quieted", "floored", "key_ready", "arming", "armed", "watched"]
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def worlds() -> ModuleType:
+    beside("failover_world", HERE / "failover_world.py")
+    beside("folder_store", HERE.parent / "stores" / "folder_store.py")
+    beside("killed_run", HERE / "killed_run.py")
+    return beside("key_file_world", HERE / "key_file_world.py")
+
+
+class Site:
+    """A world that the flows act on in this process."""
+
+    def __init__(self, worlds: ModuleType, folder: Path, paper: Any) -> None:
+        killed_run = beside("killed_run", HERE / "killed_run.py")
+        folder.mkdir()
+        self.worlds = worlds
+        self.world = worlds.KeyWorld(folder, paper)
+        self.world.make()
+        self.journal = killed_run.open_journal(folder)
+        self.stores = {region: killed_run.MortalStore(folder / "stores" / region) for region in killed_run.REGIONS}
+        self.world.back_up(self.stores, self.journal)
+        self.cloud: Any = None
+        self.home, self.standby = (self.world.site.node(name) for name in (worlds.VALIDATOR, worlds.STANDBY))
+
+    @contextlib.contextmanager
+    def open(self, _: object = None) -> Iterator[OpenSite]:
+        opened = self.world.opened(self.stores, self.journal)
+        if self.cloud is not None:
+            opened.instances = lambda _: self.cloud
+        yield opened
+
+    def entries(self, runbook: str) -> tuple[Entry, ...]:
+        (run_id,) = self.journal.runs_of(runbook)[-1:]
+        entries: tuple[Entry, ...] = self.journal.read(run_id).entries
+        return entries
+
+    def stages(self, runbook: str) -> list[str]:
+        return [str(e.payload["stage"]) for e in self.entries(runbook) if e.payload.get("text") == "promotion"]
+
+    def signs_at(self) -> list[str]:
+        return [node.name for node in self.world.able()]
+
+    def check_signed_once(self) -> None:
+        """Each height by one host at most, and the hosts one after the other."""
+        spans = sorted(self.world.signed())
+        for (_, last, _), (first, _, _) in zip(spans, spans[1:], strict=False):
+            assert first > last
+
+    def silent_blocks(self) -> int:
+        """The longest stretch of blocks that the validator did not sign."""
+        spans = sorted(self.world.signed())
+        return max(first - last - 1 for (_, last, _), (first, _, _) in zip(spans, spans[1:], strict=False))
+
+
+@pytest.fixture(scope="module")
+def paper(worlds: ModuleType) -> Any:
+    worlds.quick_derivation()
+    return worlds.paper_site()
+
+
+@pytest.fixture
+def made(worlds: ModuleType, paper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Site]:
+    def make(**changed: Any) -> Site:
+        site = Site(worlds, tmp_path / "world", paper.model_copy(update=changed))
+        monkeypatch.setenv("VEDR_PLAIN", "1")
+        for module in (aftercare, binding, outages, relocating, returning, scaling, serving, failback, key_files):
+            monkeypatch.setattr(module, "open_site", site.open)
+        for module in (outages, relocating, returning, serving):
+            monkeypatch.setattr(module, "answers_http", site.world.answers_http)
+        monkeypatch.setattr(failover_orders, "load_site", lambda _: site.world.site)
+        monkeypatch.setattr(key_files, "STILL_S", 0.3)
+        return site
+
+    return make
+
+
+def empty_zone(**more: Any) -> Outcome:
+    return perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b", mode="planned", **more))
+
+
+def go_home(**more: Any) -> Outcome:
+    return perform(failback.RUNBOOK, Failback(place="eu-west-1b", **more))
+
+
+def perform(runbook: Any, order: Any) -> Outcome:
+    outcome = runbook.perform(order)
+    assert isinstance(outcome, Outcome)
+    assert outcome.outcome == "completed"
+    return outcome
+
+
+def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_off_again(
+    made: Callable[..., Site],
+) -> None:
+    site = made()
+    empty_zone()
+    assert site.stages("RB-DR-002") == STAGES
+    assert site.signs_at() == [site.standby.name]
+    assert not (site.home.home / "data").exists()
+    assert address_on(site.home.home) == site.home.address  # its own host keeps it, fenced
+    with site.open() as opened:
+        watched = aftercare.watched_runs(opened)
+        (moves,) = watched.values()
+        assert [move.validator for move in moves] == [site.home.name]
+        aftercare._check_key_files(opened, {site.home.name: moves[0]})
+    go_home()
+    assert site.stages("failback") == STAGES
+    assert site.signs_at() == [site.home.name]
+    assert address_on(site.standby.home) not in ("", site.home.address)
+    assert site.world.unit(site.standby.unit) == "running"
+    assert not (site.standby.home / "config" / "vedr-own").exists()
+    site.check_signed_once()
+    assert site.silent_blocks() <= 20 + 3 * site.worlds.BLOCKS_PER_S  # quiet, and what the made up hosts need
+
+
+def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(made: Callable[..., Site]) -> None:
+    site = made()
+    empty_zone()
+    with site.open() as opened:
+        with pytest.raises(RefusedError, match="signs with the key file of validator-eu-west-1"):
+            signing.guard(opened, site.standby, print)
+        with pytest.raises(RefusedError, match="fenced by a failover"):
+            signing.guard(opened, site.home, print)
+
+
+def test_a_dead_zone_s_key_file_stays_and_the_plan_says_why_while_all_else_completes(made: Callable[..., Site]) -> None:
+    site = made()
+    site.world.darken("eu-west-1b", dead=True)
+    outcome = perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
+    (decided,) = [e.payload["result"] for e in site.entries("RB-DR-002") if e.payload.get("step") == "decide" and
+                  e.kind == "step_completed"]  # fmt: skip
+    (left,) = [one for one in decided["left"] if one["name"] == site.home.name]
+    assert "the agent of eu-west-1b does not answer" in left["reason"]
+    assert "[[key_files]] fences" in left["reason"]
+    assert not site.stages("RB-DR-002")
+    assert outcome.outcome == "completed"
+    assert site.world.unit(site.standby.unit) == "running"
+
+
+def test_a_key_file_that_can_t_be_moved_after_all_leaves_its_run_open_with_all_else_done(
+    made: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = made()
+    decided = outages.describe
+
+    def dark_now(found: Any) -> Any:
+        if not site.stages("RB-DR-002"):  # not again when it is gone on with
+            site.world.darken("eu-west-1b", dead=True)
+        return decided(found)
+
+    monkeypatch.setattr(failovers, "describe", dark_now)
+    with pytest.raises(RefusedError, match="all else of zone eu-west-1b is done, but not the key file") as caught:
+        empty_zone()
+    assert "go on with this run" in caught.value.remedy
+    entries = site.entries("RB-DR-002")
+    done = [e.payload["step"] for e in entries if e.kind == "step_completed"]
+    assert {"verify_service", "watch_blocks"} <= set(done)
+    assert entries[-1].kind == "paused"
+    assert site.world.unit(site.standby.unit) == "running"  # nothing was stopped for it
+    assert set(site.stages("RB-DR-002")) == {"locked"}
+    (site.world.state / "dark-eu-west-1b").unlink()
+    empty_zone(incident=entries[0].run_id)
+    assert site.signs_at() == [site.standby.name]
+    site.check_signed_once()
+
+
+def test_without_a_backup_nothing_is_fenced(made: Callable[..., Site]) -> None:
+    site = made()
+    for store in site.stores.values():
+        for one in list(store.list("eu-west/keys/")):
+            store.delete(one.key)
+    with pytest.raises(RefusedError, match="no backup of the key"):
+        empty_zone()
+    assert site.signs_at() == [site.home.name]
+    assert not site.stages("RB-DR-002")
+
+
+# --- a cloud that answers
+
+
+@pytest.fixture
+def ec2() -> Iterator[Any]:
+    with mock_aws(), pytest.MonkeyPatch.context() as environment:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            environment.setenv(name, "testing")
+        yield {name: boto3.client(name, region_name="eu-west-1") for name in ("ec2", "autoscaling", "cloudwatch")}
+
+
+def test_a_dead_zone_s_key_file_moves_when_its_cloud_says_that_the_machine_is_off(
+    made: Callable[..., Site], paper: Any, worlds: ModuleType, ec2: dict[str, Any]
+) -> None:
+    image = ec2["ec2"].describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    machine = ec2["ec2"].run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    (key_file,) = paper.key_files
+    ways = {worlds.VALIDATOR: ("process-and-disk", "instance")}
+    site = made(
+        key_files=(key_file.model_copy(update={"fences": ways}),),
+        fleet=paper.fleet.model_copy(update={"instances": {worlds.VALIDATOR: machine}}),
+    )
+    site.cloud = Ec2Instances(ec2["ec2"], ec2["autoscaling"], ec2["cloudwatch"])
+    last = site.world.advance()
+    site.world.darken("eu-west-1b", dead=True)
+    perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
+    assert site.cloud.state(machine) == "stopped"
+    assert site.signs_at() == [site.standby.name]
+    fenced = next(e.payload["evidence"] for e in site.entries("RB-DR-002") if e.payload.get("stage") == "fenced")
+    assert [(one["host"], one["method"]) for one in fenced["hosts"]] == [
+        (site.home.name, "instance stopped"),
+        (site.standby.name, "process ended and disk renamed"),
+    ]
+    assert read_sign_state(site.standby.home / "data" / FILE_NAME).height > last + 20
+    ec2["ec2"].start_instances(InstanceIds=[machine])  # without its unit: docs/signing-safety.md
+    site.world.set_unit(site.home.unit, "stopped")
+    (site.world.state / "dark-eu-west-1b").unlink()
+    for node in site.world.site.nodes:
+        if node.zone == "eu-west-1b" and not node.is_validator:
+            site.world.set_unit(node.unit, "running")
+    go_home()
+    assert site.signs_at() == [site.home.name]
+    assert address_on(site.standby.home) != site.home.address
+    site.check_signed_once()
+
+
+# --- a halted chain, and people
+
+
+def answer_when_asked(site: Site, people: dict[str, bool], seen: list[str]) -> threading.Thread:
+    """Answers what the run asks, as `vedr approve` does."""
+
+    def work() -> None:
+        while True:
+            runs = site.journal.runs_of("RB-DR-002")
+            question = asked(site.journal.read(runs[-1]).entries) if runs else None
+            if question:
+                break
+        seen.extend(question.plan.warnings)
+        for person, agrees in people.items():
+            given = Answer(question.run_id, question.plan.digest, person, agrees, "seen", utc_now(), "cli")
+            Answers(site.journal).give(given)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_on_a_halted_chain_without_the_last_state_two_people_decide_what_no_machine_can(
+    made: Callable[..., Site], agrees: bool
+) -> None:
+    site = made()
+    (site.world.state / "halted").touch()
+    (site.home.home / "data" / FILE_NAME).write_text("damaged")
+    seen: list[str] = []
+    thread = answer_when_asked(site, {"zoe": True, "yan": agrees}, seen)
+    with pytest.raises((RefusedError, Exception)) as caught:
+        run_until_asked(site, agrees)
+    thread.join()
+    assert "it signs twice: 5 % of the stake is slashed" in seen[0]
+    if agrees:
+        floored = next(e.payload["evidence"] for e in site.entries("RB-DR-002") if e.payload.get("stage") == "floored")
+        assert "accepted by zoe and yan" in floored["reason"] or "accepted by yan and zoe" in floored["reason"]
+    else:
+        assert "yan refused" in str(caught.value)
+        assert not site.signs_at()
+    assert risks.NO_HURRY
