@@ -5,9 +5,11 @@ do it.  Faults are deterministic: a map says which call of which kind fails.
 """
 
 import datetime as dt
+import itertools
 import threading
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -56,6 +58,8 @@ class MemoryStore:
         self._locked_for = locked_for
         self._versions: defaultdict[ObjectKey, list[_Version]] = defaultdict(list)
         self._serial = 0
+        self._index: list[ObjectKey] = []
+        self._indexed = (0, 0)
         self._mutex = threading.RLock()
         self.faults = Faults()
 
@@ -79,10 +83,19 @@ class MemoryStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         with self._mutex, _Fault(self, "list"):
-            keys = sorted(key for key, versions in self._versions.items() if versions and key.startswith(prefix))
-            found = [self._versions[key][-1].stored for key in keys]
+            keys = self._ordered()
+            following = (keys[at] for at in range(bisect_left(keys, prefix), len(keys)))
+            named = itertools.takewhile(lambda key: key.startswith(prefix), following)
+            found = [versions[-1].stored for key in named if (versions := self._versions[key])]
         for stored in found:
             yield StoredObject(stored.key, stored.size_bytes, None, stored.modified)
+
+    def _ordered(self) -> Sequence[ObjectKey]:
+        """All keys in their order, as a bucket's index has them; made anew when something came or went."""
+        now = (self._serial, len(self._versions))
+        if self._indexed != now:
+            self._index, self._indexed = sorted(self._versions), now
+        return self._index
 
     def delete(self, key: ObjectKey) -> None:
         with self._mutex, _Fault(self, "delete"):
