@@ -14,6 +14,7 @@ import hashlib
 import json
 import random
 import shutil
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final
 
@@ -134,7 +135,7 @@ def _chain(genesis: Path) -> Chain:
     )  # fmt: skip
 
 
-class _Replicated:
+class _Replicated(ABC):
     """Something small that stands in every region's registers."""
 
     name = ""
@@ -155,10 +156,11 @@ class _Replicated:
         where = ", ".join(f"{region} {one.kind}" for region, one in hurt.items())
         return Case(kinds[0] if len(kinds) == 1 else "several at once", where, lambda: self.look(hurt))
 
+    @abstractmethod
     def look(self, hurt: dict[str, Damage]) -> Verdict:
-        raise NotImplementedError
+        """What whoever reads it makes of copies with that damage."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (whoever holds something overrides it)
         """Nothing is held."""
 
 

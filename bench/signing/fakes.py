@@ -161,6 +161,9 @@ class Store:
             raise NotFoundError(key)
         return self.objects[key]
 
+    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
+        return memoryview(self.get(key, version=version))
+
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
         return StoredObject(key, len(self.get(key)), version, EPOCH)
 
@@ -171,7 +174,7 @@ class Store:
         return iter(listing)
 
     def delete(self, key: ObjectKey) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"nothing in here removes {key}")
 
 
 @functools.cache
@@ -283,10 +286,10 @@ class SimulatedFleet:
         return UnitStatus(unit, "failed", None, EPOCH, 9, "stopped")
 
     def pause(self, unit: str, zone: str, *, limit_s: float) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"no promotion pauses {unit}")
 
     def resume(self, unit: str, zone: str) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"no promotion resumes {unit}")
 
 
 @dataclass(slots=True)

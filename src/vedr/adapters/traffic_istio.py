@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Final, Protocol
 
-from vedr.errors import ConflictError, InvalidInputError, VedrError
+from vedr.errors import InvalidInputError, VedrError
 from vedr.failover.traffic import (
     TOTAL_WEIGHT,
     Answer,
@@ -27,6 +27,7 @@ from vedr.failover.traffic import (
     Picture,
     Share,
     already_serves,
+    check_basis,
     check_guard,
     check_serves,
     digest,
@@ -92,12 +93,8 @@ class IstioTraffic:
         share = change.names[self._config.virtual_service]
         setting = self._locality(share)
         serves = already_serves(now.picture, change, is_weighted=True)
-        if not serves and now.picture.tag != change.expected:
-            raise ConflictError(
-                f"VirtualService {self._config.virtual_service} in {self._backend.name} is not what the plan was made "
-                "from",
-                remedy="Somebody else changed it: look at it, and plan anew.",
-            )
+        if not serves:
+            check_basis(now.picture, change, f"VirtualService {self._config.virtual_service} in {self._backend.name}")
         rule_is_wrong = now.rule is not None and _setting_of(now.rule) != setting
         if now.rule is not None and rule_is_wrong:
             self._cluster.merge(self._rule_path, _rule_patch(now.rule, setting))

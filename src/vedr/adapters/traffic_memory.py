@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from vedr.errors import ConflictError
 from vedr.failover.traffic import (
     TOTAL_WEIGHT,
     Answer,
@@ -19,6 +18,7 @@ from vedr.failover.traffic import (
     Picture,
     Share,
     already_serves,
+    check_basis,
     check_guard,
     check_serves,
     tag_of,
@@ -59,10 +59,7 @@ class MemoryTraffic:
             check_guard(now, change)
             if already_serves(now, change, is_weighted=True):
                 return False
-            if now.tag != change.expected:
-                raise ConflictError(
-                    f"{self._backend.name} is not what the plan was made from", remedy="Look at it, and plan anew."
-                )
+            check_basis(now, change, self._backend.name)
             self.served.names |= change.names
             self.served.guard = change.guard
             return True

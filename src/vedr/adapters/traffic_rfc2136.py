@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from vedr.adapters.dns_answers import ADDRESS_TYPES, Records, Server, records
 from vedr.adapters.dns_update import RecordSet, Updater
-from vedr.errors import ConflictError, CorruptError, InvalidInputError, VedrError
+from vedr.errors import CorruptError, InvalidInputError, VedrError
 from vedr.failover.traffic import (
     GUARD_NAME,
     Answer,
@@ -27,6 +27,7 @@ from vedr.failover.traffic import (
     Picture,
     Share,
     already_serves,
+    check_basis,
     check_guard,
     check_serves,
     parse_guard,
@@ -89,11 +90,7 @@ class DnsTraffic:
         check_guard(now, change)
         if already_serves(now, change, is_weighted=False):
             return False
-        if now.tag != change.expected:
-            raise ConflictError(
-                f"zone {self._zone} at {self._primary} is not what the plan was made from",
-                remedy="Somebody else changed it: look at it, and plan anew.",
-            )
+        check_basis(now, change, f"zone {self._zone} at {self._primary}")
         guard = RecordSet(self._full(GUARD_NAME), "TXT", guard_text)
         expected = [
             RecordSet(self._full(name), kind, found[name][kind].values) for name in found for kind in ADDRESS_TYPES

@@ -36,6 +36,7 @@ from vedr.failover.traffic import (
     Picture,
     Share,
     already_serves,
+    check_basis,
     check_guard,
     check_serves,
     digest,
@@ -109,11 +110,7 @@ class Route53Traffic:
         check_guard(now.picture, change)
         if already_serves(now.picture, change, is_weighted=True):
             return False
-        if now.picture.tag != change.expected:
-            raise ConflictError(
-                f"hosted zone {self._config.hosted_zone} is not what the plan was made from",
-                remedy="Somebody else changed it: look at it, and plan anew.",
-            )
+        check_basis(now.picture, change, f"hosted zone {self._config.hosted_zone}")
         pairs = [(now.guard, self._guard_set(change.guard))]
         for name, share in change.names.items():
             pairs += [(old, self._wanted(name, old, share)) for old in now.sets[name]]

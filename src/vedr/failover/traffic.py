@@ -196,6 +196,15 @@ def check_guard(now: Picture, change: Change) -> None:
         )
 
 
+def check_basis(now: Picture, change: Change, what: str) -> None:
+    """ConflictError when `what` is not as it was when the plan was made; for writes, not for a change that stands."""
+    if now.tag != change.expected:
+        raise ConflictError(
+            f"{what} is not what the plan was made from",
+            remedy="Somebody else changed it: look at it, and plan anew.",
+        )
+
+
 def already_serves(now: Picture, change: Change, *, is_weighted: bool) -> bool:
     """Whether this very change was carried out, and still stands."""
     return now.guard == change.guard and all(
