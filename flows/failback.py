@@ -68,8 +68,9 @@ def failback(order: Failback) -> Outcome:
         for handover in found.handovers:
             run.step(give_back.named(handover.reserve), handover)
         done = move_key_files(run, found)
-        run.step(verify_service, done.found)
-        run.step(watch_blocks, done.found)
+        with done.named():
+            run.step(verify_service, done.found)
+            run.step(watch_blocks, done.found)
         run.step(stand_down, shifted, found.gateways)  # last: older answers of name servers still lead to them
         run.step(scale_home)
         done.check()

@@ -78,8 +78,9 @@ def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
     for handover in found.handovers:
         run.step(hand_over.named(handover.provider), handover)
     done = move_key_files(run, found)
-    run.step(verify_service, done.found)
-    run.step(watch_blocks, done.found)
+    with done.named():
+        run.step(verify_service, done.found)
+        run.step(watch_blocks, done.found)
     done.check()
 
 

@@ -5,6 +5,8 @@ that was not carried out.
 Leaves out: the move itself (tasks.key_files).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from tasks.failover_orders import Failback, RegionFailover, ZoneFailover
@@ -36,11 +38,24 @@ class Done:
     def check(self) -> None:
         """RefusedError naming every key that was not moved; the rest of the run is done and verified."""
         if self.stayed:
-            said = "; ".join(f"the key file of {move.validator}: {error.message}" for move, error in self.stayed)
-            raise RefusedError(
-                f"all else of {self.found.domain} is done, but not {said}",
-                remedy=f"{self.stayed[0][1].remedy}  Then go on with this run by its id: what is done stays done.",
-            )
+            raise self._refusal(f"all else of {self.found.domain} is done, but not")
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """An error of what verifies the rest names the keys that stayed as well: they may be why."""
+        try:
+            yield
+        except VerificationFailedError as error:
+            if self.stayed:
+                raise self._refusal(f"{error.message}; and not moved is") from error
+            raise
+
+    def _refusal(self, beginning: str) -> RefusedError:
+        said = "; ".join(f"the key file of {move.validator}: {error.message}" for move, error in self.stayed)
+        return RefusedError(
+            f"{beginning} {said}",
+            remedy=f"{self.stayed[0][1].remedy}  Then go on with this run by its id: what is done stays done.",
+        )
 
 
 def move_key_files(run: Run[ZoneFailover] | Run[RegionFailover] | Run[Failback], found: Relocation) -> Done:

@@ -230,7 +230,7 @@ def take_key_home(ctx: Ctx, move: Move) -> Promoted:
 
 
 def stages_of(opened: OpenSite, place: str) -> tuple[int, ...]:
-    """In which users come home, in percent; none where the site names no traffic backends, or nobody was served there."""
+    """In which users come home, in percent; none where the site names no backends, or nobody was served there."""
     domain = place_of(opened.site, place)
     served = any(within(domain, one.zone, one.region) for one in opened.site.gateways if not one.reserve)
     return opened.site.traffic.stages_pct if opened.site.traffic.backends and served else ()

@@ -1,8 +1,8 @@
 """As failover_world, with a validator whose key is a real file on real disks: what may sign is what those disks allow.
 
-Real besides: the promotion with its fences, sign-states and disks; the key's sealed backup and the escrow that opens it.
-Made up: the chain, whose blocks a host signs while it runs with the validator's key and an open signer disk, raising its
-own sign-state as it does.  `signed` tells which host signed which heights, so that two of them show.
+Real besides: the promotion with its fences, sign-states and disks; the key's sealed backup and the escrow that opens
+it.  Made up: the chain, whose blocks a host signs while it runs with the validator's key and an open signer disk, raising
+its own sign-state as it does.  `signed` tells which host signed which heights, so that two of them show.
 """
 
 import base64
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import failover_world
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from failover_world import FIRST_BLOCK, MadeUpNode, World, _put
 
 from vedr.adapters.secrets_memory import MemoryVault
@@ -118,7 +118,8 @@ class KeyWorld(World):
         with self.locked("chain"):
             path = self.state / "height"
             last = int(path.read_text()) if path.exists() else FIRST_BLOCK
-            now = last if (self.state / "halted").exists() else self._due()
+            halted = (self.state / "halted").exists() and self.site.node(STANDBY) not in self.able()
+            now = last if halted else self._due()
             if now > last:
                 for node in self.able():
                     self._sign(node, last + 1, now)
@@ -238,7 +239,7 @@ class KeyNode(MadeUpNode):
 
     def block(self, height: int) -> Any:
         """With evidence when two hosts signed it."""
-        if len(set(self._world.signers_of_height(height))) < 2:  # noqa: PLR2004 - two are one too many
+        if len(set(self._world.signers_of_height(height))) < 2:
             return super().block(height)
         address = bytes.fromhex(self._world.site.node(VALIDATOR).address)
         evidence = SimpleNamespace(addresses=(address,), kind="two votes", height=height)

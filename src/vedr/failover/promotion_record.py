@@ -2,8 +2,8 @@
 
 Each stage is a `note` of the run, written before the next stage begins (docs/signing-safety.md).
 
-Guarantees: what is read back is evidence and never a stage; of two runs that were about to let a host sign, the one with
-the later lease is believed.
+Guarantees: what is read back is evidence and never a stage; of two runs that were about to let a host sign, the one
+with the later lease is believed.
 Leaves out: promoting (`promotion`).
 """
 
