@@ -6,6 +6,7 @@ One session: Prefect's server, an S3 server, moto's server; the flow runs in a p
 import base64
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -218,7 +219,7 @@ def test_a_backup_is_inspected_verified_and_restored(world: World, tmp_path: Pat
 
 
 def test_status_is_true_to_the_keys_ages(world: World) -> None:
-    young = world.vedr("keys", "status", "--json")
+    young = world.vedr("keys", "status", "--region", "us-east", "--json")
     assert young.returncode == 0, young.stderr
     assert {one["status"] for one in json.loads(young.stdout)} == {"ok"}
     node = world.folder / "home" / "nodes" / "full-eu-west" / "config" / "node_key.json"
@@ -226,7 +227,7 @@ def test_status_is_true_to_the_keys_ages(world: World) -> None:
     os.utime(node, (long_ago, long_ago))
     backed_up = world.vedr("keys", "backup", "--region", "eu-west", "--json")
     assert backed_up.returncode == 0, backed_up.stderr
-    old = world.vedr("keys", "status")
+    old = world.vedr("keys", "status", "--region", "eu-west")
     assert old.returncode == 3
     assert "due" in old.stdout
 
@@ -237,6 +238,26 @@ def test_a_rotation_over_the_real_protocol_leaves_every_backup_readable(world: W
     [row] = json.loads(done.stdout)
     assert (row["epoch"], row["retired"], row["rewrapped"], row["verified"]) == (2, [1], 6, 6)
     assert world.vedr("keys", "verify").returncode == 0
+
+
+def test_what_a_region_lacks_or_was_never_backed_up_is_no_success(world: World) -> None:
+    home = world.folder / "home"
+    text = world.site.read_text()
+    cut_off, grown = home / "cut-off.toml", home / "grown.toml"
+    cut_off.write_text(re.sub(r'(?s)(bucket = "[^"]*)("(?!.*bucket = ))', r"\1-gone\2", text))
+    one = ("--owner", "full-us-east", "--kind", "node")
+    partly = world.vedr("keys", "backup", *one, "--site", str(cut_off))
+    assert partly.returncode == 3
+    assert "in us-east, eu-west; not in ap-south" in partly.stdout
+    looked = world.vedr("keys", "verify", "--region", "us-east", "--site", str(cut_off))
+    assert looked.returncode == 3
+    assert "node-full-us-east in ap-south: " in looked.stderr
+    assert world.vedr("keys", "backup", *one).returncode == 0
+
+    grown.write_text(text.replace('"full-us-east"', '"full-us-east-new"'))
+    new = world.vedr("keys", "status", "--site", str(grown))
+    assert new.returncode == 3
+    assert "never backed up, so of unknown age: full-us-east-new (node)" in new.stderr
 
 
 def test_a_defect_of_the_daemons_own_backup_fails_the_job_after_everything_else_was_stored(world: World) -> None:

@@ -33,10 +33,11 @@ from vedr.custody.key_backup_restore import restore_keys
 from vedr.custody.key_backup_store import Found
 from vedr.custody.key_material import KINDS, KeyKind
 from vedr.custody.key_material_process import no_core_dumps
-from vedr.custody.rotation import Judged, Status, worst
+from vedr.custody.rotation import Judged, Status
 from vedr.custody.rotation_status import judge_region
 from vedr.errors import InvalidInputError, NotFoundError, UnavailableError, VerificationFailedError
 from vedr.ports import UnitStatus
+from vedr.readiness.custody import in_files
 from vedr.signature import Json
 
 app = typer.Typer()
@@ -53,7 +54,9 @@ def backup(
     *, region: RegionOption = None, kind: KindOption = None, owner: OwnerOption = None, site: SiteOption = None,
     as_json: JsonFlag = False,
 ) -> None:  # fmt: skip
-    """Back up keys now; with --owner and --kind one owner's, else whole regions.  Exit 3 when any were not."""
+    """Back up keys now; with --owner and --kind one owner's, else whole regions.  Exit 3 when any were not, or a region
+    lacks them.
+    """
     if (owner is None) != (kind is None):
         raise InvalidInputError(
             "--owner and --kind go together",
@@ -77,22 +80,31 @@ def backup(
                 saved += done.saved
                 troubles += done.troubles
     _show_saved(RegionKeys(tuple(saved), tuple(troubles), ()), as_json=as_json)
-    if troubles:
+    partly = sum(bool(one.missing) for one in saved)
+    if troubles or partly:
         raise VerificationFailedError(
-            f"{len(saved)} backups count, {len(troubles)} things are not in order", remedy="Each is named above."
+            f"{len(saved)} backups count, {partly} of them not in every region; {len(troubles)} things not in order",
+            remedy="Each is named above.  Regions that come back are caught up by the next key-backup.",
         )
 
 
 def _show_saved(done: RegionKeys, *, as_json: bool) -> None:
     if as_json:
         saved: list[Json] = [
-            {"backup": one.backup, "fingerprints": [*one.fingerprints], "regions": [*one.regions]} for one in done.saved
+            {
+                "backup": one.backup,
+                "fingerprints": [*one.fingerprints],
+                "regions": [*one.regions],
+                "missing": [*one.missing],
+            }
+            for one in done.saved
         ]
         troubles: list[Json] = [{"owner": one.owner, "kind": one.kind, "reason": one.reason} for one in done.troubles]
         print_json({"saved": saved, "troubles": troubles})
         return
     for one in done.saved:
-        stdout.print(f"{one.backup}: in {', '.join(one.regions)}", highlight=False, soft_wrap=True)
+        lacking = f"; not in {', '.join(one.missing)}" if one.missing else ""
+        stdout.print(f"{one.backup}: in {', '.join(one.regions)}{lacking}", highlight=False, soft_wrap=True)
     for trouble in done.troubles:
         stderr.print(f"{trouble.owner}, {trouble.kind}: {trouble.reason}", highlight=False, markup=False)
 
@@ -148,7 +160,7 @@ def verify(
 ) -> None:  # fmt: skip
     """Hash every region's copy and open one; exit 3 when anything is wrong or was not checked."""
     no_core_dumps()
-    wrong: dict[str, Json] = {}
+    wrong: dict[str, dict[str, str]] = {}
     with open_site(site) as opened:
         repository = opened.keys
         if backup_id:
@@ -164,9 +176,14 @@ def verify(
             if failures:
                 wrong[entry.id] = {name: error.message for name, error in failures.items()}
     if as_json:
-        print_json({"checked": [entry.id for entry in entries], "wrong": wrong})
+        print_json(
+            {"checked": [entry.id for entry in entries], "wrong": {one: {**each} for one, each in wrong.items()}}
+        )
     else:
         stdout.print(f"{len(entries)} backups opened and compared, {len(wrong)} with a region that fails")
+        for one, reasons in wrong.items():
+            for name, reason in reasons.items():
+                stderr.print(f"{one} in {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if wrong or not entries:
         raise VerificationFailedError(
             f"of {len(entries)} backups, not whole in every region: {', '.join(wrong) or 'there is none at all'}",
@@ -183,6 +200,7 @@ def restore(
         str, typer.Option("--recovery-key", help="file:/… with the combined recovery key, when escrow is lost.")
     ] = "",
     site: SiteOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Put keys back: refused over existing files and while the unit runs.  Never starts or arms anything."""
     no_core_dumps()
@@ -193,6 +211,9 @@ def restore(
         bundle = key_backup_store.open_from(opened.keys, entry, opener=opener)
         revoked = key_backup_store.revocations(opened.keys, entry.origin, entry.fingerprints)
         restored = restore_keys(bundle, home, revoked=revoked, status=status)
+    if as_json:
+        print_json({"backup": entry.id, "paths": [str(path) for path in restored.paths], "next": restored.next_step})
+        return
     for path in restored.paths:
         stdout.print(f"{path}", highlight=False, soft_wrap=True)
     stdout.print(restored.next_step, highlight=False)
@@ -236,21 +257,37 @@ def rotate_passphrase(*, kind: KindOption = None, site: SiteOption = None, as_js
                     "kept": {f"{epoch:04d}": reason for epoch, reason in done.kept},
                 }
             )
+            if not as_json:
+                stdout.print(_in_words(done), highlight=False, soft_wrap=True)
     if as_json:
         print_json(rows)
-        return
-    for row in rows:
-        stdout.print(row, highlight=False)
+
+
+def _in_words(done: escrow_rotation.Rotated) -> str:
+    """Where a rotation ended, for people."""
+    retired = f"; retired: {', '.join(f'{epoch:04d}' for epoch in done.retired)}" if done.retired else ""
+    kept = "".join(f"; {epoch:04d} stays in use: {reason}" for epoch, reason in done.kept)
+    return (
+        f"{done.kind} keys: passphrase epoch {done.epoch:04d}, {done.rewrapped} backups wrapped anew, "
+        f"{done.verified} opened under it{retired}{kept}"
+    )
 
 
 @app.command()
 def status(*, region: RegionOption = None, site: SiteOption = None, as_json: JsonFlag = False) -> None:
-    """Every key's age against the rotation policy; exit 3 when one is due or expired."""
+    """Every key's age against the rotation policy; exit 3 when one is due or expired, or was never backed up."""
     with open_site(site) as opened:
         judged = [
             one
             for name in _regions(opened, region)
             for one in judge_region(opened.keys, name, opened.site.custody.high_security)
+        ]
+        seen = {(one.owner, one.kind) for one in judged}
+        never = [
+            f"{owner.name} ({owner.kind})"
+            for name in _regions(opened, region)
+            for owner in in_files(opened.site, name)
+            if (owner.name, owner.kind) not in seen
         ]
     if as_json:
         print_json([_judged_json(one) for one in judged])
@@ -263,10 +300,12 @@ def status(*, region: RegionOption = None, site: SiteOption = None, as_json: Jso
         stdout.print(table)
     if not judged:
         raise NotFoundError("no key was ever backed up", remedy="Run vedr keys backup.")
-    if worst(judged) in (Status.DUE, Status.EXPIRED):
-        late = sum(one.status in (Status.DUE, Status.EXPIRED) for one in judged)
+    late = sum(one.status in (Status.DUE, Status.EXPIRED) for one in judged)
+    if late or never:
+        unseen = f"; never backed up, so of unknown age: {', '.join(never)}" if never else ""
         raise VerificationFailedError(
-            f"{late} keys are due or expired", remedy="Replace them: docs/custody/escrow.md, RB-DR-005 for the steps."
+            f"{late} keys are due or expired{unseen}",
+            remedy="Replace the late ones: docs/custody/escrow.md, and RB-DR-005.  Others: vedr keys backup.",
         )
 
 

@@ -109,9 +109,3 @@ def _replaced(at: dt.datetime, now: dt.datetime, policy: Policy) -> tuple[Status
     if days >= policy.grace_days:
         return Status.EXPIRED, f"replaced {days} days ago, its grace of {policy.grace_days} days is over: revoke it"
     return Status.OK, f"replaced; to be revoked within {policy.grace_days - days} days"
-
-
-def worst(judged: Iterable[Judged]) -> Status:
-    """The worst of them; ok when there are none."""
-    order = list(Status)
-    return max((one.status for one in judged), key=order.index, default=Status.OK)
