@@ -50,6 +50,9 @@ class ObjectStore(Protocol):
     def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
         """The whole object, of that version or the newest.  NotFoundError when there is none."""
 
+    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
+        """What `get` gives, in memory that bytes need not be copied out of: for large ones."""
+
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
         """Its metadata.  NotFoundError when there is none."""
 

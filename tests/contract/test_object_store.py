@@ -39,6 +39,8 @@ def test_what_is_created_is_read_back_whole(store: ObjectStore) -> None:
         assert made.size_bytes == len(data)
         assert store.get(key(f"a/{size}")) == data
         assert store.get(key(f"a/{size}"), version=made.version) == data
+        assert store.view(key(f"a/{size}")) == data
+        assert store.view(key(f"a/{size}"), version=made.version) == data
 
 
 def test_a_key_is_created_once_and_keeps_its_first_content(store: ObjectStore) -> None:
@@ -72,6 +74,8 @@ def test_of_concurrent_creates_exactly_one_wins(store: ObjectStore, writers: int
 def test_what_is_absent_is_not_found(store: ObjectStore) -> None:
     with pytest.raises(NotFoundError):
         store.get(key("no/thing"))
+    with pytest.raises(NotFoundError):
+        store.view(key("no/thing"))
     with pytest.raises(NotFoundError):
         store.head(key("no/thing"))
 

@@ -23,7 +23,7 @@ class FolderStore:
     def region(self) -> str:
         return self._folder.name
 
-    def create(self, key: ObjectKey, data: bytes) -> StoredObject:
+    def create(self, key: ObjectKey, data: bytes | memoryview) -> StoredObject:
         temporary = self._folder / f".{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
         temporary.write_bytes(data)
         try:
@@ -40,6 +40,9 @@ class FolderStore:
             return self._file(key).read_bytes()
         except FileNotFoundError:
             raise NotFoundError(f"no {key}") from None
+
+    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
+        return memoryview(self.get(key, version=version))
 
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
         return StoredObject(key, len(self.get(key, version=version)), None, dt.datetime.now(dt.UTC))

@@ -77,6 +77,9 @@ class MemoryStore:
         with self._mutex, _Fault(self, "get"):
             return self._find(key, version).data
 
+    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
+        return memoryview(self.get(key, version=version))
+
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
         with self._mutex, _Fault(self, "head"):
             return self._find(key, version).stored

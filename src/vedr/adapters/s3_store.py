@@ -79,11 +79,10 @@ class S3Store:
         return StoredObject(key, len(data), result["version"], dt.datetime.now(dt.UTC))
 
     def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
-        try:
-            result = obstore.get(self._data, key, options={"version": version} if version else None)
-            return result.bytes().to_bytes()
-        except (BaseError, OSError) as error:
-            raise self._translated(error, key) from error
+        return self._whole(key, version).to_bytes()
+
+    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
+        return memoryview(self._whole(key, version))
 
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
         try:
@@ -114,6 +113,12 @@ class S3Store:
     def facts(self) -> "BucketFacts":
         """See s3_control.Bucket.facts."""
         return self._control.facts()
+
+    def _whole(self, key: ObjectKey, version: str | None) -> obstore.Bytes:
+        try:
+            return obstore.get(self._data, key, options={"version": version} if version else None).bytes()
+        except (BaseError, OSError) as error:
+            raise self._translated(error, key) from error
 
     @property
     def _control(self) -> "Bucket":

@@ -25,12 +25,14 @@ from typing import Final, NamedTuple
 from vedr.backup.layout import ObjectName, object_key
 from vedr.backup.manifest import FileEntry, PlacedObject, VerifiedManifest
 from vedr.backup.repository import Repository, load_placement, no_region, ordered
-from vedr.backup.sealing import PART_BYTES, Codec, Room, fresh_room
+from vedr.backup.rooms import Loan, Workspace
+from vedr.backup.sealing import Codec, Room, fresh_room
 from vedr.backup.snapshot import NO_PROGRESS, Progress
 from vedr.errors import CorruptError, NoSpaceError, VedrError
 
-FETCHERS: Final = 6  # requests at once; each holds a part sealed and opened: 6 x 32 MiB at the most
-"""Waiting for the network and the disk, decompressing without the GIL: more than the CPUs pays."""
+FETCHERS: Final = max(8, min(32, 4 * (os.cpu_count() or 2)))  # most wait for the network or the disk
+FORMS: Final = 3  # of an object in memory at once: as it came, decrypted, decompressed
+ALLOCATORS: Final = 4
 BLOCK_BYTES: Final = 4096  # what O_DIRECT wants offsets, lengths and addresses to be multiples of
 DIRECT_FROM_BYTES: Final = 256 * 1024  # below, a second descriptor costs more than it saves
 
@@ -89,7 +91,7 @@ class ObjectReader:
     ) -> bytes | memoryview:
         """That region's copy, proven."""
         key = object_key(self._verified.source, self._verified.manifest.epoch, name)
-        stored = self._repository.stores[region].get(key, version=placed.version)
+        stored = self._repository.stores[region].view(key, version=placed.version)
         return self._repository.codec.open_object(name, stored, room)
 
     def _placement(self, region: str) -> tuple[PlacedObject, ...]:
@@ -147,9 +149,9 @@ def _run(reader: ObjectReader, writer: "_Writer", verified: VerifiedManifest) ->
     for number in range(len(verified.manifest.objects)):
         work.put(number)
     stop = threading.Event()
+    workspace = Workspace()
 
     def fetch() -> None:
-        memory = _Memory()
         try:
             while not stop.is_set():
                 try:
@@ -157,7 +159,8 @@ def _run(reader: ObjectReader, writer: "_Writer", verified: VerifiedManifest) ->
                 except queue.Empty:
                     return
                 if number in targets:
-                    writer.write(reader.read(number, memory.room), targets.pop(number), memory)
+                    with workspace.loan(FORMS * verified.manifest.objects[number].size_bytes) as loan:
+                        writer.write(reader.read(number, loan), targets.pop(number), loan)
         except BaseException:
             stop.set()
             raise
@@ -179,29 +182,12 @@ def _targets(verified: VerifiedManifest) -> dict[int, list[_Target]]:
     return dict(targets)
 
 
-class _Memory:
-    """A part's room for one thread, which begins at a page: what stands there can be written around the cache."""
-
-    __slots__ = ("_pages",)
-
-    def __init__(self) -> None:
-        self._pages = fresh_room(PART_BYTES)
-
-    def room(self, length_bytes: int) -> memoryview:
-        return self._pages[:length_bytes] if length_bytes <= PART_BYTES else fresh_room(length_bytes)
-
-    def blocks(self, content: memoryview, begins: int, length_bytes: int) -> int:
-        """How many bytes of the run can be written in whole blocks; none where it stands elsewhere."""
-        if content.obj is not self._pages.obj or begins % BLOCK_BYTES or length_bytes < DIRECT_FROM_BYTES:
-            return 0
-        return length_bytes - length_bytes % BLOCK_BYTES
-
-
 class _Writer:
     """Files being filled from many threads; each is finished by the thread that brings its last run."""
 
     def __init__(self, root: Path, files: tuple[FileEntry, ...], codec: Codec, progress: Progress) -> None:
         self._root, self._files, self._codec, self._progress = root, files, codec, progress
+        self._prefix = f"{root}{os.sep}"
         self._left = [len(file.extents) for file in files]
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -211,9 +197,17 @@ class _Writer:
 
     def allocate(self) -> None:
         """Create every file with its room reserved, so that a full disk shows now."""
-        for file in self._files:
-            path = self._root / file.path
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in {os.path.dirname(file.path) for file in self._files}:  # noqa: PTH120 (a thousand Paths are slow)
+            (self._root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        share = -(-len(self._files) // ALLOCATORS) or 1  # of neighbours, since a folder takes one new file at a time
+        shares = [self._files[begin : begin + share] for begin in range(0, len(self._files), share)]
+        with ThreadPoolExecutor(ALLOCATORS, "allocate") as pool:
+            for _ in pool.map(self._allocate_all, shares):
+                pass
+
+    def _allocate_all(self, files: tuple[FileEntry, ...]) -> None:
+        for file in files:
+            path = self._path(file)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 if file.size_bytes:
@@ -230,7 +224,10 @@ class _Writer:
             finally:
                 os.close(descriptor)
 
-    def write(self, content: bytes | memoryview, targets: list[_Target], memory: _Memory) -> None:
+    def _path(self, file: FileEntry) -> str:
+        return f"{self._prefix}{file.path}"
+
+    def write(self, content: bytes | memoryview, targets: list[_Target], loan: Loan) -> None:
         view = memoryview(content)
         for target in targets:
             file = self._files[target.file]
@@ -238,8 +235,9 @@ class _Writer:
             if file.digest:
                 self._check_packed(file, run)
             descriptor = self._descriptor(target.file)
-            whole = memory.blocks(view, target.source_bytes, target.length_bytes)
-            written = self._write_direct(run[:whole], target) if whole else 0
+            whole = len(run) - len(run) % BLOCK_BYTES
+            aligned = whole >= DIRECT_FROM_BYTES and not target.source_bytes % BLOCK_BYTES and loan.lent(view)
+            written = self._write_direct(run[:whole], target) if aligned else 0
             while written < len(run):
                 written += os.pwrite(descriptor, run[written:], target.offset_bytes + written)
             self._finish(target, descriptor)
@@ -248,7 +246,7 @@ class _Writer:
         """Bytes written around the cache, 0 where the file system can't: the rest is the caller's."""
         if not self._around_cache or target.offset_bytes % BLOCK_BYTES:
             return 0
-        path = self._root / self._files[target.file].path
+        path = self._path(self._files[target.file])
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_DIRECT)
             try:
@@ -271,7 +269,7 @@ class _Writer:
     def _descriptor(self, index: int) -> int:
         with self._lock:
             if index not in self._open:
-                self._open[index] = os.open(self._root / self._files[index].path, os.O_WRONLY | os.O_CLOEXEC)
+                self._open[index] = os.open(self._path(self._files[index]), os.O_WRONLY | os.O_CLOEXEC)
             return self._open[index]
 
     def _finish(self, target: _Target, descriptor: int) -> None:

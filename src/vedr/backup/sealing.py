@@ -117,7 +117,7 @@ class Codec:
         return sealed
 
     def open_object(self, name: ObjectName, stored: bytes | memoryview, room: Room = fresh_room) -> bytes | memoryview:
-        """The content that `name` promises; it may stand in `stored`, or in what `room` gave.
+        """The content that `name` promises; it may stand in `stored`, or in what `room` gave when it was asked last.
 
         Raises:
             CorruptError: these bytes are not that.
@@ -138,7 +138,7 @@ class Codec:
         if bool(flags & ENCRYPTED) != (self._keys is not None):
             raise _corrupt(name, "encrypted or not, against the site's setting")
         if flags & ENCRYPTED:
-            body: bytes | memoryview = self._decrypted(name, stored, self._scratch if flags & COMPRESSED else room)
+            body: bytes | memoryview = self._decrypted(name, stored, room)
         else:
             body = stored[HEADER.size :]
         if flags & COMPRESSED:
@@ -183,14 +183,6 @@ class Codec:
                     return None
         body = self._compressor.compress(view)
         return body if len(body) < WORTH_IT * len(view) else None
-
-    def _scratch(self, length_bytes: int) -> memoryview:
-        """This thread's own, until its next call."""
-        scratch: memoryview | None = getattr(self._contexts, "scratch", None)
-        if scratch is None or len(scratch) < length_bytes:
-            scratch = fresh_room(max(length_bytes, PART_BYTES))
-            self._contexts.scratch = scratch
-        return scratch[:length_bytes]
 
     @property
     def _compressor(self) -> zstandard.ZstdCompressor:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vedr.backup.documents import Reader, rfc3339
-from vedr.backup.fetching import FETCHERS, ObjectReader
+from vedr.backup.fetching import FETCHERS, FORMS, ObjectReader
 from vedr.backup.layout import SnapshotId, Source, document_id, from_stamp, manifest_key, verification_key
 from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest
 from vedr.backup.repository import Listed, Repository, load_placement, put_once
+from vedr.backup.rooms import Workspace
 from vedr.backup.snapshot import NO_PROGRESS, Progress, check_presence
 from vedr.chain.boot import BootProof
 from vedr.errors import CorruptError, VedrError, VerificationFailedError
@@ -87,13 +88,14 @@ def verify(
     began = time.monotonic()
     wanted = tuple(repository.regions if regions is None else regions)
     tally = _Tally(progress)
+    workspace = Workspace()
 
     def check(store: ObjectStore) -> None:
         verified, placement = _open_in(repository, listed, store)
         placed = {entry.name: p for entry, p in zip(verified.manifest.objects, placement.objects, strict=True)}
         check_presence(store, verified, placed)
         if depth > 1:
-            _read_all(repository, verified, placement, store, tally)
+            _read_all(repository, verified, placement, store, tally=tally, workspace=workspace)
 
     chosen = Repository(
         {region: repository.store(region) for region in wanted}, repository.signer, repository.trusted,
@@ -265,17 +267,24 @@ def _open_in(repository: Repository, listed: Listed, store: ObjectStore) -> tupl
 
 
 def _read_all(
-    repository: Repository, verified: VerifiedManifest, placement: Placement, store: ObjectStore, tally: "_Tally"
+    repository: Repository,
+    verified: VerifiedManifest,
+    placement: Placement,
+    store: ObjectStore,
+    *,
+    tally: "_Tally",
+    workspace: Workspace,
 ) -> None:
     reader = ObjectReader(repository, verified)
     total = sum(entry.size_bytes for entry in verified.manifest.objects)
 
     def read(number: int) -> None:
         entry = verified.manifest.objects[number]
-        content = reader.read_from(store.region, entry.name, placement.objects[number])
-        if len(content) != entry.size_bytes:
+        with workspace.loan(FORMS * entry.size_bytes) as loan:
+            found_bytes = len(reader.read_from(store.region, entry.name, placement.objects[number], loan))
+        if found_bytes != entry.size_bytes:
             raise CorruptError(
-                f"object {entry.name[:16]}… has {len(content)} bytes, its manifest says {entry.size_bytes}",
+                f"object {entry.name[:16]}… has {found_bytes} bytes, its manifest says {entry.size_bytes}",
                 remedy="Choose an older snapshot.",
             )
         tally.add(entry.size_bytes, total)
