@@ -6,16 +6,18 @@ time is no part of this: hard-linking, which captures do, alters it.
 Leaves out: where objects go (upload.py).
 """
 
+import contextlib
 import hashlib
 import os
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from vedr.backup.layout import ObjectName
 from vedr.backup.manifest import Extent, FileEntry, Manifest, ObjectEntry
-from vedr.backup.sealing import PART_BYTES, Codec, fresh_room
+from vedr.backup.rooms import Workspace
+from vedr.backup.sealing import PART_BYTES, Codec
 from vedr.backup.tree import LocalFile, Tree
 from vedr.backup.upload import Uploader
 from vedr.errors import RefusedError, UnavailableError
@@ -24,6 +26,8 @@ PACKED_FILE_BYTES: Final = 256 * 1024  # up to here a request for each file cost
 MAX_OLD_PACKS: Final = (
     16  # beyond, small files are packed anew, so that a restore need not fetch many packs for few files
 )
+AHEAD_BYTES: Final = 32 * 1024 * 1024  # asked of the disk before a worker is free for it
+FORMS: Final = 2  # of content in memory at once: as it was read, compressed
 FRESH_NS: Final = 2_000_000_000  # a file system's clock may stand still this long: two writes, one mtime
 
 
@@ -31,6 +35,15 @@ class Piece(NamedTuple):
     """A run of an object's content."""
 
     entry: ObjectEntry
+    offset_bytes: int
+    length_bytes: int
+
+
+class _Task(NamedTuple):
+    """A pack of small files, or one part of a large file."""
+
+    act: Callable[[], None]
+    files: tuple[LocalFile, ...]
     offset_bytes: int
     length_bytes: int
 
@@ -55,10 +68,24 @@ class Reading:
         self._lock = threading.Lock()
         self._pieces: dict[str, list[Piece | None]] = {}
         self._digests: dict[str, str] = {}
-        self._buffers = threading.local()
+        self._workspace = Workspace()
 
     def tasks(self) -> Iterator[Callable[[], None]]:
-        """Each reads up to a part; drawn by one thread at a time."""
+        """Each reads up to a part; drawn by one thread at a time.  The disk is kept busy some way ahead of them."""
+        waiting: deque[_Task] = deque()
+        waiting_bytes = 0
+        for task in self._found():
+            _read_ahead(task)
+            waiting.append(task)
+            waiting_bytes += task.length_bytes
+            while waiting_bytes > AHEAD_BYTES:
+                ready = waiting.popleft()
+                waiting_bytes -= ready.length_bytes
+                yield ready.act
+        yield from (task.act for task in waiting)
+
+    def _found(self) -> Iterator[_Task]:
+        """What can't be recognised, as tasks; what can is noted."""
         pack: list[LocalFile] = []
         packed_bytes = 0
         for file in self._tree.files:
@@ -70,12 +97,12 @@ class Reading:
                 yield from self._parts(file)
             else:
                 if packed_bytes + file.size_bytes > PART_BYTES:
-                    yield self._pack_task(pack)
+                    yield self._pack_task(pack, packed_bytes)
                     pack, packed_bytes = [], 0
                 pack.append(file)
                 packed_bytes += file.size_bytes
         if pack:
-            yield self._pack_task(pack)
+            yield self._pack_task(pack, packed_bytes)
 
     def result(self) -> tuple[tuple[ObjectEntry, ...], tuple[FileEntry, ...]]:
         """The manifest's tables; objects in the order of their first use."""
@@ -95,29 +122,33 @@ class Reading:
             )  # fmt: skip
         return tuple(index), tuple(files)
 
-    def _parts(self, file: LocalFile) -> Iterator[Callable[[], None]]:
+    def _parts(self, file: LocalFile) -> Iterator[_Task]:
         count = -(-file.size_bytes // PART_BYTES)
         pieces: list[Piece | None] = [None] * count
         self._pieces[file.path] = pieces
 
-        def task(number: int) -> Callable[[], None]:
-            return lambda: self._read_part(file, number, pieces)
+        def task(number: int) -> _Task:
+            offset = number * PART_BYTES
+            length = min(PART_BYTES, file.size_bytes - offset)
+            return _Task(lambda: self._read_part(file, number, length, pieces), (file,), offset, length)
 
         yield from (task(number) for number in range(count))
 
-    def _read_part(self, file: LocalFile, number: int, pieces: list[Piece | None]) -> None:
-        offset = number * PART_BYTES
-        length = min(PART_BYTES, file.size_bytes - offset)
-        view = self._buffer()[:length]
-        self._fill(file, offset, view)
-        pieces[number] = Piece(self._store(view), 0, length)
+    def _read_part(self, file: LocalFile, number: int, length: int, pieces: list[Piece | None]) -> None:
+        with self._workspace.loan(FORMS * length) as loan:
+            view = loan(length)
+            self._fill(file, number * PART_BYTES, view)
+            pieces[number] = Piece(self._store(view), 0, length)
         self._advance(length)
 
-    def _pack_task(self, files: list[LocalFile]) -> Callable[[], None]:
-        return lambda: self._read_pack(files)
+    def _pack_task(self, files: list[LocalFile], length: int) -> _Task:
+        def act() -> None:
+            with self._workspace.loan(FORMS * length) as loan:
+                self._read_pack(files, loan(length))
 
-    def _read_pack(self, files: list[LocalFile]) -> None:
-        buffer = self._buffer()
+        return _Task(act, tuple(files), 0, length)
+
+    def _read_pack(self, files: list[LocalFile], buffer: memoryview) -> None:
         end = 0
         places = []
         for file in files:
@@ -158,19 +189,24 @@ class Reading:
                 f"{file.location} changed while it was read", remedy="Run it again, from a fresh capture."
             )
 
-    def _buffer(self) -> memoryview:
-        """This thread's own, used again for each part."""
-        buffer: memoryview | None = getattr(self._buffers, "view", None)
-        if buffer is None:
-            buffer = fresh_room(PART_BYTES)
-            self._buffers.view = buffer
-        return buffer
-
     def _advance(self, amount: int, *, read: bool = True) -> None:
         with self._lock:
             self._done_bytes += amount
             self.read_bytes += amount if read else 0
             self._progress(self._done_bytes, self._total_bytes)
+
+
+def _read_ahead(task: _Task) -> None:
+    """Let the disk begin on what the task will read.  A hint: what is wrong with a file, reading it tells."""
+    for file in task.files:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.posix_fadvise(
+                    descriptor, task.offset_bytes, min(task.length_bytes, file.size_bytes), os.POSIX_FADV_WILLNEED
+                )
+            finally:
+                os.close(descriptor)
 
 
 class _Known:

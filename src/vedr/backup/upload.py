@@ -17,14 +17,14 @@ from vedr.backup.budget import ByteBudget
 from vedr.backup.layout import Epoch, ObjectName, Source, epoch_prefix, object_key, parse_object_key
 from vedr.backup.manifest import PlacedObject
 from vedr.backup.repository import Repository
-from vedr.backup.rooms import Rooms
+from vedr.backup.rooms import Loan, Rooms
 from vedr.backup.sealing import Codec
 from vedr.errors import ConflictError, CorruptError, VedrError
 from vedr.ports import ObjectStore
 
 CPU_WORKERS: Final = max(2, min(8, os.cpu_count() or 2)) + 2  # two may wait for the disk while all cores are busy
 UPLOADS_PER_REGION: Final = 4
-IN_FLIGHT_BYTES: Final = 72 * 1024 * 1024  # sealed parts that wait for, or are on, the network
+IN_FLIGHT_BYTES: Final = 56 * 1024 * 1024  # sealed parts that wait for, or are on, the network
 
 
 @dataclass(slots=True)
@@ -121,19 +121,18 @@ class Uploader:
         regions = self.lacking(name)
         if not regions:
             return
-        lent: list[memoryview] = []
-
-        def room(length_bytes: int) -> memoryview:
-            lent.append(self._rooms.lend(length_bytes))
-            return lent[0][:length_bytes]
-
-        sealed = self._codec.seal(name, content, room)
-        taken = self._budget.take(len(sealed))
+        loan = Loan(self._rooms)
+        taken = self._budget.take(len(content))  # before it is sealed: workers that wait hold nothing sealed
 
         def done() -> None:
-            self._rooms.give_back(lent[0])
+            loan.give_back()
             self._budget.give(taken)
 
+        try:
+            sealed = self._codec.seal(name, content, loan)
+        except BaseException:
+            done()
+            raise
         left = _Countdown(len(regions), done)
         for region in regions:
             self._pools[region].submit(self._send, self._landings[region], name, sealed, left)
@@ -174,7 +173,7 @@ def inspect_object(store: ObjectStore, codec: Codec, source: Source, epoch: Epoc
     """
     key = object_key(source, epoch, name)
     head = store.head(key)
-    stored = store.get(key, version=head.version)
+    stored = store.view(key, version=head.version)
     try:
         codec.open_object(name, stored)
     except CorruptError as error:
