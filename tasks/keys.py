@@ -11,7 +11,7 @@ from typing import Final
 from tasks.orders import RegionJob
 from vedr.adapters.secrets import resolve
 from vedr.adapters.site import OpenSite, open_site
-from vedr.custody import key_backup_store
+from vedr.custody import key_backup_retention, key_backup_store
 from vedr.custody.key_backup_collect import Passphrase, RegionKeys, back_up_region
 from vedr.custody.key_material_process import no_core_dumps
 from vedr.custody.rotation import Status
@@ -96,7 +96,7 @@ def keep_house(ctx: Ctx) -> Kept:
         found, _ = key_backup_store.list_backups(opened.keys, (ctx.order.region,))
         lacking = [one for one in found if len(one.regions) < len(opened.keys.stores)]
         failed = {one.id: key_backup_store.heal(opened.keys, one) for one in lacking}
-        removed, locked = key_backup_store.apply_retention(opened.keys, ctx.order.region)
+        removed, locked = key_backup_retention.apply_retention(opened.keys, ctx.order.region)
     wrong = [
         f"{backup} in {region}: {error.message}" for backup, each in failed.items() for region, error in each.items()
     ]

@@ -1,4 +1,4 @@
-"""Key backups in the regions' buckets: stored, listed, opened, healed, thinned out.
+"""Key backups in the regions' buckets: stored, listed, opened, healed, and keys revoked.
 
 A backup is made in this order:
 
@@ -9,8 +9,8 @@ A backup is made in this order:
 5. The signed entry is put into the regions whose copies were checked: only now does the backup count.
 
 Guarantees: a backup that counts opened, and held the owner's keys; passphrases live in single functions here and are
-neither returned nor stored; the newest backup of an owner, and the newest of every validator key, is never removed.
-Leaves out: reading keys from hosts, and schedules.
+neither returned nor stored.
+Leaves out: reading keys from hosts, schedules, and what is let go of (key_backup_retention).
 """
 
 import datetime as dt
@@ -19,7 +19,6 @@ import importlib.resources
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vedr.backup.layout import DAY
 from vedr.backup.repository import no_region, ordered, put_once
 from vedr.custody import key_backup
 from vedr.custody.envelope_slots import Opener, PassphraseOpener, PassphraseSeal, RecoverySeal
@@ -45,7 +44,6 @@ from vedr.custody.key_material import KeyFile, KeyKind
 from vedr.errors import (
     InvalidInputError,
     NotFoundError,
-    RefusedError,
     UnavailableError,
     VedrError,
     VerificationFailedError,
@@ -310,63 +308,6 @@ def heal(repository: KeyRepository, found: Found) -> dict[str, VedrError]:
     return _in_every_region(repository, put, only=lacking)
 
 
-def expired(backups: Sequence[Backup], now: dt.datetime, retention: Retention) -> tuple[Backup, ...]:
-    """What retention lets go.  Pure.
-
-    Kept: what is younger than a year (`provider_keys_days`), the newest of every owner, and the newest that holds any
-    one validator key, indefinitely.
-    """
-    kept_keys: set[tuple[KeyKind, str, str]] = set()
-    owners: set[tuple[str, KeyKind, str]] = set()
-    gone = []
-    for backup in sorted(backups, key=lambda one: one.id, reverse=True):
-        owner = (backup.origin, backup.kind, backup.owner)
-        keys = {(backup.kind, backup.owner, fingerprint) for fingerprint in backup.fingerprints}
-        young = now - backup.created_at <= retention.provider_keys_days * DAY
-        needed = owner not in owners or (backup.kind == "validator" and not keys <= kept_keys)
-        if not young and not needed:
-            gone.append(backup)
-        owners.add(owner)
-        kept_keys |= keys
-    return tuple(gone)
-
-
-def apply_retention(repository: KeyRepository, origin: str) -> tuple[tuple[BackupId, ...], tuple[BackupId, ...]]:
-    """Remove what retention lets go; what went, and what an object lock still holds.
-
-    Raises:
-        UnavailableError: a region does not answer: nothing was removed.
-    """
-    found, silent = list_backups(repository, (origin,))
-    if silent:
-        raise no_region(f"nothing was removed from {origin}/keys", silent)
-    now = repository.clock()
-    limit = repository.retention.provider_keys_days * DAY
-    aged = {parse_id(one.id).owner for one in found if now - parse_id(one.id).created_at > limit}
-    backups = [load(repository, one) for one in found if parse_id(one.id).owner in aged]
-    gone: list[BackupId] = []
-    locked: list[BackupId] = []
-    for backup in expired(backups, now, repository.retention):
-        (gone if remove(repository, backup) else locked).append(backup.id)
-    return tuple(gone), tuple(locked)
-
-
-def remove(repository: KeyRepository, backup: Backup) -> bool:
-    """Every generation, entries before envelopes, in every region; False where an object lock still holds one.
-
-    Raises:
-        UnavailableError: a region does not answer; run it again.
-    """
-    for letter in ("c", "b"):
-        for store in repository.stores.values():
-            for entry in list(store.list(f"{backup.origin}/keys/{letter}/{backup.id}/")):
-                try:
-                    store.delete(entry.key)
-                except RefusedError:
-                    return False
-    return True
-
-
 def revoke(repository: KeyRepository, origin: str, revocation: Revocation) -> tuple[str, ...]:
     """Record in every region that a key may never be used again; the regions that have it.  Safe to repeat.
 
@@ -377,8 +318,8 @@ def revoke(repository: KeyRepository, origin: str, revocation: Revocation) -> tu
     key = revocation_key(origin, revocation.fingerprint)
 
     def put(store: ObjectStore) -> None:
-        try:
-            store.get(key)  # the first one said it; who repeats it has another time
+        try:  # the first one said it; who repeats it has another time
+            open_revocation(store.get(key), repository.trusted, fingerprint=revocation.fingerprint)
         except NotFoundError:
             put_once(store, key, document)
 

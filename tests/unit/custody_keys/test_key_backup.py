@@ -6,9 +6,9 @@ import json
 import pytest
 from keysworld import NOW, PATHS, REGIONS, KeysWorld, make_world
 
-from vedr.custody import key_backup, key_backup_catalogue, key_backup_store
+from vedr.custody import key_backup, key_backup_catalogue, key_backup_retention, key_backup_store
 from vedr.custody.envelope_slots import RecoveryOpener
-from vedr.custody.key_backup_catalogue import Revocation
+from vedr.custody.key_backup_catalogue import Revocation, revocation_key
 from vedr.custody.key_backup_store import list_backups, load, open_from, store_bundle, verify
 from vedr.custody.key_material import KeyKind, new_key_file
 from vedr.errors import (
@@ -16,6 +16,7 @@ from vedr.errors import (
     InvalidInputError,
     NotFoundError,
     UnavailableError,
+    VedrError,
     VerificationFailedError,
 )
 from vedr.ports import ObjectKey
@@ -271,9 +272,9 @@ def test_retention_keeps_every_validator_key_and_the_newest_of_all(keys: KeysWor
     nodes = [store_bundle(keys.repository, "us-east", node, previous=None, since={}).backup.id]
     keys.clock.advance(days=1)
     nodes.append(store_bundle(keys.repository, "us-east", node, previous=None, since={}).backup.id)
-    assert key_backup_store.apply_retention(keys.repository, "us-east") == ((), ())
+    assert key_backup_retention.apply_retention(keys.repository, "us-east") == ((), ())
     keys.clock.advance(days=400)
-    gone, locked = key_backup_store.apply_retention(keys.repository, "us-east")
+    gone, locked = key_backup_retention.apply_retention(keys.repository, "us-east")
     assert set(gone) == {made[0], made[2], nodes[0]}
     assert not locked
     left = {found.id for found in list_backups(keys.repository, ["us-east"])[0]}
@@ -286,7 +287,7 @@ def test_retention_removes_nothing_while_a_region_is_silent(keys: KeysWorld) -> 
     stored(keys)
     keys.stores["eu-west"].faults.down = True
     with pytest.raises(UnavailableError, match="nothing was removed"):
-        key_backup_store.apply_retention(keys.repository, "us-east")
+        key_backup_retention.apply_retention(keys.repository, "us-east")
 
 
 def test_what_an_object_lock_holds_is_said_and_stays() -> None:
@@ -294,7 +295,7 @@ def test_what_an_object_lock_holds_is_said_and_stays() -> None:
     for _ in range(2):
         made = stored(world, "node").backup
         world.clock.advance(days=500)
-    gone, locked = key_backup_store.apply_retention(world.repository, "us-east")
+    gone, locked = key_backup_retention.apply_retention(world.repository, "us-east")
     assert not gone
     assert len(locked) == 1
     assert made.id not in locked
@@ -310,6 +311,15 @@ def test_a_revoked_key_stays_revoked_in_every_region(keys: KeysWorld) -> None:
     keys.clock.advance(hours=1)
     assert key_backup_store.revoke(keys.repository, "us-east", revocation) == REGIONS
     assert key_backup_store.revocations(keys.repository, "us-east", [fingerprint, "0" * 64]) == (revocation,)
+
+
+def test_bytes_that_nobody_signed_in_a_revocations_place_do_not_count_as_one(keys: KeysWorld) -> None:
+    revocation = Revocation("0" * 64, "node", "n", NOW, "inc-20261123-020000-abcd", "leaked")
+    keys.stores["eu-west"].create(revocation_key("us-east", "0" * 64), b"forged")
+    assert key_backup_store.revoke(keys.repository, "us-east", revocation) == ("us-east", "ap-south")
+    keys.stores["ap-south"].faults.down = True
+    with pytest.raises(VedrError, match="the revocation of"):
+        key_backup_store.revoke(keys.repository, "us-east", revocation)
 
 
 def test_a_revocation_is_not_overlooked_when_regions_are_silent(keys: KeysWorld) -> None:
