@@ -1,8 +1,8 @@
 """As failover_world, with a validator whose key is a real file on real disks: what may sign is what those disks allow.
 
 Real besides: the promotion with its fences, sign-states and disks; the key's sealed backup and the escrow that opens
-it.  Made up: the chain, whose blocks a host signs while it runs with the validator's key and an open signer disk, raising
-its own sign-state as it does.  `signed` tells which host signed which heights, so that two of them show.
+it.  Made up: the chain, whose blocks a host signs while it runs with the validator's key and an open signer disk,
+raising its own sign-state as it does.  `signed` tells which host signed which heights, so that two of them show.
 """
 
 import base64

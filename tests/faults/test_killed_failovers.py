@@ -3,6 +3,7 @@
 VEDR_FAILOVER_KILLS sets how many kill points are tried (6), VEDR_KILLS_SEED another choice of them.
 """
 
+import itertools
 import json
 import os
 import random
@@ -24,7 +25,7 @@ SCRIPT = HERE / "killed_failover.py"
 KILLS = int(os.environ.get("VEDR_FAILOVER_KILLS", "6"))
 SEED = os.environ.get("VEDR_KILLS_SEED", "vedr")
 MOST_KILLS_A_RUN = 3
-RUNBOOKS = {"region": "RB-DR-003", "zone": "RB-DR-002", "home": "failback"}
+RUNBOOKS = {"region": "RB-DR-003", "zone": "RB-DR-002", "home": "failback", "key": "RB-DR-002", "key-home": "failback"}
 
 pytestmark = pytest.mark.server
 
@@ -153,4 +154,40 @@ def test_a_failover_killed_anywhere_goes_on_and_does_everything_exactly_once(
             if what == "region" and leg == what:
                 world.find_again()
                 (world.state / "effects").unlink()
+    assert died
+
+
+@pytest.fixture
+def key_world(worlds: ModuleType, killed_run: ModuleType, tmp_path: Path) -> Any:
+    """A zone whose validator signs from a key file, which was backed up."""
+    assert worlds
+    beside("folder_store", HERE.parent / "stores" / "folder_store.py")
+    module = beside("key_file_world", HERE / "key_file_world.py")
+    module.quick_derivation()
+    state = tmp_path / "keys"
+    state.mkdir()
+    world = module.KeyWorld(state, module.paper_site())
+    world.make()
+    journal = killed_run.open_journal(state)
+    world.back_up({region: killed_run.MortalStore(state / "stores" / region) for region in killed_run.REGIONS}, journal)
+    journal.close()
+    return world
+
+
+def test_a_key_file_s_move_killed_at_any_stage_goes_on_and_no_height_is_signed_by_two_hosts(
+    processes: Processes, key_world: Any
+) -> None:
+    """Around each of its stages, fences and starts: the later half of the points, where the key is moved."""
+    chance, died = random.Random(f"{SEED} key"), 0
+    for leg, host in (("key", "fullnode-ap-south-0"), ("key-home", "validator-eu-west-1")):
+        entries, deaths = processes.until_done(
+            key_world.state, leg, [chance.randrange(60, 130) for _ in range(KILLS // 2)]
+        )
+        died += deaths
+        assert entries[-1].payload["outcome"] == "completed"
+        stages = [str(e.payload["stage"]) for e in entries if e.payload.get("text") == "promotion"]
+        assert stages[-1] == "watched"
+        assert [node.name for node in key_world.able()] == [host]
+    spans = sorted(key_world.signed())
+    assert all(last < first for (_, last, _), (first, _, _) in itertools.pairwise(spans))
     assert died

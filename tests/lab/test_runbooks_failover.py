@@ -13,12 +13,15 @@ import pytest
 
 from flows import failback, failover_watch, failovers, provider_state_backup
 from tasks.failover_orders import Failback, RegionFailover, ZoneFailover
+from tasks.key_hosts import holders_in_ledger
 from tasks.observing import ask, in_sync
 from tasks.orders import RegionJob
 from tasks.outages import holders_of
 from vedr.adapters.site import OpenSite
 from vedr.chain.quorum import online_addresses
+from vedr.custody.key_backup_collect import Owner, back_up, collect
 from vedr.errors import RefusedError
+from vedr.failover.key_disk import address_on
 from vedr.failover.node_failure import MAX_HEALTHY_LAG_BLOCKS
 from vedr.inventory import Height, Site
 from vedr.lab import faults
@@ -31,6 +34,7 @@ pytestmark = pytest.mark.lab
 
 WAIT_S = 120.0
 AIM_REGION_S = 180.0
+QUIET_BLOCKS = 45  # 22 of quiet, and those of a node's start, its catching up and its first vote
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +194,50 @@ def test_a_zone_that_is_only_cut_off_never_signs_again_with_a_key_that_was_moved
     assert not evidence(opened, first)
 
 
+def test_a_key_file_leaves_a_zone_that_is_emptied_and_comes_home_silent_only_as_long_as_quiet_takes(
+    opened: OpenSite,
+) -> None:
+    validator, home = "validator-eu-west-1", opened.site.node("validator-eu-west-1")
+    back_up_key(opened, validator)
+    first = witness(opened).status().latest_height
+    perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b", mode="planned"))
+    away = witness(opened).status().latest_height
+    assert holders_in_ledger(opened) == {validator: "fullnode-ap-south-0"}
+    assert not (home.home / "data").exists()
+    assert len(missed(opened, validator, first + 1, away - 1)) <= QUIET_BLOCKS
+    perform(failback.RUNBOOK, Failback(place="eu-west-1b"))
+    last = witness(opened).status().latest_height
+    assert holders_in_ledger(opened) == {validator: validator}
+    assert len(missed(opened, validator, away + 1, last - 1)) <= QUIET_BLOCKS
+    assert address_on(opened.site.node("fullnode-ap-south-0").home) != home.address
+    assert not evidence(opened, first)
+
+
+def test_a_key_file_of_a_killed_zone_stays_and_the_rest_completes(opened: OpenSite, lab_plan: Plan) -> None:
+    zone = faults.find(lab_plan, "eu-west-1b")
+    faults.kill(lab_plan, zone)
+    try:
+        outcome = perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
+    finally:
+        faults.start(lab_plan, zone)
+    left = {one["name"]: one["reason"] for one in results(opened, outcome)["decide"]["left"]}
+    assert "nothing can prove its hosts fenced" in left["validator-eu-west-1"]
+    await_sync(opened, "eu-west-1b")
+    perform(failback.RUNBOOK, Failback(place="eu-west-1b"))
+    assert at_home(opened)
+
+
+def back_up_key(opened: OpenSite, validator: str) -> None:
+    one = Owner("validator", validator, opened.site.node(validator).region)
+    collected = collect(opened.site, opened.files, one, now=opened.keys.clock())
+    back_up(opened.keys, one, collected, even_if_fresh=True)
+
+
 def test_what_was_moved_is_watched_afterwards(opened: OpenSite) -> None:
     outcome = perform(failover_watch.RUNBOOK, Order())
     looked = results(opened, outcome)["look_after"]
     assert len(looked["runs"]) >= 6
-    assert set(looked["validators"]) == {"validator-us-east-0", "validator-us-east-1"}
+    assert set(looked["validators"]) == {"validator-us-east-0", "validator-us-east-1", "validator-eu-west-1"}
 
 
 def test_the_record_of_all_of_this_is_whole(opened: OpenSite) -> None:
