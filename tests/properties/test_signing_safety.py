@@ -7,15 +7,12 @@ a state machine lets Hypothesis choose what happens next, and shrinks what it fi
 import random
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-
-sys.path.append(str(Path(__file__).parents[2]))  # importlib mode leaves it alone, and the simulator lives in bench/
 
 from bench.signing import file_schedule, rules
 from bench.signing.file_schedule import FileSchedule

@@ -1,13 +1,9 @@
 """What the bench of take-overs draws, and what it finds in logs and on the chain; the lab itself is not needed."""
 
 import random
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2]))  # importlib mode leaves it alone, and the bench lives in bench/
 
 from bench.takeover_records import (
     WAYS,
