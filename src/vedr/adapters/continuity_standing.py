@@ -5,7 +5,8 @@ being reached is an answer and no error.
 Leaves out: what is looked at (continuity_signals), and what a level is (vedr.continuity.level).
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from vedr.adapters.continuity_signals import look_around
 from vedr.adapters.notify_announcing import tell_standing
@@ -14,17 +15,19 @@ from vedr.continuity import activation
 from vedr.continuity.activation import Standing
 from vedr.continuity.delivery import Delivery
 from vedr.continuity.level import Change, change_of
-from vedr.continuity.record import Record
+from vedr.continuity.record import Episode, Record
 from vedr.continuity.severity import Assessment, assess
+from vedr.errors import VedrError
 from vedr.ledger import RunId
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen now, and what the looks so far come to."""
+    """What was seen now, and what the looks so far come to; `alone`: why the looks so far could not be read."""
 
     assessment: Assessment
     standing: Standing
+    alone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,29 @@ class Told:
 
 def look(opened: OpenSite) -> Look:
     """Look around; UnavailableError when the ledger cannot tell what was seen before."""
+    return _look(opened, Record(opened.journal).episode)
+
+
+def look_anyway(opened: OpenSite) -> Look:
+    """As `look`; by this look alone where the ledger cannot tell, as when most of the regions are gone."""
+    unread: list[str] = []
+
+    def episode() -> Episode | None:
+        try:
+            return Record(opened.journal).episode()
+        except VedrError as error:
+            unread.append(error.message)
+            return None
+
+    seen = _look(opened, episode)
+    return replace(seen, alone=unread[0]) if unread else seen
+
+
+def _look(opened: OpenSite, episode: Callable[[], Episode | None]) -> Look:
     signals = look_around(opened)
     assessment = assess(signals)
-    episode = Record(opened.journal).episode()
-    return Look(assessment, activation.look(episode.standing if episode else None, signals, assessment))
+    before = episode()
+    return Look(assessment, activation.look(before.standing if before else None, signals, assessment))
 
 
 def keep(opened: OpenSite, seen: Look) -> Told:

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from vedr.adapters.continuity_standing import keep, look
+from vedr.adapters.continuity_standing import Look, keep, look, look_anyway
 from vedr.adapters.notify_announcing import setting_of, tell_standing
 from vedr.adapters.site import OpenSite, open_site
 from vedr.cli.output import JsonFlag, SiteOption, not_blank, print_json, stderr, stdout
@@ -23,7 +23,7 @@ from vedr.continuity.functions import FUNCTIONS
 from vedr.continuity.incident import duration, incident_of
 from vedr.continuity.record import Record
 from vedr.continuity.severity import Assessment
-from vedr.errors import NotFoundError, VerificationFailedError
+from vedr.errors import NotFoundError, UnavailableError, VerificationFailedError
 from vedr.ledger import RunId, parse_run_id
 from vedr.policies.continuity import ROLE_TITLES
 from vedr.policies.notifications import Audience
@@ -41,17 +41,22 @@ def status(
     as_json: JsonFlag = False,
     record: Annotated[bool, typer.Option(help="Keep what was seen, so that durations are known later.")] = True,
 ) -> None:
-    """Functions, severity, activation.  Exit 3 when the plan is active, or a critical function is not seen to be up."""
+    """Functions, severity, activation.  Exit 3 when the plan is active, or a critical function is not seen to be up.
+
+    Where the ledger cannot be read it tells what is seen now, and says so: then it ends with 3 or 7.
+    """
     with open_site(site) as opened:
-        seen = look(opened)
-        if record:
+        seen = look_anyway(opened)
+        if record and not seen.alone:
             _show_failed(keep(opened, seen).deliveries)
         unfilled = [role for role in ROLE_TITLES if role not in opened.site.continuity.roles]
     if as_json:
-        print_json(_status(seen.assessment, seen.standing, unfilled))
+        print_json(_status(seen.assessment, seen.standing, unfilled) | {"alone": seen.alone})
     else:
         _show(seen.assessment, seen.standing, unfilled)
-    _end(seen.assessment, seen.standing)
+        if seen.alone:
+            stdout.print(f"All this by one look alone, which was not recorded: {seen.alone}", markup=False)
+    _end(seen)
 
 
 @app.command()
@@ -174,10 +179,12 @@ def _show_failed(deliveries: tuple[Delivery, ...]) -> None:
             stderr.print(f"not told: {one}", markup=False)
 
 
-def _end(assessment: Assessment, standing: Standing) -> None:
+def _end(seen: Look) -> None:
+    assessment, standing = seen.assessment, seen.standing
     if standing.active:
+        said = "the criteria for activating the plan are met" if seen.alone else "the plan is active"
         raise VerificationFailedError(
-            f"the plan is active: {standing.why_active}", remedy="Follow docs/business-continuity.md, Activation."
+            f"{said}: {standing.why_active}", remedy="Follow docs/business-continuity.md, Activation."
         )
     bad = [
         f"{FUNCTIONS[function].title} is {health.state} ({health.why})"
@@ -187,9 +194,13 @@ def _end(assessment: Assessment, standing: Standing) -> None:
     if bad or assessment.severity in ("SEV-1", "SEV-2"):
         why = "; ".join(bad) or "; ".join(assessment.reasons)
         raise VerificationFailedError(f"{assessment.severity}: {why}", remedy="See vedr check, and the runbooks.")
+    if seen.alone:
+        raise UnavailableError(
+            f"what was seen before is not known: {seen.alone}", remedy="Look again when more regions answer."
+        )
 
 
-def _status(assessment: Assessment, standing: Standing, unfilled: Sequence[str]) -> Json:
+def _status(assessment: Assessment, standing: Standing, unfilled: Sequence[str]) -> dict[str, Json]:
     functions: dict[str, Json] = {
         function.value: {"state": health.state, "why": health.why, "inferred": health.inferred}
         for function, health in assessment.functions.items()

@@ -385,6 +385,29 @@ def test_status_that_may_not_record_leaves_no_trace(
     assert site.journal.runs_of("continuity") == ()
 
 
+def test_status_without_a_majority_of_the_regions_tells_what_is_seen_now_and_that_it_stands_alone(
+    command: Command, site: LedgerSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When most of the world is unreachable the plan is asked for; then the ledger can't be read."""
+    for region in ("us-east", "eu-west"):
+        site.memory[region].faults.down = True
+    with pytest.raises(UnavailableError, match="what was seen before is not known"):
+        command("status")
+    monkeypatch.setattr(LOOK, "now", standing_still)
+    site.clock.move(minutes=6)
+    said: list[str] = []
+    from vedr.cli import bcp  # noqa: PLC0415
+
+    monkeypatch.setattr(bcp.stdout, "print", lambda text, **_: said.append(str(text)))
+    with pytest.raises(VerificationFailedError, match="criteria for activating the plan are met"):
+        command("status")
+    assert said[-1].startswith("All this by one look alone, which was not recorded: cannot list")
+    assert any(one.startswith("Severity SEV-1") for one in said)
+    site.memory["us-east"].faults.down = False
+    site.memory["eu-west"].faults.down = False
+    assert site.journal.runs_of("continuity") == ()
+
+
 def test_messages_are_printed_ready_to_paste(command: Command, site: LedgerSite) -> None:
     run_id = incident(site)
     printed = command("messages", run_id)
