@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from cronsim import CronSim
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
@@ -87,7 +87,7 @@ def list_command(site: SiteOption = None, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json([*rows])
     else:
-        table = Table("drill", "next", "newest run", "form", "came to", "kept")
+        table = Table("drill", "next", Column("newest run", no_wrap=True), "form", "came to", "kept")
         for row in rows:
             table.add_row(*(str(row[name]) for name in ("drill", "next", "run", "form", "verdict", "kept")))
         stdout.print(table)
