@@ -85,7 +85,7 @@ def vote_packet(vote: Vote) -> bytes:
 
 
 class Peer:
-    """One node, to which this process is a peer; use it with `with`, and the stream outlives it."""
+    """One node, to which this process is a peer, until the stream ends."""
 
     def __init__(self, stream: Stream, node: NodeInfo) -> None:
         self.node: Final = node
@@ -93,7 +93,6 @@ class Peer:
         self._sending = threading.Lock()
         self._reading = threading.Thread(target=self._read, name="peer", daemon=True)
         self._ended: VedrError | None = None
-        self._is_closed = threading.Event()
 
     @classmethod
     def meet(cls, stream: Stream, ours: NodeInfo, *, expected_node_id: str) -> Self:
@@ -124,14 +123,9 @@ class Peer:
             wrong.append("no channel for votes")
         if wrong:
             raise VerificationFailedError(f"the node shows {'; '.join(wrong)}"[:300], remedy=_STRANGER)
-        return cls(stream, theirs)
-
-    def __enter__(self) -> Self:
-        self._reading.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_closed.set()
+        peer = cls(stream, theirs)
+        peer._reading.start()
+        return peer
 
     def send(self, vote: Vote) -> None:
         """Send it; UnavailableError when the connection is over."""
@@ -150,7 +144,7 @@ class Peer:
     def _read(self) -> None:
         """Answer pings and pass over the rest, so that the node never waits for this end."""
         try:
-            while not self._is_closed.is_set():
+            while True:
                 packet = Message.parse(receive_message(self._stream, limit_bytes=MAX_PACKET_BYTES), what="packet")
                 if packet.has(_PING):
                     self._send(message_field(_PONG, b""))

@@ -140,11 +140,10 @@ class Publisher:
 
     def _send(self, entrance: Entrance, rpc: VoteRpc, vote: Vote, node_id: str) -> Outcome:
         until = self.monotonic() + ARRIVAL_DEADLINE_S
-        key = (
-            Ed25519PrivateKey.generate()
-        )  # a peer that comes again under an old id may be refused
+        key = Ed25519PrivateKey.generate()  # a peer that comes again under an old id may be refused
         ours = NodeInfo(id_of(key.public_key().public_bytes_raw()), self.chain_id)
-        with entrance.dial(node_id, key) as stream, Peer.meet(stream, ours, expected_node_id=node_id) as peer:
+        with entrance.dial(node_id, key) as stream:
+            peer = Peer.meet(stream, ours, expected_node_id=node_id)
             peer.send(vote)
             while self.monotonic() < until:
                 state = rpc.consensus_state()

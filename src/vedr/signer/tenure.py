@@ -20,7 +20,7 @@ from vedr.chain.appointment import Appointment
 from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, Epoch, StaleEpochError, join
 from vedr.chain.register_holding import TAKE_OVER_DEADLINE_S, Holding, SignStateRegister
 from vedr.chain.sign_state import read_sign_state
-from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
+from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, UnavailableError
 from vedr.signer.rules import Mark, highest
 
 LOOK_EVERY_S: Final = 0.25
@@ -131,7 +131,13 @@ def look(register: SignStateRegister) -> Content:
 
 
 def holder_of(name: str, pid: int) -> str:
-    """How a process of this signer is named in the registers: no other one ever is."""
+    """How a process of this signer is named in the registers: no other one ever is.
+
+    Raises:
+        InvalidInputError: the name has a "/", which ends names there: `us` would take `us/standby` for itself.
+    """
+    if "/" in name:
+        raise InvalidInputError(f"{name!r} is no signer's name", remedy="Use letters, digits and . _ : @ -.")
     return f"{name}/{pid}#{secrets.token_hex(4)}"
 
 

@@ -8,10 +8,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from signer_world import BLOCK, CHAIN_ID, NIL, NOON_NS, precommit, prevote, proposal, vectors
 
 from vedr.chain.block import BlockId, Commit, CommitSig, Flag
-from vedr.chain.encoding import bytes_field, message_field, varint_field
+from vedr.chain.encoding import bytes_field, delimited, message_field, sfixed64_field, varint_field
+from vedr.chain.register import MAX_SIGN_BYTES
 from vedr.errors import CorruptError
 from vedr.inventory import Height
-from vedr.signer.canonical import extension_sign_bytes, sign_bytes, without_time
+from vedr.signer.canonical import extension_sign_bytes, read, sign_bytes, without_time
 from vedr.signer.messages import (
     MAX_EXTENSION_BYTES,
     MAX_MESSAGE_BYTES,
@@ -184,3 +185,56 @@ def test_the_longest_extension_leaves_room_for_the_answer() -> None:
     signed = replace(vote, signature=bytes(64), extension_signature=bytes(64))
     assert len(message_field(3, message_field(1, vote.encode()) + bytes_field(2, b"c" * 50))) <= MAX_MESSAGE_BYTES
     assert len(signed_response(signed)) <= MAX_MESSAGE_BYTES
+
+
+LONGEST = "c" * 50
+FARTHEST = (2**63 - 1, 2**31 - 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        prevote(),
+        prevote(block=NIL),
+        precommit(),
+        precommit(block=NIL),
+        proposal(),
+        replace(proposal(*FARTHEST), block_id=EXAMPLE_BLOCK, time_ns=253_402_300_799_999_999_999),
+        replace(precommit(*FARTHEST), time_ns=GO_ZERO_TIME_NS),
+    ],
+    ids=lambda message: f"{message.kind}-{message.height}",
+)
+def test_sign_bytes_are_read_back_as_their_message_and_changed_ones_never_are(message: Vote | Proposal) -> None:
+    signed = sign_bytes(message, LONGEST)
+    found = read(signed, LONGEST)
+    assert sign_bytes(found, LONGEST) == signed
+    assert (found.hrs, found.block_id, found.time_ns) == (message.hrs, message.block_id, message.time_ns)
+    assert len(signed) <= MAX_SIGN_BYTES, "it fits in a register"
+    for at in range(len(signed)):
+        for bit in range(8):
+            changed = signed[:at] + bytes([signed[at] ^ 1 << bit]) + signed[at + 1 :]
+            try:
+                assert read(changed, LONGEST) != found
+            except CorruptError:
+                continue
+    for data in (*(signed[:at] for at in range(len(signed))), signed + b"\0"):
+        with pytest.raises(CorruptError):
+            read(data, LONGEST)
+    with pytest.raises(CorruptError, match="not as chain other-1 writes them"):
+        read(signed, "other-1")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        varint_field(1, 3),
+        varint_field(1, 1) + varint_field(2, 5),
+        varint_field(1, 1) + sfixed64_field(2, -5),
+        varint_field(1, 1) + sfixed64_field(3, 2**31),
+        b"\x08\x81\x00" + sfixed64_field(2, 5) + message_field(5, b"") + bytes_field(6, CHAIN_ID.encode()),
+    ],
+    ids=["kind", "height's type", "below zero", "round", "a number written long"],
+)
+def test_what_no_message_has_is_no_sign_bytes(body: bytes) -> None:
+    with pytest.raises(CorruptError):
+        read(delimited(body), CHAIN_ID)

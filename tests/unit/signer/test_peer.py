@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from signer_world import NIL, NOON_NS, prevote, vectors
@@ -26,6 +26,8 @@ def both_ends() -> Iterator[tuple[SocketStream, SocketStream]]:
     one, other = socket.socketpair()
     with one, other:
         yield SocketStream(one, timeout_s=5), SocketStream(other, timeout_s=5)
+        with suppress(OSError):  # a thread that reads it keeps a socket that is only closed
+            one.shutdown(socket.SHUT_RDWR)
 
 
 def met(node: NodeInfo | bytes) -> Peer:
@@ -53,13 +55,13 @@ def test_a_vote_goes_in_the_packet_that_comet_writes(row: dict[str, str]) -> Non
 def test_a_ping_is_answered_and_other_packets_are_passed_over_while_the_vote_goes_out() -> None:
     with both_ends() as (ours, theirs):
         send_message(theirs, NODE.encode())
-        with Peer.meet(ours, OURS, expected_node_id=NODE.node_id) as peer:
-            assert (peer.node, NodeInfo.read(receive_message(theirs, limit_bytes=1024))) == (NODE, OURS)
-            send_message(theirs, message_field(3, b"\x08\x20"))
-            theirs.send(bytes.fromhex(GOLDEN["ping"]))
-            assert delimited(receive_message(theirs, limit_bytes=1024)).hex() == GOLDEN["pong"]
-            peer.send(prevote(block=NIL))
-            assert receive_message(theirs, limit_bytes=1024) == vote_packet(prevote(block=NIL))
+        peer = Peer.meet(ours, OURS, expected_node_id=NODE.node_id)
+        assert (peer.node, NodeInfo.read(receive_message(theirs, limit_bytes=1024))) == (NODE, OURS)
+        send_message(theirs, message_field(3, b"\x08\x20"))
+        theirs.send(bytes.fromhex(GOLDEN["ping"]))
+        assert delimited(receive_message(theirs, limit_bytes=1024)).hex() == GOLDEN["pong"]
+        peer.send(prevote(block=NIL))
+        assert receive_message(theirs, limit_bytes=1024) == vote_packet(prevote(block=NIL))
 
 
 @pytest.mark.parametrize(
@@ -98,17 +100,17 @@ def ended(say: bytes | None) -> VedrError:
     """What `check` raises once the node has said this, or has gone."""
     with both_ends() as (ours, theirs):
         send_message(theirs, NODE.encode())
-        with Peer.meet(ours, OURS, expected_node_id=NODE.node_id) as peer:
-            if say is None:
-                theirs._socket.shutdown(socket.SHUT_RDWR)
-            else:
-                theirs.send(say)
-            for thread in threading.enumerate():
-                if thread.name == "peer":
-                    thread.join(5)
-            with pytest.raises(VedrError) as caught:
-                peer.send(prevote())
-            return caught.value
+        peer = Peer.meet(ours, OURS, expected_node_id=NODE.node_id)
+        if say is None:
+            theirs._socket.shutdown(socket.SHUT_RDWR)
+        else:
+            theirs.send(say)
+        for thread in threading.enumerate():
+            if thread.name == "peer":
+                thread.join(5)
+        with pytest.raises(VedrError) as caught:
+            peer.send(prevote())
+        return caught.value
 
 
 def test_a_node_that_hangs_up_says_so_as_one_does_that_has_enough_peers() -> None:

@@ -15,7 +15,7 @@ from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.appointment import Appointment
 from vedr.chain.register import MAX_SIGN_BYTES, NEVER_SIGNED, Content, Epoch, Position, Validator, encode
 from vedr.chain.register_holding import SignStateRegister
-from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError
+from vedr.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError, RefusedError, UnavailableError
 from vedr.inventory import Height
 from vedr.ledger import RunId
 from vedr.signer.canonical import sign_bytes
@@ -77,6 +77,11 @@ def regions(tmp_path: Path) -> Iterator[Regions]:
         yield Regions(tmp_path, stack)
 
 
+def test_a_name_that_reads_as_another_ones_process_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="'us/standby' is no signer's name"):
+        holder_of("us/standby", 7)
+
+
 def test_a_key_without_a_register_is_not_signed_with(regions: Regions) -> None:
     with pytest.raises(NotFoundError, match="no sign-state register") as caught:
         regions.begin(OURS)
@@ -108,6 +113,7 @@ def test_a_successor_finishes_the_vote_that_its_predecessor_left_in_the_register
     old = regions.signer(OURS)
     old.key.failure = UnavailableError("killed between the registers and the signature")
     assert old.refusal(prevote(5, block=NIL))
+    assert old.register.wait_until_everywhere(deadline_s=5)  # type: ignore[attr-defined]
     for store in regions.stores.values():
         assert b"sign_bytes" in store.read(VALIDATOR.key).data  # type: ignore[union-attr]
     new = regions.signer(THEIRS)
