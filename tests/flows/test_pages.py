@@ -43,3 +43,15 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
     assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_every_field_of_every_form_says_what_it_is_and_refuses_nonsense() -> None:
+    free = {("Tabletop", "findings")}  # what people found, in their own words
+    for runbook in runbooks():
+        for name, field in runbook.order.model_json_schema()["properties"].items():
+            where = (runbook.order.__name__, name)
+            assert field.get("title"), where
+            assert field.get("description"), where
+            for kind in (field, *field.get("anyOf", ())):
+                bounded = kind.keys() & {"pattern", "enum", "format", "const"}
+                assert kind.get("type") != "string" or bounded or where in free, where
