@@ -18,6 +18,7 @@ from vedr.chain.appointment import Appointment, appoint, appointed
 from vedr.chain.register import NEVER_SIGNED
 from vedr.chain.register_survey import Seen
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
+from vedr.custody.key_material_process import no_core_dumps
 from vedr.errors import ConflictError, InvalidInputError, UnavailableError
 from vedr.inventory import Node
 from vedr.ledger import parse_run_id
@@ -64,6 +65,7 @@ def run_command(
 ) -> None:
     """Sign for a validator's node until stopped; exit 5 when another signer has taken over."""
     _check_flags(take_over=take_over, planned=planned, when_appointed=when_appointed, when_asked=when_asked)
+    no_core_dumps()
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

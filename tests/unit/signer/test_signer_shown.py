@@ -85,6 +85,18 @@ def vedr(opened: OpenSite, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal(opened, monkeypatch)
 
 
+def test_the_process_that_holds_the_key_leaves_no_core_dump(vedr: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(command, "no_core_dumps", lambda: done.append("no core dumps"))
+    monkeypatch.setattr(command, "run", lambda *_, **__: done.append("runs"))
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    vedr(
+        "run", "--validator", "val0", "--connect", "unix:///n.sock", "--key", "file:/key.json", "--name", "us-east-1a",
+        "--state", "state.json",
+    )  # fmt: skip
+    assert done == ["no core dumps", "runs"]
+
+
 def test_status_shows_every_region_and_fails_without_a_majority(vedr: Terminal, opened: OpenSite) -> None:
     with pytest.raises(UnavailableError, match="3 of 3 regions"):
         vedr("status", "--validator", "val0")
