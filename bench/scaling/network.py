@@ -180,6 +180,8 @@ class Answers:
                 return self.validators[height]
             case "/net_info":
                 return _whole(self._net_info(index))
+            case "/dump_consensus_state":
+                return _whole({"round_state": self._next_round()})
             case _:
                 return json.dumps({"error": {"code": -32601, "message": "Method not found"}}).encode()
 
@@ -206,6 +208,20 @@ class Answers:
                 "address": (_address(key) if is_validator else bytes(20)).hex().upper(),
                 "voting_power": "10" if is_validator else "0",
             },
+        }
+
+    def _next_round(self) -> dict[str, object]:
+        """Of the height above the tip, for which nobody voted yet."""
+        validators, height = self.tip.validators, HEIGHT + 1
+        none = ["nil-Vote"] * len(validators.validators)
+        return {
+            "height": str(height),
+            "round": 0,
+            "step": 1,
+            "validators": _validators_json(validators, height),
+            "votes": [{"round": 0, "prevotes": none, "precommits": none}],
+            "last_commit": None,
+            "proposal": None,
         }
 
     def _net_info(self, index: int) -> dict[str, object]:
