@@ -40,9 +40,9 @@ def shown(text: str) -> str:
 
 
 class Canvas:
-    """A picture being drawn; lengths are pixels, (0, 0) is the upper left corner."""
+    """A picture being drawn; lengths are pixels, (0, 0) is the upper left corner; `style` adds classes to STYLE's."""
 
-    def __init__(self, width: float, height: float, title: str) -> None:
+    def __init__(self, width: float, height: float, title: str, *, style: str = "") -> None:
         self.width, self.height = width, height
         self._root = ET.Element(
             "svg",
@@ -56,7 +56,7 @@ class Canvas:
             },
         )
         ET.SubElement(self._root, "title").text = shown(title)
-        ET.SubElement(self._root, "style").text = STYLE
+        ET.SubElement(self._root, "style").text = STYLE + style
 
     def rect(self, x: float, y: float, width: float, height: float, kind: str, *, radius: float = 0) -> None:
         """A rectangle, its colours by class."""
