@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
+from tasks.key_hosts import holders_in_ledger, key_on
 from tasks.notifying import Announced, announce
 from tasks.observing import ask, tip_of
 from tasks.orders import OneLine
@@ -113,7 +114,8 @@ def contain(ctx: Ctx) -> Contained:
         unit, zone = unit_of(opened, owner)
         before, why_not = _stopped(ctx, opened, unit, zone)
         why_signs = _deny_signers(ctx, opened, owner)
-        why_not = why_not or why_signs
+        why_given = _contain_given_hosts(ctx, opened, owner)
+        why_not = why_not or why_signs or why_given
         aside: tuple[str, ...] = ()
         try:
             aside = tuple(str(path) for path in take_aside(opened, owner, ctx.run_id))
@@ -167,6 +169,25 @@ def _deny_signers(ctx: Ctx, opened: OpenSite, owner: Owner) -> str:
         return f"its remote signers may sign on: {error.message}"
     ctx.say(f"the registers refuse every signer of {owner.name}'s key")
     return ""
+
+
+def _contain_given_hosts(ctx: Ctx, opened: OpenSite, owner: Owner) -> str:
+    """Why a full node that was given a validator's key file may sign on; empty: none can, or there is none."""
+    key_file = opened.site.key_file_of(owner.name) if owner.kind == "validator" else None
+    if key_file is None:
+        return ""
+    reasons = []
+    holder = holders_in_ledger(opened)[owner.name]
+    for node in map(opened.site.node, key_file.hosts):
+        try:
+            if key_on(opened, node) is None:
+                continue
+            reasons.append(_stopped(ctx, opened, node.unit, node.zone)[1])
+            compromise.set_aside(opened.files.home(node) / VALIDATOR_FILE, ctx.run_id)
+            ctx.say(f"{node.name} had the key file of {owner.name}")
+        except UnavailableError as error:
+            reasons.append(f"{node.name}: {error.message}" if node.name == holder else "")
+    return "; ".join(filter(None, reasons))
 
 
 def take_aside(opened: OpenSite, owner: Owner, incident: str) -> list[Path]:

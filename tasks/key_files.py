@@ -14,6 +14,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from tasks.key_hosts import earlier_stages
@@ -39,7 +40,7 @@ from vedr.failover.promotion_record import TEXT, facts_of, stages_in
 from vedr.failover.promotion_stages import Evidence, StageName, Watched
 from vedr.failover.promotion_stages import Order as Promotion
 from vedr.failover.relocation_key_files import KeyMove, would_halt
-from vedr.failover.signer_disk import Ticket
+from vedr.failover.signer_disk import Ticket, double_sign_check, set_double_sign_check
 from vedr.failover.watch import SecondSignerError
 from vedr.inventory import Node
 from vedr.policies.key_files import KeyFile
@@ -49,6 +50,7 @@ from vedr.runbook.steps import Context, Retry, step
 
 STILL_S: Final = 30.0  # several rounds: a chain without a block for so long stands still
 CATCH_UP_S: Final = 900.0  # at home, where the node was stopped since the failover
+CHECK_TEXT: Final = "check height"
 ACT: Final = Retry(attempts=2, delay_s=5.0)
 
 Ctx = Context[Order]
@@ -99,9 +101,13 @@ class KeyHandling:
         past = stages_in(self._opened.journal.read(self._ctx.run_id).entries, self._validator.name)
         backup = self._newest_backup()
         self._check_power()
+        if not past:
+            self._note_check_height()
         with self._released_on_refusal():
             watched = promotion.promote(self._means(backup), self._order, past)
         released, not_released = self._release(watched.armed.locked.ticket, besides=self._host.name)
+        if not not_released:
+            self._restore_check_height()
         self._say_done(watched)
         return KeyMoved(
             self._validator.name, self._host.name, str(watched.armed.floor), watched.signed, released, not_released
@@ -255,6 +261,27 @@ class KeyHandling:
             self._ctx.say(f"{node.name}: the key of {self._validator.name} is off its disk")
         way.disk.bring_back(ticket)
         self._opened.fleet.start(node.unit, node.zone)
+
+    def _note_check_height(self) -> None:
+        """What the host's configuration had before it was armed: at home it has that again afterwards."""
+        height = double_sign_check(self._config())
+        self._ctx.note(CHECK_TEXT, {"host": self._host.name, "double_sign_check_height": height})
+
+    def _restore_check_height(self) -> None:
+        """At home, for its next start: no other host has the key, and a restart need not be silent first."""
+        if self._host.name != self._validator.name:
+            return
+        wanted = (CHECK_TEXT, self._host.name)
+        for entry in self._opened.journal.read(self._ctx.run_id).entries:
+            match entry.payload:
+                case {"text": text, "host": host, "double_sign_check_height": int(height)} if (text, host) == wanted:
+                    set_double_sign_check(self._config(), height)
+                    return
+                case _:
+                    continue
+
+    def _config(self) -> Path:
+        return self._opened.files.home(self._host) / "config" / "config.toml"
 
     def _say_done(self, watched: Watched) -> None:
         self._ctx.say(

@@ -11,7 +11,7 @@ from typing import Final
 from tasks.corruption_orders import DataCorruption
 from tasks.observing import references
 from tasks.orders import BackupRestore, SingleNodeFailure
-from tasks.signing import check_has_no_given_key
+from tasks.signing import check_recoverable
 from vedr.adapters.site import OpenSite
 from vedr.backup import restore
 from vedr.backup.layout import SnapshotId, Source
@@ -145,9 +145,9 @@ def swap(ctx: NodeContext, opened: OpenSite, node: Node, proven: Proven) -> Swap
 def ensure_stopped(ctx: NodeContext, opened: OpenSite, node: Node) -> str:
     """Stopped, and meant to stay so.  A node frozen or hung is killed, which its databases are made for.
 
-    RefusedError for a full node that signs with a validator's key file.
+    RefusedError for a full node that signs with a validator's key file, and a validator whose key file is away.
     """
-    check_has_no_given_key(opened, node)
+    check_recoverable(opened, node)
     status = opened.fleet.status(node.unit, node.zone)
     if status.state == "paused":
         ctx.say(f"{node.name} is frozen: it is killed, not thawed, so that it signs nothing on the way")

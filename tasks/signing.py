@@ -69,13 +69,12 @@ def guard(opened: OpenSite, node: Node, say: Say) -> Guarded:
     Raises:
         RefusedError: the key is missing or another one, the node is not stopped, or no floor is certain.
     """
-    check_has_no_given_key(opened, node)
+    check_recoverable(opened, node)
     if not node.is_validator:
         return Guarded("", "this node does not sign")
     if opened.site.signers_of(node.name):
         return _guarded_by_registers(opened, node)
     _check_key(opened, node)
-    _check_signs_at_home(opened, node)
     found = _find_floor(opened, node, say)
     written = floor.apply_floor(found, opened.files.home(node) / "data" / FILE_NAME)
     say(f"may sign above {written}: {found.reason}")
@@ -224,8 +223,19 @@ def give_sign_state(opened: OpenSite, node: Node) -> None:
         write_sign_state(path, SignState(Height(0), 0, 0))
 
 
-def check_has_no_given_key(opened: OpenSite, node: Node) -> None:
-    """RefusedError for a full node that a failover gave a validator's key file: its disk is that key's sign-state."""
+def check_recoverable(opened: OpenSite, node: Node) -> None:
+    """Whether its data may be replaced, and it be started, as a node's whose key is where the site's file says.
+
+    Raises:
+        RefusedError: a full node that was given a validator's key file, or a validator whose key file was taken away.
+        UnavailableError: the ledger can't be read, so that nobody knows where the key signs.
+    """
+    _check_has_no_given_key(opened, node)
+    _check_signs_at_home(opened, node)
+
+
+def _check_has_no_given_key(opened: OpenSite, node: Node) -> None:
+    """Its disk is that key's sign-state."""
     if validator := key_on(opened, node):
         raise RefusedError(
             f"{node.name} signs with the key file of {validator.name}: replacing its data, or starting it otherwise "
@@ -235,7 +245,7 @@ def check_has_no_given_key(opened: OpenSite, node: Node) -> None:
 
 
 def _check_signs_at_home(opened: OpenSite, node: Node) -> None:
-    """RefusedError when a failover took its key file elsewhere, or fenced its disk on the way there."""
+    """A failover took its key file elsewhere, or fenced its disk on the way there."""
     if opened.site.key_file_of(node.name) is None:
         return
     holder = holders_in_ledger(opened)[node.name]

@@ -35,6 +35,7 @@ from vedr.adapters.site import OpenSite, utc_now
 from vedr.chain.sign_state import FILE_NAME, read_sign_state
 from vedr.errors import RefusedError
 from vedr.failover.key_disk import address_on
+from vedr.failover.signer_disk import double_sign_check
 from vedr.ledger import Entry
 from vedr.runbook.approval import Answer, Answers, asked
 from vedr.runbook.run import Outcome
@@ -155,6 +156,7 @@ def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_
     assert address_on(site.standby.home) not in ("", site.home.address)
     assert site.world.unit(site.standby.unit) == "running"
     assert not (site.standby.home / "config" / "vedr-own").exists()
+    assert double_sign_check(site.home.home / "config" / "config.toml") == 0  # as it was: a restart need not be silent
     site.check_signed_once()
     assert site.silent_blocks() <= 20 + 3 * site.worlds.BLOCKS_PER_S  # quiet, and what the made up hosts need
 

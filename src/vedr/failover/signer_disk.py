@@ -165,6 +165,20 @@ class LocalSignerDisk:
             os.close(folder)
 
 
+def double_sign_check(config: Path) -> int:
+    """What a node's config.toml has; NotFoundError, RefusedError as for setting it."""
+    try:
+        found = _CHECK.findall(config.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{config}: no such file", remedy="Make the standby's home first.") from error
+    if len(found) != 1 or not (value := found[0].partition(b"=")[2].partition(b"#")[0].strip()).isdigit():
+        raise RefusedError(
+            f"{config}: double_sign_check_height is there {len(found)} times, or is no number",
+            remedy="Let the node write its config anew.",
+        )
+    return int(value)
+
+
 def set_double_sign_check(config: Path, height: int) -> None:
     """Set it in a node's config.toml; everything else stays as it is.
 

@@ -47,6 +47,55 @@ def test_a_wrong_value_is_named_with_its_line(text: str, old: str, new: str, lin
     assert said in caught.value.message
 
 
+KEY_FILE = """[[key_files]]
+validator = "validator-us-east-0"
+hosts = ["fullnode-eu-west-0"]
+fences = { validator-us-east-0 = ["process-and-disk", "instance"] }
+
+"""
+
+
+def with_key_file(text: str) -> str:
+    """The example, its validator signing from a file that may be moved."""
+    begin, end = text.index("[[signers]]"), text.index("# How units are stopped")
+    return text[:begin] + KEY_FILE + text[end:]
+
+
+def test_a_key_file_names_all_hosts_that_ever_hold_the_key_and_how_each_is_fenced(text: str) -> None:
+    site = parse_site(with_key_file(text), source="x.toml")
+    key_file = site.key_file_of("validator-us-east-0")
+    assert key_file
+    assert key_file.every_host == ("validator-us-east-0", "fullnode-eu-west-0")
+    assert key_file.ways("validator-us-east-0") == ("process-and-disk", "instance")
+    assert key_file.ways("fullnode-eu-west-0") == ("process-and-disk",)
+    assert site.key_file_of("fullnode-eu-west-0") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('hosts = ["fullnode-eu-west-0"]', 'hosts = ["validator-us-east-0"]', "name each full node once"),
+        ('hosts = ["fullnode-eu-west-0"]', 'hosts = ["nobody"]', "no full node of this site"),
+        (KEY_FILE, KEY_FILE.replace("validator-us", "fullnode-us"), "no validator of this"),
+        ("fences = { validator-us-east-0", "fences = { fullnode-us-east-0", "none of its hosts"),
+        ('["process-and-disk", "instance"]', "[]", "name one way or more"),
+        ("fences = { validator-us-east-0", "fences = { fullnode-eu-west-0", "[fleet.instances] names none for it"),
+        (KEY_FILE, KEY_FILE + KEY_FILE, "is a host of 2 key files"),
+    ],
+)
+def test_a_key_file_that_leaves_a_host_in_doubt_is_refused(text: str, old: str, new: str, said: str) -> None:
+    changed = with_key_file(text)
+    assert old in changed
+    with pytest.raises(InvalidInputError) as caught:
+        parse_site(changed.replace(old, new, 1), source="x.toml")
+    assert said in caught.value.message
+
+
+def test_a_validator_that_signs_remotely_has_no_key_file_to_move(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="it signs remotely"):
+        parse_site(text + KEY_FILE, source="x.toml")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
