@@ -32,7 +32,6 @@ from vedr.errors import CorruptError, NoSpaceError, VedrError
 
 FETCHERS: Final = max(8, min(32, 4 * (os.cpu_count() or 2)))  # most wait for the network or the disk
 FORMS: Final = 3  # of an object in memory at once: as it came, decrypted, decompressed
-ALLOCATORS: Final = 4
 BLOCK_BYTES: Final = 4096  # what O_DIRECT wants offsets, lengths and addresses to be multiples of
 DIRECT_FROM_BYTES: Final = 256 * 1024  # below, a second descriptor costs more than it saves
 
@@ -199,14 +198,7 @@ class _Writer:
         """Create every file with its room reserved, so that a full disk shows now."""
         for folder in {os.path.dirname(file.path) for file in self._files}:  # noqa: PTH120 (a thousand Paths are slow)
             (self._root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        share = -(-len(self._files) // ALLOCATORS) or 1  # of neighbours, since a folder takes one new file at a time
-        shares = [self._files[begin : begin + share] for begin in range(0, len(self._files), share)]
-        with ThreadPoolExecutor(ALLOCATORS, "allocate") as pool:
-            for _ in pool.map(self._allocate_all, shares):
-                pass
-
-    def _allocate_all(self, files: tuple[FileEntry, ...]) -> None:
-        for file in files:
+        for file in self._files:
             path = self._path(file)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:

@@ -13,7 +13,7 @@ from vedr.backup.budget import ByteBudget
 from vedr.backup.sealing import fresh_room
 
 WORKING_BYTES: Final = 144 * 1024 * 1024  # with an interpreter of 90 MiB and what is kept: under 300 MB
-KEPT_BYTES: Final = WORKING_BYTES // 3
+KEPT_BYTES: Final = 2 * WORKING_BYTES // 3  # counted whole, though little more than half of a room may be touched
 
 _SMALLEST_BITS = 16  # of a room's size: below, a fresh one costs nothing
 
