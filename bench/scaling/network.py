@@ -28,6 +28,7 @@ from vedr.inventory import Signing, Site
 
 HEIGHT: Final = 30
 PEERS: Final = 40
+VOTE_DIGITS: Final = 12  # of an address, as CometBFT prints votes
 START_DEADLINE_S: Final = 60.0
 PAGE: Final = 100
 
@@ -211,15 +212,20 @@ class Answers:
         }
 
     def _next_round(self) -> dict[str, object]:
-        """Of the height above the tip, for which nobody voted yet."""
+        """Of the height above the tip, for which everybody has given a first vote."""
         validators, height = self.tip.validators, HEIGHT + 1
-        none = ["nil-Vote"] * len(validators.validators)
+        addresses = [one.address.hex().upper()[:VOTE_DIGITS] for one in validators.validators]
+        none, nil = ["nil-Vote"] * len(addresses), "0" * VOTE_DIGITS
+        votes = [
+            f"Vote{{{place}:{address} {height}/00/SIGNED_MSG_TYPE_PREVOTE(Prevote) {nil} {nil} @ now}}"
+            for place, address in enumerate(addresses)
+        ]
         return {
             "height": str(height),
             "round": 0,
             "step": 1,
             "validators": _validators_json(validators, height),
-            "votes": [{"round": 0, "prevotes": none, "precommits": none}],
+            "votes": [{"round": 0, "prevotes": votes, "precommits": none}],
             "last_commit": None,
             "proposal": None,
         }
