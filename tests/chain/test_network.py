@@ -104,6 +104,23 @@ def no_evidence(rpc: HttpChainRpc, first: int) -> bool:
     return not any(rpc.block(Height(h)).evidence for h in range(first, rpc.status().latest_height + 1))
 
 
+def test_the_block_that_two_thirds_prevoted_is_the_one_that_is_committed(rpcs: Rpcs) -> None:
+    node = rpcs["val0"]
+    valid: dict[Height, bytes] = {}
+
+    def is_shown() -> bool:
+        """Only between the prevotes and the commit of a height."""
+        state = node.consensus_state()
+        if state.valid_block:
+            valid[state.height] = state.valid_block
+        return len(valid) >= 2
+
+    eventually(is_shown, "a block that was prevoted")
+    last = max(valid)
+    eventually(lambda: node.status().latest_height >= last, f"block {last}")
+    assert {height: node.block(height).hash for height in valid} == valid
+
+
 def test_headers_of_a_real_network_verify_and_the_next_block_is_waited_for(
     network: Network, rpcs: Rpcs, tmp_path: Path
 ) -> None:

@@ -79,13 +79,17 @@ class SeenVote:
 
 @dataclass(frozen=True, slots=True)
 class ConsensusState:
-    """`/dump_consensus_state`: the height being decided, and the votes held for it and for the one before."""
+    """`/dump_consensus_state`: the height being decided, and the votes held for it and for the one before.
+
+    `valid_block` is the hash of the newest block that the node holds and saw more than 2/3 prevote; b"" for none.
+    """
 
     height: Height
     round: int
     step: int
     validators: ValidatorSet
     votes: tuple[SeenVote, ...]
+    valid_block: bytes = b""
 
     def votes_of(self, address: bytes) -> tuple[SeenVote, ...]:
         return tuple(vote for vote in self.votes if vote.address == address)
@@ -299,7 +303,9 @@ def parse_consensus_state(value: Value) -> ConsensusState:
                 for_nil=False,
             )
         )
-    return ConsensusState(height, current, state["step"].int32(), validators, tuple(votes))
+    valid = state["valid_block"]
+    valid_block = Header.parse(valid["header"]).hash() if valid.present() else b""
+    return ConsensusState(height, current, state["step"].int32(), validators, tuple(votes), valid_block)
 
 
 def _validator_set(value: Value) -> ValidatorSet:

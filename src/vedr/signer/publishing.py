@@ -2,7 +2,8 @@
 
 One try asks the site's nodes in turn, the signer's own first, until one settles it:
     1. The node is of this chain, caught up, and decides the vote's height; its validator set has this key.
-    2. It does not hold the vote yet.
+    2. It does not hold the vote yet.  A precommit for a block only where the node saw more than 2/3 prevote that block,
+       as CometBFT asks of whoever precommits: what the registers say is one bucket's word, which must not commit.
     3. As an ordinary peer (`peer`) send it, and look until the node shows it among its votes.  It passes it on.
 
 Guarantees: `PUBLISHED` and `KNOWN` only after a node showed the vote; a vote that is not of this key, or that would
@@ -132,6 +133,8 @@ class Publisher:
             return Outcome.KNOWN
         if vote.takes_extension and 0 < (first := rpc.vote_extensions_from()) <= vote.height:
             raise _not_here(f"precommits carry extensions from {first} on, which are not known to this signer")
+        if vote.takes_extension and state.valid_block != vote.block_id.hash:
+            raise _not_here("the node did not see 2/3 prevote the block that the precommit is for")
         keys = [validator.key for validator in state.validators.validators]
         if self.key not in keys:
             raise _not_here(f"the key is no validator's at {state.height}")

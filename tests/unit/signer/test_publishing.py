@@ -44,6 +44,7 @@ class NodeOfOne:
     votes: list[SeenVote] = field(default_factory=list)
     taken: list[Vote] = field(default_factory=list)
     is_gone: bool = False
+    valid_block: bytes = precommit().block_id.hash
 
     def status(self) -> Status:
         if self.is_gone:
@@ -64,7 +65,9 @@ class NodeOfOne:
         )
 
     def consensus_state(self) -> ConsensusState:
-        return ConsensusState(Height(self.height), 0, 4, ValidatorSet(self.validators), tuple(self.votes))
+        return ConsensusState(
+            Height(self.height), 0, 4, ValidatorSet(self.validators), tuple(self.votes), self.valid_block
+        )
 
     def vote_extensions_from(self) -> Height:
         return Height(self.extensions_from)
@@ -121,6 +124,17 @@ def reached(node: NodeOfOne, name: str = "val0") -> Iterator[Entrance]:
 def publish(vote: Vote, node: NodeOfOne, *, is_over: Callable[[], bool] = lambda: False) -> Try:
     with reached(node) as entrance:
         return Publisher(CHAIN_ID, KEY, [entrance]).publish(vote.signed(b"\1" * 64, vote.time_ns), is_over=is_over)
+
+
+def test_a_precommit_for_a_block_that_the_node_did_not_see_prevoted_is_never_sent() -> None:
+    """Whoever writes to one bucket may put any position there; it must not become a vote that commits."""
+    for seen_valid in (b"", b"\7" * 32):
+        node = NodeOfOne(valid_block=seen_valid)
+        done = publish(precommit(), node)
+        assert (done.outcome, node.taken) == (Outcome.NOT_PUBLISHED, [])
+        assert "did not see 2/3 prevote" in done.problems[0]
+    assert publish(prevote(), NodeOfOne(valid_block=b"")).outcome is Outcome.PUBLISHED
+    assert publish(precommit(block=NIL), NodeOfOne(valid_block=b"")).outcome is Outcome.PUBLISHED
 
 
 @pytest.mark.parametrize("vote", [prevote(block=NIL), prevote(), precommit(block=NIL), precommit()])
