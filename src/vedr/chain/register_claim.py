@@ -5,12 +5,13 @@ and reports the answer by one of the `on_…` methods; answers may come in any o
 they suffice: vedr.chain.register.
 
 Guarantees: `is_held` only after a majority shows this claim with a position that covers what each of them showed
-before; `is_durable` only after a majority shows the present position.  A region has at most one call in flight.
+before; `is_durable` only after a majority shows the present position.  A region has at most one call in flight.  The
+sign-bytes of what was taken over are a majority's, or this host's, or harmless whoever wrote them; or there are none.
 Leaves out: when to ask again a region whose answer was lost, and when to give up.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from vedr.chain.register import (
@@ -93,14 +94,23 @@ class Claim:
     """The claim of (epoch, holder); not thread-safe."""
 
     def __init__(
-        self, validator: Validator, regions: Sequence[str], *, epoch: int, holder: str, at_least: Position
+        self,
+        validator: Validator,
+        regions: Sequence[str],
+        *,
+        epoch: int,
+        holder: str,
+        at_least: Position,
+        is_harmless: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         check_claim(epoch, holder)
+        self._is_harmless = is_harmless
         self._validator: Final = validator
         self._epoch, self._holder = Epoch(epoch), holder
         self._views = {region: _View() for region in regions}
         self._majority: Final = len(self._views) // 2 + 1
-        self._known = at_least
+        self._at_least = self._known = at_least
+        self._shown: dict[str, Position] = {}
         self._target: Content | None = None
         self._is_held = False
         self._passed: dict[str, Content] = {}
@@ -242,10 +252,24 @@ class Claim:
             if ours and not self.position.covers(content.position):  # another process goes by this name
                 self._pass(region, content)
         else:
+            if not ours:
+                self._shown[region] = content.position
             self._known = join(self._known, content.position)
             if self.readable >= self._majority:
-                self._target = Content(self._epoch, self._holder, self._known)
+                self._target = Content(self._epoch, self._holder, self._vouched(self._known))
                 self._is_held = self._confirmed() >= self._majority  # a take-over that is repeated
+
+    def _vouched(self, position: Position) -> Position:
+        """Without the sign-bytes, unless this host or a majority of the regions has them, or anybody may choose them.
+
+        A new holder signs them (vedr.signer.finishing), and whoever writes to one bucket can put a higher position
+        there with a vote of theirs: they can bind the key to it, but must not have it signed.
+        """
+        own = position == self._at_least and position.sign_bytes == self._at_least.sign_bytes
+        shown = sum(one == position and one.sign_bytes == position.sign_bytes for one in self._shown.values())
+        if own or shown >= self._majority or self._is_harmless(position.sign_bytes):
+            return position
+        return replace(position, sign_bytes=b"")
 
     def _pass(self, region: str, content: Content) -> None:
         self._passed[region] = content

@@ -109,6 +109,7 @@ class SignStateRegister:
         holder: str,
         *,
         at_least: Position = NEVER_SIGNED,
+        is_harmless: Callable[[bytes], bool] = lambda _: False,
         deadline_s: float = TAKE_OVER_DEADLINE_S,
     ) -> "Holding":
         """Become the only one who can advance it.
@@ -117,6 +118,8 @@ class SignStateRegister:
             epoch: Higher than any before; the lease's.
             holder: Names this process and no other: host, pid and something random.
             at_least: A floor from elsewhere; the position taken over covers it.
+            is_harmless: Which sign-bytes may be signed though no majority showed them: those that do no harm whoever
+                wrote them there.
             deadline_s: The longest to wait for a majority.
 
         Raises:
@@ -127,7 +130,14 @@ class SignStateRegister:
             UnavailableError: no majority within the deadline.  It may be held in a minority; a repetition by this same
                 process may use the same epoch, any other takes a higher one.
         """
-        claim = Claim(self.validator, tuple(self._registers), epoch=epoch, holder=holder, at_least=at_least)
+        claim = Claim(
+            self.validator,
+            tuple(self._registers),
+            epoch=epoch,
+            holder=holder,
+            at_least=at_least,
+            is_harmless=is_harmless,
+        )
         regions = Regions(claim, self.validator.key, self._registers)
         regions.wait_for(lambda: claim.is_held or claim.is_lost or claim.is_unfounded, deadline_s=deadline_s)
         with regions.looking():

@@ -18,6 +18,7 @@ from vedr.chain.encoding import (
     timestamp,
     varint_field,
 )
+from vedr.errors import CorruptError
 from vedr.signer.messages import NO_BLOCK, MessageType, Proposal, Signable, Vote, read_block_id
 from vedr.signer.protobuf import INT32_MAX, UINT32_MAX, Message, read_uvarint, wrong
 
@@ -86,6 +87,15 @@ def read(signed: bytes, chain_id: str) -> Signable:
     if sign_bytes(found, chain_id) != signed:
         raise wrong(f"sign-bytes: not as chain {chain_id} writes them")
     return found
+
+
+def is_nil_vote(signed: bytes, *, chain_id: str) -> bool:
+    """Whether these are the sign-bytes of a vote for no block, which commits nothing whoever wanted it signed."""
+    try:
+        found = read(signed, chain_id)
+    except CorruptError:
+        return False
+    return isinstance(found, Vote) and found.is_nil
 
 
 def _read_vote(kind: MessageType, message: Message) -> Vote:

@@ -21,6 +21,7 @@ from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, Epoch, StaleEpoch
 from vedr.chain.register_holding import TAKE_OVER_DEADLINE_S, Holding, SignStateRegister
 from vedr.chain.sign_state import read_sign_state
 from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, UnavailableError
+from vedr.signer.canonical import is_nil_vote
 from vedr.signer.rules import Mark, highest
 
 LOOK_EVERY_S: Final = 0.25
@@ -98,7 +99,13 @@ def begin(
     at_least = NEVER_SIGNED
     for mark in known:
         at_least = join(at_least, mark.position)
-    take_over = functools.partial(register.take_over, holder=holder, at_least=at_least, deadline_s=deadline_s)
+    take_over = functools.partial(
+        register.take_over,
+        holder=holder,
+        at_least=at_least,
+        is_harmless=functools.partial(is_nil_vote, chain_id=register.validator.chain_id),
+        deadline_s=deadline_s,
+    )
     epoch = judged()
     try:
         holding = take_over(epoch)

@@ -145,6 +145,21 @@ def test_a_vote_in_one_region_only_is_finished_once_a_majority_has_it(regions: R
         assert "conflicting data" in new.refusal(prevote(5))
 
 
+def test_whoever_writes_to_one_bucket_does_not_choose_the_block_that_the_key_signs_for(regions: Regions) -> None:
+    regions.found()
+    assert regions.signer(OURS).signature(prevote(4))
+    chosen = Mark.of(precommit(9).hrs, sign_bytes(precommit(9), CHAIN_ID))
+    for name in ("one/1#a", "two/2#b"):  # also at the take-over after the one that had to heed the position
+        forged = Content(Epoch(regions.register.look().next_epoch - 1), name, chosen.position)
+        regions.stores["ap-south"].overwrite(VALIDATOR.key, encode(VALIDATOR, forged))
+        regions.down("us-east")
+        new = regions.signer(replace(THEIRS, planned=True))
+        regions.down()
+        assert new.last.hrs == chosen.hrs
+        assert new.signer.finish() is None
+        assert new.key.asked == 0
+
+
 def test_registers_of_before_sign_bytes_were_kept_and_bytes_of_nothing_bind_by_their_digest_alone(
     regions: Regions,
 ) -> None:
