@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import datetime as dt
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -66,12 +67,14 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.start and not (asked.exporter and asked.site):
         parser.error("--start needs --exporter and --site")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an interrupt does: what was started is ended
     try:
         dashboard = readable(asked.dashboard)
         with contextlib.ExitStack() as stack:
             url = asked.prometheus
             if asked.start:
                 url = stack.enter_context(scraping(asked.start, SHIPPED, Scraped(asked.exporter, asked.site)))
+                print(f"{url} scrapes {asked.exporter} for {asked.minutes:g} min", flush=True)
                 time.sleep(asked.minutes * MINUTE_S)
             until = asked.until or dt.datetime.now(dt.UTC)
             told = picture(url, dashboard, minutes=asked.minutes, until=until, site=asked.site)
