@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chain_network import CHAIN_ID, Network, eventually
-from chain_signing import REGIONS, World, WorldMaker
+from chain_signing import REGIONS, SignerProcess, World, WorldMaker
 
 from vedr.adapters.file_key import parse_key_file
 from vedr.adapters.privval_signer import register_of
@@ -53,6 +53,10 @@ def is_halted(world: World) -> bool:
     state = state_of(world, "full0")
     prevoted = {vote.address for vote in state.votes if vote.step == 2}
     return (state.height, state.round, state.step, len(prevoted)) == (1, 0, PREVOTE_STEP, 2)
+
+
+def unanswered_votes(signer: SignerProcess) -> list[str]:
+    return [one["hrs"] for one in signer.events("refused") if one["kind"] != "proposal"]
 
 
 def test_a_recorded_nil_prevote_that_nobody_received_halts_the_chain_until_its_bytes_are_known(
@@ -110,10 +114,12 @@ def test_a_vote_that_no_majority_confirmed_in_time_is_brought_to_the_network_whe
         signer.signs_above(2)
         for server in world.servers[: len(REGIONS) - 1]:
             server.stop()
-        eventually(lambda: signer.events("refused"), "without a majority nothing is signed")
+        eventually(lambda: unanswered_votes(signer), "without a majority no vote is signed, and the chain halts")
         assert not signer.events("published")
         for server in world.servers[: len(REGIONS) - 1]:
             server.start()
+        eventually(lambda: signer.events("published"), "it is sent although its node never asks again")
+        assert signer.events("published")[0]["hrs"] in unanswered_votes(signer)
         signer.signs_above(world.network.height("full0") + 1)
         world.nothing_is_signed_twice()
 
@@ -140,7 +146,10 @@ def test_a_validator_without_a_node_votes_through_any_other_node_and_what_is_no_
         assert cast(MessageType.PREVOTE, 0).outcome is Outcome.KNOWN
         assert cast(MessageType.PREVOTE, 0, LOST_BLOCK).outcome is Outcome.CONFLICTING
         eventually(lambda: at(network, (1, 0, PRECOMMIT_STEP)), "the round went on for this vote")
-        assert cast(MessageType.PRECOMMIT, 0, LOST_BLOCK).outcome is Outcome.PUBLISHED
+        unfounded = cast(MessageType.PRECOMMIT, 0, LOST_BLOCK)
+        assert unfounded.outcome is Outcome.NOT_PUBLISHED
+        assert "did not see 2/3 prevote" in unfounded.problems[-1]
+        assert cast(MessageType.PRECOMMIT, 0).outcome is Outcome.PUBLISHED
         eventually(lambda: at(network, (1, 1, PREVOTE_STEP)), "and the round ended for this one")
         behind = cast(MessageType.PREVOTE, 0, height=2)
         assert behind.outcome is Outcome.NOT_PUBLISHED
