@@ -8,7 +8,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import boto3
@@ -20,6 +20,7 @@ from flows import failback, failovers
 from tasks import (
     aftercare,
     binding,
+    compromise,
     failover_orders,
     key_files,
     outages,
@@ -33,10 +34,10 @@ from tasks.failover_orders import Failback, ZoneFailover
 from vedr.adapters.fence_instances import Ec2Instances
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.chain.sign_state import FILE_NAME, read_sign_state
+from vedr.custody.key_backup_collect import Owner
 from vedr.errors import RefusedError
 from vedr.failover.key_disk import address_on
 from vedr.failover.signer_disk import double_sign_check
-from vedr.ledger import Entry
 from vedr.runbook.approval import Answer, Answers, asked
 from vedr.runbook.run import Outcome
 
@@ -76,9 +77,9 @@ class Site:
             opened.instances = lambda _: self.cloud
         yield opened
 
-    def entries(self, runbook: str) -> tuple[Entry, ...]:
+    def entries(self, runbook: str) -> tuple[Any, ...]:
         (run_id,) = self.journal.runs_of(runbook)[-1:]
-        entries: tuple[Entry, ...] = self.journal.read(run_id).entries
+        entries: tuple[Any, ...] = self.journal.read(run_id).entries
         return entries
 
     def stages(self, runbook: str) -> list[str]:
@@ -330,3 +331,15 @@ def test_one_person_who_refuses_the_risk_leaves_the_key_fenced_and_the_standby_s
     assert not site.signs_at()
     assert site.world.unit(site.standby.unit) == "running"
     assert (site.standby.home / "data").exists()
+
+
+def test_a_compromised_key_is_contained_at_the_full_node_that_was_given_it(made: Callable[..., Site]) -> None:
+    site = made()
+    empty_zone()
+    ctx: Any = SimpleNamespace(run_id="inc-20260214-120000-aaaa", attempt=3, say=print)
+    with site.open() as opened:
+        owner = Owner("validator", site.home.name, site.home.region)
+        assert compromise._contain_given_hosts(ctx, opened, owner) == ""
+    assert not site.signs_at()
+    assert address_on(site.standby.home) == ""
+    assert site.world.unit(site.standby.unit) == "stopped"
