@@ -29,7 +29,7 @@ from vedr.errors import ConflictError, InvalidInputError, RefusedError, Unavaila
 from vedr.ledger import Entry, Kind, RunId
 from vedr.policies.approval import Approval
 from vedr.runbook import timing
-from vedr.runbook.approval import Answers
+from vedr.runbook.approval import Answer, Answers
 from vedr.runbook.asking import Asker, Asking, Inbox, UnansweredError
 from vedr.runbook.journal import Journal
 from vedr.runbook.lease import Lease, Leases
@@ -209,6 +209,10 @@ class Run(Generic[O]):
             self.note("the site's policy asks nobody to approve", digest=plan.digest)
             self._agreed = True
             return
+        self._ask(plan, self._approval)
+        self._agreed = True
+
+    def _ask(self, plan: Plan, policy: Approval) -> tuple[Answer, ...]:
         asker = Asker(
             run_id=self.run_id,
             runbook=self.runbook.id,
@@ -218,16 +222,15 @@ class Run(Generic[O]):
             check=self._writer.check,
             say=lambda message: self._tell("say", message),
         )
-        Asking(
+        return Asking(
             asker,
             Answers(self._journal),
-            self._approval,
+            policy,
             self._inboxes,
             self._journal.clock,
             self._monotonic,
             self._sleep,
         ).settle(plan)
-        self._agreed = True
 
     @contextlib.contextmanager
     def waiting(self, what: str, **facts: Json) -> Iterator[None]:
@@ -373,6 +376,8 @@ class Run(Generic[O]):
             resuming=resuming or attempt > 1,
             say=lambda message: self._tell("say", message),
             named=one.key.partition(":")[2],
+            note=lambda text, facts: self.note(text, **facts),
+            ask=lambda plan, people: self._ask(plan, self._approval.asking(self.runbook.id, people)),
         )
 
     # --- recording
