@@ -166,7 +166,7 @@ def _draw_limits(canvas: Canvas, scale: _Scale, look: Look, above: Sequence[floa
             y = scale.y(step.value)
             canvas.line(plot.left, y, plot.right, y, f"limit-{step.color}", width=1.2, dash="6 4")
     if above:
-        said = f"limit {' and '.join(written(value, look.unit) for value in above)}: above"
+        said = f"limit far above: {', '.join(written(value, look.unit) for value in above)}"
         canvas.text(plot.right, plot.top - 5, said, "soft", size=11, end="end")
 
 
