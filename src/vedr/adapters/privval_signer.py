@@ -224,7 +224,7 @@ class Beginning:
         publisher = Publisher(site.chain.chain_id, self._key.public_key, entrances(site, self._settings))
         finishing = Finishing(
             signer,
-            lambda vote, is_over: publisher.publish(vote, is_over=is_over),
+            lambda vote, by_all, is_over: publisher.publish(vote, by_all=by_all, is_over=is_over),
             metrics=self._metrics,
             log=self._log,
         )

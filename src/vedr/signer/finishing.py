@@ -11,9 +11,11 @@ was signed.  Leaves out: proposals, since a vote for one is enough to end a roun
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from vedr.chain.sign_state import Hrs
 from vedr.signature import Json
 from vedr.signer.messages import Vote
 from vedr.signer.metrics import Metrics
@@ -22,11 +24,12 @@ from vedr.signer.rules import NotSignedError
 from vedr.signer.service import Log, facts_of
 
 LOOK_EVERY_S: Final = 0.25  # for a mark whose request failed, which is rare
-FIRST_PAUSE_S: Final = 1.0
+OWN_NODE_S: Final = 15.0  # as long it is left to the signer's own node, which takes it best (`publishing`)
+FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
 
-Publish = Callable[[Vote, Callable[[], bool]], Try]
-"""One try, ended early when the second says so: vedr.signer.publishing.Publisher.publish."""
+Publish = Callable[[Vote, bool, Callable[[], bool]], Try]
+"""One try, by all nodes if the second says so, ended early when the third does: Publisher.publish."""
 
 
 class Bound(Protocol):
@@ -50,6 +53,7 @@ class Finishing:
         self._signer, self._publish = signer, publish
         self._metrics, self._log = metrics, log
         self._stopping = threading.Event()
+        self._since: tuple[Hrs, float] = ((0, 0, 0), 0.0)  # what is being tried, and from when
         self._thread = threading.Thread(target=self._run, name="finishing", daemon=True)
 
     def start(self) -> None:
@@ -81,7 +85,10 @@ class Finishing:
             return True
         if vote is None:
             return False
-        done = self._publish(vote, self._is_over)
+        now = time.monotonic()
+        if self._since[0] != vote.hrs:
+            self._since = (vote.hrs, now)
+        done = self._publish(vote, now - self._since[1] >= OWN_NODE_S, self._is_over)
         shown: dict[str, Json] = {**facts_of(vote), "node": done.node, "problems": list(done.problems)}
         if done.outcome.is_settled:
             self._signer.heard(vote)

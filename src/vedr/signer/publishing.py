@@ -1,6 +1,6 @@
 """Bringing a vote to the network: which node takes it, and whether it arrived.
 
-One try asks the site's nodes in turn, the signer's own first, until one settles it:
+One try asks the signer's own node, or that and the site's others in turn, until one settles it:
     1. The node is of this chain, caught up, and decides the vote's height; its validator set has this key.
     2. It does not hold the vote yet.  A precommit for a block only where the node saw more than 2/3 prevote that block,
        as CometBFT asks of whoever precommits: what the registers say is one bucket's word, which must not commit.
@@ -10,6 +10,10 @@ Guarantees: `PUBLISHED` and `KNOWN` only after a node showed the vote; a vote th
 need an extension, is never sent.  A try has an end.  Leaves out: signing, and when to try again (`finishing`).
 
 Why a node that shows the vote is enough: nodes gossip every vote that they hold to each peer that lacks it.
+
+Why the own node comes first, and gets a prevote only once it has come to that step: CometBFT counts prevotes when one
+is added.  A node that has all of them before it prevotes itself, and whose signer then refuses it another content, counts
+no more and stays in that step (seen).  A prevote that comes after it asked is counted; precommits are in any step.
 """
 
 import time
@@ -25,13 +29,14 @@ from vedr.chain.block import Validator
 from vedr.chain.rpc import ConsensusState, Status
 from vedr.errors import ConflictError, RefusedError, UnavailableError, VedrError
 from vedr.inventory import Height
-from vedr.signer.messages import Vote
+from vedr.signer.messages import MessageType, Vote
 from vedr.signer.peer import NodeInfo, Peer
 from vedr.signer.secret_connection import node_id as id_of
 from vedr.signer.stream import Stream
 
 ARRIVAL_DEADLINE_S: Final = 5.0  # from the vote's sending until the node shows it
 LOOK_EVERY_S: Final = 0.1
+_PREVOTE_STEP: Final = 4  # consensus/types/round_state.go
 
 
 class VoteRpc(Protocol):
@@ -93,7 +98,7 @@ class Publisher:
     Attributes:
         chain_id: The chain's.
         key: The consensus key that signed.
-        entrances: The nodes, in the order in which they are tried.
+        entrances: The nodes, in the order in which they are tried; the signer's own is the first.
     """
 
     chain_id: str
@@ -102,10 +107,10 @@ class Publisher:
     sleep: Callable[[float], None] = field(default=time.sleep)
     monotonic: Callable[[], float] = field(default=time.monotonic)
 
-    def publish(self, vote: Vote, *, is_over: Callable[[], bool] = lambda: False) -> Try:
-        """Try every entrance once, until one settles it or `is_over`; raises nothing of ours."""
+    def publish(self, vote: Vote, *, by_all: bool = True, is_over: Callable[[], bool] = lambda: False) -> Try:
+        """Try the first entrance, or all, once each, until one settles it or `is_over`; raises nothing of ours."""
         problems: list[str] = []
-        for entrance in self.entrances:
+        for entrance in self.entrances if by_all else self.entrances[:1]:
             if is_over():
                 break
             try:
@@ -131,6 +136,9 @@ class Publisher:
         own = Validator(self.key, 1).address
         if _is_shown(state, vote, own):  # (2)
             return Outcome.KNOWN
+        is_early = vote.type is MessageType.PREVOTE and (state.round, state.step) < (vote.round, _PREVOTE_STEP)
+        if is_early and entrance is self.entrances[0]:
+            raise _not_here(f"the node has not come to this prevote: it is in round {state.round}, step {state.step}")
         if vote.takes_extension and 0 < (first := rpc.vote_extensions_from()) <= vote.height:
             raise _not_here(f"precommits carry extensions from {first} on, which are not known to this signer")
         if vote.takes_extension and state.valid_block != vote.block_id.hash:

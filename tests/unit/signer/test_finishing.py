@@ -40,9 +40,11 @@ class Network:
 
     outcomes: list[Outcome] = field(default_factory=lambda: [Outcome.PUBLISHED])
     sent: list[Vote] = field(default_factory=list)
+    by_all: list[bool] = field(default_factory=list)
 
-    def publish(self, vote: Vote, _is_over: Callable[[], bool]) -> Try:
+    def publish(self, vote: Vote, by_all: bool, _is_over: Callable[[], bool]) -> Try:
         self.sent.append(vote)
+        self.by_all.append(by_all)
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         return Try(outcome, "val0", () if outcome.is_settled else ("val0: is away",))
 
@@ -100,6 +102,14 @@ def test_it_is_sent_until_the_network_has_it_and_each_try_is_told(tmp_path: Path
     assert told == [("not_published", outcome) for outcome in ("not_published", "not_published", "known")]
     assert world.count('vedr_signer_recorded_votes_total{outcome="not_published"}') == 2
     assert world.logged[1][1]["problems"] == ["val0: is away"]
+
+
+def test_the_own_node_is_asked_alone_for_a_while_and_then_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finishing, "OWN_NODE_S", 0.05)
+    network = Network([Outcome.NOT_PUBLISHED])
+    with watched(bound(tmp_path, prevote()), network):
+        until(lambda: True in network.by_all)
+    assert network.by_all[0] is False
 
 
 def test_a_request_that_no_majority_confirmed_is_finished_when_the_regions_answer_again(tmp_path: Path) -> None:
@@ -188,7 +198,7 @@ def test_a_key_that_does_not_answer_is_told_and_tried_again(tmp_path: Path) -> N
 def test_signing_goes_on_while_the_network_is_waited_for(tmp_path: Path) -> None:
     world, entered, leave = bound(tmp_path, prevote()), threading.Event(), threading.Event()
 
-    def slowly(_vote: Vote, _is_over: Callable[[], bool]) -> Try:
+    def slowly(*_: object) -> Try:
         entered.set()
         assert leave.wait(10)
         return Try(Outcome.NOT_PUBLISHED)

@@ -38,6 +38,7 @@ class NodeOfOne:
     hangs_up: bool = False
     chain_id: str = CHAIN_ID
     height: int = 5
+    step: int = 4
     is_catching_up: bool = False
     extensions_from: int = 0
     validators: tuple[Validator, ...] = (OTHER, US)
@@ -66,7 +67,7 @@ class NodeOfOne:
 
     def consensus_state(self) -> ConsensusState:
         return ConsensusState(
-            Height(self.height), 0, 4, ValidatorSet(self.validators), tuple(self.votes), self.valid_block
+            Height(self.height), 0, self.step, ValidatorSet(self.validators), tuple(self.votes), self.valid_block
         )
 
     def vote_extensions_from(self) -> Height:
@@ -183,6 +184,17 @@ def test_another_vote_of_this_key_in_its_place_ends_it() -> None:
     done = publish(prevote(), node)
     assert (done.outcome, node.taken) == (Outcome.CONFLICTING, [])
     assert "another prevote of this key at 5/0" in done.problems[0]
+
+
+def test_a_prevote_waits_until_the_own_node_has_come_to_that_step_and_a_precommit_does_not() -> None:
+    node = NodeOfOne(step=3)
+    assert "round 0, step 3" in publish(prevote(), node).problems[0]
+    assert publish(precommit(block=NIL), node).outcome is Outcome.PUBLISHED
+    away, early = NodeOfOne(is_gone=True), NodeOfOne(step=3)
+    with reached(away, "val0") as first, reached(early, "full0") as second:
+        publisher = Publisher(CHAIN_ID, KEY, [first, second])
+        assert publisher.publish(prevote(), by_all=False).problems == ("val0: connection refused",)
+        assert publisher.publish(prevote()).node == "full0"
 
 
 def test_the_next_node_is_tried_when_one_takes_nothing() -> None:
