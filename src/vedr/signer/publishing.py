@@ -12,8 +12,8 @@ need an extension, is never sent.  A try has an end.  Leaves out: signing, and w
 Why a node that shows the vote is enough: nodes gossip every vote that they hold to each peer that lacks it.
 
 Why the own node comes first, and gets a prevote only once it has come to that step: CometBFT counts prevotes when one
-is added.  A node that has all of them before it prevotes itself, and whose signer then refuses it another content, counts
-no more and stays in that step (seen).  A prevote that comes after it asked is counted; precommits are in any step.
+is added.  A node that has all of them before it prevotes itself, and whose signer then refuses it another content,
+counts no more and stays in that step (seen).  A prevote that comes later is counted; precommits are in any step.
 """
 
 import time
