@@ -19,6 +19,7 @@ from tasks.orders import RegionJob
 from tasks.outages import holders_of
 from vedr.adapters.site import OpenSite
 from vedr.chain.quorum import online_addresses
+from vedr.custody import escrow_rotation
 from vedr.custody.key_backup_collect import Owner, back_up, collect
 from vedr.errors import RefusedError
 from vedr.failover.key_disk import address_on
@@ -228,6 +229,8 @@ def test_a_key_file_of_a_killed_zone_stays_and_the_rest_completes(opened: OpenSi
 
 
 def back_up_key(opened: OpenSite, validator: str) -> None:
+    if not opened.keys.escrow.epochs("validator"):  # a lab that is only just up
+        escrow_rotation.rotate(opened.keys, "validator", opened.site.regions_by_priority, print)
     one = Owner("validator", validator, opened.site.node(validator).region)
     collected = collect(opened.site, opened.files, one, now=opened.keys.clock())
     back_up(opened.keys, one, collected, even_if_fresh=True)

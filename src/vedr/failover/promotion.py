@@ -5,8 +5,8 @@
 3. Observe: the tip from two nodes, and the validator's votes, seen after the fence.
 4. Quiet: the chain moves and the validator is silent for N commits; or it stands still, and that is seen.
 5. Floor: above everything that the key may have signed.
-6. Key: put on the standby only now, and checked against the validator's address.
-7. Arm: the floor is written, lease, fence and quiet are checked again, the standby's disk is opened, the unit started.
+6. Key: put on the standby only now, where the floor is written already, and checked against the validator's address.
+7. Arm: the floor, as before; lease, fence and quiet are checked again, the standby's disk is opened, the unit started.
 8. Watch: blocks and votes; a signature that is not the standby's stops it at once.
 
 Guarantees: no step begins before the one before is recorded (`Means.record` returned); each begins by checking the
@@ -263,9 +263,13 @@ def _highest_known(proof: FenceProof, copies: tuple[SignState, ...]) -> SignStat
 
 
 def key(means: Means, floored: Floored) -> KeyReady:
-    """(6) RefusedError when it is another key, or others may read it."""
+    """(6) The floor first: a disk that somebody opens by hand never has the key with an older state.
+
+    RefusedError when it is another key, or others may read it.
+    """
     locked = floored.calm.observed.fenced.locked
     means.leases.check(locked.lease)
+    _prepare(means, floored)
     seen = means.place_key()
     check_key(seen, locked.order.validator)
     ready = KeyReady(floored, seen.public_key, seen.where, seal=SEAL)
@@ -284,8 +288,7 @@ def arm(means: Means, ready: KeyReady) -> Armed:
     locked = calm.observed.fenced.locked
     means.leases.check(locked.lease)
     standby = means.hosts(locked.ticket).standby
-    check_height = CHECK_HEIGHT if isinstance(calm, Quieted) else 0
-    written = standby.disk.prepare(locked.ticket, ready.floored.floor, check_height=check_height)
+    written = _prepare(means, ready.floored)
     means.record("arming", {"epoch": locked.lease.epoch, "host": standby.node.name, "floor": str(written)})
     tip = recheck(means, ready, written)
     standby.disk.bring_back(locked.ticket)
@@ -295,12 +298,24 @@ def arm(means: Means, ready: KeyReady) -> Armed:
         written,
         _excused(calm, written),
         tip,
-        check_height,
+        _check_height(calm),
         f"{started.state} since {started.since.isoformat()}",
         seal=SEAL,
     )
     means.record("armed", armed.evidence())
     return armed
+
+
+def _prepare(means: Means, floored: Floored) -> SignState:
+    """Write the floor on the standby's fenced disk, safe to repeat; what its sign-state says then."""
+    calm = floored.calm
+    locked = calm.observed.fenced.locked
+    standby = means.hosts(locked.ticket).standby
+    return standby.disk.prepare(locked.ticket, floored.floor, check_height=_check_height(calm))
+
+
+def _check_height(calm: Calm) -> int:
+    return CHECK_HEIGHT if isinstance(calm, Quieted) else 0
 
 
 def _excused(calm: Calm, written: SignState) -> SignState:

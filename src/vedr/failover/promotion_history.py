@@ -3,15 +3,16 @@
 The disks of fenced hosts tell the last signature of a halted chain only if they are the disks that the signer wrote.
 One that was lost, and rebuilt from an old backup since, reads just as well.  It is found out by what was recorded:
 
-    - The host that signed last has to show the highest state of all: its own is the newest.
-    - What it showed to an earlier fence, or was armed with, may not be above what it shows now.
-    - It may not have been without a disk at an earlier fence, after it had been armed.
+    - Who may have signed last: the host armed last, and each that was about to be since; at first the key's own.
+    - None of these may have been without a disk at a fence since, nor show less than it showed to an earlier fence, or
+      than it was about to be started with.
+    - The highest state of all is one of theirs.
 
 Guarantees: pure; evidence that can't be understood is refused, never skipped.
 Leaves out: a disk that was replaced before anybody looked, with a state that is above all that is known elsewhere.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vedr.chain.fence import FenceProof
@@ -21,6 +22,7 @@ from vedr.failover.promotion_stages import Evidence, StageName
 from vedr.inventory import Height
 from vedr.signature import Json
 
+_REPLACED = "Its disk was replaced or rolled back: bring back the one that it signed from."
 _REMEDY = "Read the run's record (vedr ledger show); until it is understood, nothing may rest on it."
 
 
@@ -29,14 +31,19 @@ class History:
     """What was recorded, of all runs that moved this key.
 
     Args:
-        last_signer: The host that may have signed last: the one last about to be started, else the key's own.
-        known: States that are known to have been reached, or promised, whatever disks say now.
-        is_lost: Whether the last signer's state was found unknown since it may have signed.
+        signers: The hosts of which one signed last.
+        shown: The highest state that a host showed to a fence, or was about to be started with, by host.
+        lost: Those of the signers whose state was found unknown since they may have signed.
     """
 
-    last_signer: str
-    known: tuple[SignState, ...]
-    is_lost: bool
+    signers: frozenset[str]
+    shown: Mapping[str, SignState]
+    lost: frozenset[str]
+
+    @property
+    def known(self) -> tuple[SignState, ...]:
+        """States that were reached, or promised, whatever disks say now."""
+        return tuple(self.shown.values())
 
     def check_final(self, proof: FenceProof, final: SignState) -> None:
         """What fenced disks say is the last signature.
@@ -46,20 +53,33 @@ class History:
             final: The highest state on the fenced disks.
 
         Raises:
-            NotFoundError: the disk of the last signer was lost at an earlier fence: another one is there now.
-            RefusedError: it shows less than is known to have been reached.
+            NotFoundError: the disk of a host that may have signed last was lost: another one is there now.
+            RefusedError: they show less than is known to have been reached.
         """
-        if self.is_lost:
+        if self.lost:
             raise NotFoundError(
-                f"{self.last_signer} was fenced without its disk: the one that it has now is another",
+                f"{', '.join(sorted(self.lost))} may have signed last, and was fenced without its disk: the one that "
+                "it has now is another",
                 remedy="Bring back the disk that it signed from.",
             )
-        own = next((one.final for one in proof.fences if one.host == self.last_signer), None)
-        if own is None or own.hrs < max(state.hrs for state in (final, *self.known)):
+        finals = {one.host: one.final for one in proof.fences}
+        own = [self._own(host, finals.get(host)) for host in sorted(self.signers)]
+        least = max(state.hrs for state in (final, *self.known))
+        if max(state.hrs for state in own) < least:
             raise RefusedError(
-                f"{self.last_signer} signed last, and its disk says {own}, less than is known to have been reached",
-                remedy="Its disk was replaced or rolled back: bring back the one that it signed from.",
+                f"{', '.join(sorted(self.signers))} signed last, and shows less than "
+                f"{'/'.join(map(str, least))}, which is known to have been reached",
+                remedy=_REPLACED,
             )
+
+    def _own(self, host: str, now: SignState | None) -> SignState:
+        before = self.shown.get(host)
+        if now is None or (before is not None and now.hrs < before.hrs):
+            raise RefusedError(
+                f"{host} may have signed last, and its disk says {now}, not what it has shown before ({before})",
+                remedy=_REPLACED,
+            )
+        return now
 
 
 def read_history(home: str, recorded: Iterable[tuple[StageName, Evidence]]) -> History:
@@ -72,16 +92,24 @@ def read_history(home: str, recorded: Iterable[tuple[StageName, Evidence]]) -> H
     Raises:
         CorruptError: evidence that can't be understood.
     """
-    last_signer, known, is_lost = home, list[SignState](), False
+    signers, shown, lost = {home}, dict[str, SignState](), set[str]()
+
+    def show(host: str, state: SignState) -> None:
+        shown[host] = max(state, shown.get(host, state), key=lambda one: one.hrs)
+
     for stage, evidence in sorted(recorded, key=lambda one: _number(one[1], "epoch")):
         if stage == "fenced":
-            finals = _finals(evidence)
-            known += [state for state in finals.values() if state is not None]
-            is_lost = is_lost or (last_signer in finals and finals[last_signer] is None)
-        elif stage == "arming":
-            last_signer, is_lost = _text(evidence, "host"), False
-            known.append(state_of(_text(evidence, "floor")))
-    return History(last_signer, tuple(known), is_lost)
+            for host, final in _finals(evidence).items():
+                if final is not None:
+                    show(host, final)
+                elif host in signers:
+                    lost.add(host)
+        elif stage in ("arming", "armed"):
+            host = _text(evidence, "host")
+            show(host, state_of(_text(evidence, "floor")))
+            signers = {host} if stage == "armed" else {*signers, host}
+            lost = lost & signers - {host}
+    return History(frozenset(signers), shown, frozenset(lost))
 
 
 def state_of(text: str) -> SignState:
