@@ -268,12 +268,13 @@ class FileSchedule:
     def _maybe_reopen(self, stage: str) -> None:
         """A colleague gives `a` its disk back by hand, while somebody is promoting and before the last look.
 
-        Only while `a` is the last that signed: later its state is old, and no rule helps against the hand.
+        Only while no other host was let sign: later its state is old, and no rule helps against the hand.
         """
         host = self.hosts["a"]
         if stage not in ("fenced", "observed", "quieted", "halted", "floored", "key_ready"):
             return
-        if self.world.oracle.hosts - {"a"}:
+        armed = any(one.has_key and one.can_start for name, one in self.hosts.items() if name != "a")
+        if armed or self.world.oracle.hosts - {"a"}:
             return
         if self.chance.random() < 0.01 and host.folder and host.folder.name != OPEN:
             self.world.say("a colleague opens a")
