@@ -259,6 +259,7 @@ class _Copy:
     def _link(self, path: str, inode: int) -> None:
         target = self._target / path
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._linked.pop(path, None)  # should the file go just now, there is no link
         target.unlink(missing_ok=True)
         os.link(self._data / path, target, follow_symlinks=False)
         self._linked[path] = inode

@@ -120,6 +120,35 @@ def test_an_expired_pause_is_taken_again_and_then_given_up(node: Node, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".vedr-capture.lock", "data"]
 
 
+def test_a_table_that_goes_while_it_is_linked_again_is_linked_in_the_pause(
+    node: Node, tmp_path: Path, writer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """link(2) finds no file when another took its name between looking it up and linking it."""
+    tries = []
+
+    def link(source: Path, target: Path, **how: bool) -> None:
+        if source.name == "000050.ldb":
+            tries.append(source)
+            if len(tries) == 2:
+                raise FileNotFoundError(source)
+        real(source, target, **how)
+
+    class Compacting(ProcessFleet):
+        """The table is another file at the next try."""
+
+        def resume(self, unit: str, zone: str) -> Pause:
+            table = tmp_path / "data/db/000050.ldb"
+            table.with_suffix(".new").write_bytes(b"compacted")
+            table.with_suffix(".new").replace(table)
+            return super().resume(unit, zone)
+
+    real = os.link
+    monkeypatch.setattr(os, "link", link)
+    with capture(node, tmp_path, Compacting(writer, expires=1)) as captured:  # type: ignore[arg-type]
+        assert (captured.data / "db/000050.ldb").read_bytes() == b"compacted"
+    assert len(tries) == 3
+
+
 class BusyFleet(ProcessFleet):
     """A host that is too busy to freeze a process in time, so often; it lets it run again each time."""
 
