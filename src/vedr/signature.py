@@ -93,6 +93,7 @@ def open_document(data: bytes, trusted: Iterable[str], *, what: str) -> dict[str
         offered = [(str(entry["keyid"]), bytes.fromhex(entry["sig"])) for entry in signatures]
         # Hexadecimal may hold capitals and spaces; only one spelling is canonical, or one content has several hashes.
         canonical &= signatures == [{"keyid": keyid, "sig": sig.hex()} for keyid, sig in offered]
+        canonical &= len({keyid for keyid, _ in offered}) == len(offered)  # a key signs once, for the same reason
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CorruptError(f"{what}: not a signed document", remedy="Use another region's copy.") from None
     if not canonical or set(document) != {"signed", "signatures"} or not isinstance(signed, dict):

@@ -51,6 +51,13 @@ def test_another_spelling_of_the_same_signature_is_refused(spelling: Callable[[s
         open_document(canonical_json(document), TRUSTED, what="it")
 
 
+def test_the_same_signature_twice_is_refused() -> None:
+    document = json.loads(SIGNER.seal_document({"a": 1}))
+    document["signatures"] *= 2
+    with pytest.raises(CorruptError, match="canonical"):
+        open_document(canonical_json(document), [SIGNER.public_hex], what="it")
+
+
 def test_every_truncation_is_refused() -> None:
     for length in range(len(DOCUMENT)):
         with pytest.raises(CorruptError):
