@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Limits of a pause. A validator's neighbours notice after seconds, so long ones are refused.
+// Limits of a pause. The longest is for what freezes a process as a fault and looks at what others do meanwhile.
 const (
 	defaultPauseLimit = 2 * time.Second
-	maxPauseLimit     = 30 * time.Second
+	maxPauseLimit     = 2 * time.Minute
 	stoppedPoll       = 200 * time.Microsecond
 	// A process that has just forked by vfork waits, deaf to signals, until its child has
 	// executed a program, which a stopped child never does. So a freeze that is not complete
