@@ -2,13 +2,16 @@
 does not answer through its zone's supervisor.
 
 Guarantees: everything is asked at once, and a look ends within its deadline whatever hangs; a service that is gone is
-an answer, never an error; an answer says what was seen, in words that hold no secret.
+an answer, never an error; supervisors that hang take nothing from the looks at services; an answer says what was seen,
+in words that hold no secret.
 Leaves out: what the answers mean (vedr.failover.health).
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Final
+from dataclasses import replace
+from typing import Final, Generic, TypeVar
 
 import httpx
 
@@ -27,6 +30,26 @@ _NS_PER_S: Final = 1_000_000_000
 _WORKERS: Final = 32
 _WITNESSES: Final = 6  # nodes asked for the newest commit, at once
 _HTTP_SERVER_ERROR: Final = 500
+_Said = TypeVar("_Said")
+
+
+class _AtOnce(Generic[_Said]):
+    """Asks many at once and waits for a while; who has not answered the last question yet is not asked another."""
+
+    def __init__(self, workers: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        self._hanging: dict[str, Future[_Said]] = {}
+
+    def ask(self, questions: Mapping[str, Callable[[], _Said]], *, limit_s: float) -> dict[str, _Said]:
+        """The answers that came within the limit."""
+        hanging = {name: future for name, future in self._hanging.items() if not future.done()}
+        futures = {name: hanging.get(name) or self._pool.submit(ask) for name, ask in questions.items()}
+        done, _ = wait(futures.values(), timeout=limit_s)
+        self._hanging = hanging | futures
+        return {name: future.result() for name, future in futures.items() if future in done}
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class SiteProber:
@@ -34,8 +57,8 @@ class SiteProber:
 
     Args:
         site: Whose services.
-        fleet: The zones' supervisors; None when there is no token for them.
-        deadline_s: For each service, and a little more for the whole look.
+        fleet: The zones' supervisors; None: what does not answer stays unexplained.
+        deadline_s: For each service, and for each supervisor; a look takes three times that at the most.
     """
 
     def __init__(self, site: Site, fleet: Fleet | None, *, deadline_s: float) -> None:
@@ -47,38 +70,45 @@ class SiteProber:
         self._deadline_s = deadline_s
         self._rpcs = {node.name: HttpChainRpc(node.rpc, name=node.name, deadline_s=deadline_s) for node in site.nodes}
         self._http = httpx.Client(timeout=deadline_s, trust_env=False, follow_redirects=False)
-        self._pool = ThreadPoolExecutor(min(_WORKERS, 2 * len(self._services) or 1), thread_name_prefix="probe")
-        self._hanging: dict[str, Future[Answer]] = {}
+        workers = min(_WORKERS, 2 * len(self._services) or 1)
+        self._asked = _AtOnce[Answer](workers, "probe")
+        self._explained = _AtOnce[str](workers, "supervisors")
 
     def close(self) -> None:
         """Ask nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._asked.close()
+        self._explained.close()
         self._http.close()
         for rpc in self._rpcs.values():
             rpc.close()
 
     def look(self) -> Sequence[Answer]:
         """As Prober says; a service whose last look has not ended yet is not asked on top of it."""
-        futures: dict[str, Future[Answer]] = {}
-        for service in self._services:
-            hanging = self._hanging.get(service.name)
-            futures[service.name] = hanging if hanging and not hanging.done() else self._pool.submit(self._ask, service)
-        done, _ = wait(futures.values(), timeout=2 * self._deadline_s)
-        self._hanging = {name: future for name, future in futures.items() if future not in done}
-        return [
-            future.result() if (future := futures[service.name]) in done else self._late(service)
+        limit_s = 2 * self._deadline_s
+        questions = {service.name: functools.partial(self._ask, service) for service in self._services}
+        said = self._asked.ask(questions, limit_s=limit_s)
+        answers = [
+            said.get(service.name) or Answer(service, answers=False, said=f"no answer within {limit_s:g} s")
             for service in self._services
         ]
+        return answers if self._fleet is None else self._explain(answers, self._fleet)
 
-    def _late(self, service: Service) -> Answer:
-        return Answer(service, answers=False, said=f"no answer within {2 * self._deadline_s:g} s")
+    def _explain(self, answers: Sequence[Answer], fleet: Fleet) -> Sequence[Answer]:
+        """What does not answer, with what its supervisor says of it."""
+        silent = [answer.service.name for answer in answers if not answer.answers]
+        questions = {name: functools.partial(_unit, fleet, self._things[name]) for name in silent}
+        units = self._explained.ask(questions, limit_s=self._deadline_s)
+        late = f"no word from its supervisor within {self._deadline_s:g} s"
+        return [
+            answer
+            if answer.answers
+            else replace(answer, said=f"{answer.said} ({units.get(answer.service.name, late)})")
+            for answer in answers
+        ]
 
     def _ask(self, service: Service) -> Answer:
         thing = self._things[service.name]
-        answer = self._ask_node(service) if isinstance(thing, Node) else self._ask_http(service, thing)
-        if answer.answers or self._fleet is None:
-            return answer
-        return Answer(service, answers=False, said=f"{answer.said} ({self._unit(thing)})", height=answer.height)
+        return self._ask_node(service) if isinstance(thing, Node) else self._ask_http(service, thing)
 
     def _ask_node(self, service: Service) -> Answer:
         try:
@@ -100,17 +130,6 @@ class SiteProber:
             return Answer(service, answers=False, said=type(error).__name__)
         serves = status < _HTTP_SERVER_ERROR or isinstance(thing, Provider)
         return Answer(service, answers=serves, said=f"HTTP {status}")
-
-    def _unit(self, thing: Node | Gateway | Provider) -> str:
-        """What its supervisor says; it may be gone as well, which proves nothing about the unit."""
-        if self._fleet is None:
-            return ""
-        try:
-            return f"unit {self._fleet.status(thing.unit, thing.zone).state}"
-        except UnavailableError:
-            return "supervisor does not answer"
-        except VedrError as error:
-            return _brief(error)
 
 
 class ChainProbe:
@@ -154,6 +173,16 @@ class ChainProbe:
             height=int(height),
             moves=age_s <= max(STILL_BLOCKS * self._site.chain.block_time_s, LEAST_STILL_S),
         )
+
+
+def _unit(fleet: Fleet, thing: Node | Gateway | Provider) -> str:
+    """What its supervisor says; it may be gone as well, which proves nothing about the unit."""
+    try:
+        return f"unit {fleet.status(thing.unit, thing.zone).state}"
+    except UnavailableError:
+        return "supervisor does not answer"
+    except VedrError as error:
+        return _brief(error)
 
 
 def _brief(error: VedrError) -> str:

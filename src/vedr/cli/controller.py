@@ -24,7 +24,7 @@ from vedr.cli.controller_notices import ChannelAnnouncer, LogAnnouncer
 from vedr.cli.controller_status import document, look, show
 from vedr.cli.output import JsonFlag, SiteOption, print_json
 from vedr.cli.signer import log_line
-from vedr.errors import NotFoundError, UnavailableError
+from vedr.errors import NotFoundError, UnavailableError, VedrError
 from vedr.failover.controller import places_of
 from vedr.failover.controller_lease import AtOnce, Tenure
 from vedr.failover.controller_ledger import JournalLedger
@@ -139,8 +139,12 @@ def _controller(opened: OpenSite, region: str, site_name: str, stack: contextlib
 
 
 def _fleet(opened: OpenSite) -> Fleet | None:
-    """Supervisors only explain what the services' silence shows; without access to them it is shown unexplained."""
-    return opened.fleet if opened.site.fleet.token is not None else None
+    """Supervisors only explain what the services' silence shows: without them that is said, and the watch goes on."""
+    try:
+        return opened.fleet
+    except VedrError as error:
+        log_line("unexplained", {"problem": f"no supervisor is asked: {error.message}", "remedy": error.remedy})
+        return None
 
 
 def _program() -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Looking at real servers: what answers, what does not, and what its supervisor says."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -8,10 +9,16 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vedr.adapters.probing import SiteProber
+from vedr.adapters.site import OpenSite
+from vedr.cli import controller
 from vedr.errors import UnavailableError
 from vedr.inventory import Site, load_site
+from vedr.policies.fleet import Fleet as FleetPolicy
+from vedr.policies.fleet import Ssh, SshHost
 from vedr.ports import Fleet, UnitStatus
 
 DEADLINE_S = 1.0
@@ -107,3 +114,71 @@ def test_what_does_not_answer_is_explained_by_its_supervisor_where_that_answers(
     assert seen["us-east-1a"].said.endswith("(unit failed)")
     assert seen["ap-south-1b"].said.endswith("(supervisor does not answer)")
     assert seen["us-east-1b"].said == "height 100"
+
+
+class HangingSupervisors:
+    """Of hosts that take the question and never say anything."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.asked: list[str] = []
+
+    def status(self, unit: str, zone: str) -> UnitStatus:
+        self.asked.append(unit)
+        self.release.wait(60)
+        raise UnavailableError(f"{zone}: no answer")
+
+
+def test_supervisors_that_hang_keep_no_service_from_being_looked_at(world: Site1) -> None:
+    """They would fill the pool that services are asked in: a dead region would then take the healthy ones with it."""
+    fleet = HangingSupervisors()
+    for zone in ("us-east-1a", "us-east-1b"):
+        world.nodes[zone].stop()
+        world.gateways[zone].stop()
+    prober = SiteProber(world.site(), cast("Fleet", fleet), deadline_s=DEADLINE_S)
+    try:
+        for _ in range(2):
+            seen = {answer.service.name: answer for answer in prober.look()}
+            assert "ConnectError" in seen["us-east-1a"].said
+            assert "no word from its supervisor" in seen["us-east-1a"].said
+            assert seen["ap-south-1a"].answers
+        assert fleet.asked.count("us-east-1a") == 1  # not again while it hangs
+    finally:
+        fleet.release.set()
+        prober.close()
+
+
+def ssh_files(folder: Path) -> tuple[str, str]:
+    """References of a private key and of a host's, as [fleet.ssh] wants them."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    for name, content in (("key", private), ("known", b"127.0.0.1 " + public)):
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_bytes(content)
+    return f"file:{folder / 'key'}", f"file:{folder / 'known'}"
+
+
+def test_a_controller_asks_the_supervisors_of_every_kind_of_fleet(world: Site1, tmp_path: Path) -> None:
+    key, known = ssh_files(tmp_path)
+    ssh = Ssh(
+        key=key,
+        known_hosts=known,
+        hosts={"a": SshHost(zone="us-east-1a", address="127.0.0.1", units={"us-east-1a": "node.service"})},
+    )
+    site = world.site().model_copy(update={"fleet": FleetPolicy(kind="systemd-ssh", ssh=ssh)})
+    with OpenSite(site) as opened:
+        assert controller._fleet(opened) is opened.fleet
+
+
+def test_a_controller_without_supervisors_watches_on_and_says_what_it_lacks(
+    world: Site1, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with OpenSite(world.site()) as opened:
+        assert controller._fleet(opened) is None
+    said = json.loads(capsys.readouterr().err)
+    assert said["event"] == "unexplained"
+    assert "[fleet] has no token" in said["problem"]
+    assert "bearer token" in said["remedy"]
