@@ -164,10 +164,7 @@ class BackupMachine(RuleBasedStateMachine):
     def _read(self, verified: Any, region: str) -> dict[str, bytes]:
         reader = ObjectReader(self.world.repository, verified)
         placement = load_placement(self.world.repository, verified, region)
-        objects = [
-            bytes(reader.read_from(region, entry.name, placed))
-            for entry, placed in zip(verified.manifest.objects, placement.objects, strict=True)
-        ]
+        objects = [bytes(reader.read_from(region, number, placed)) for number, placed in enumerate(placement.objects)]
         return {
             file.path: b"".join(
                 objects[e.number][e.offset_bytes : e.offset_bytes + e.length_bytes] for e in file.extents

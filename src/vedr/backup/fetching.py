@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from vedr.backup.layout import ObjectName, object_key
+from vedr.backup.layout import object_key
 from vedr.backup.manifest import FileEntry, PlacedObject, VerifiedManifest
+from vedr.backup.mending import mendable
 from vedr.backup.repository import Repository, load_placement, no_region, ordered
 from vedr.backup.rooms import Loan, Workspace
 from vedr.backup.sealing import Codec, Room, fresh_room
@@ -66,32 +67,35 @@ class ObjectReader:
         Raises:
             VedrError: it is good nowhere; the message says why in each region.
         """
-        manifest = self._verified.manifest
-        name, size = manifest.objects[number]
         refusals: dict[str, VedrError] = {}
         for region in self._regions:
             try:
                 placed = self._placement(region)[number]
-                content = self.read_from(region, name, placed, room)
+                content = self.read_from(region, number, placed, room)
             except VedrError as error:
                 refusals[region] = error
                 if error.transient:
                     self._give_up(region, error)
                 continue
-            if len(content) != size:
-                refusals[region] = CorruptError(f"{len(content)} bytes, the manifest says {size}")
-                continue
             self.used.add(region)
             return content
+        name = self._verified.manifest.objects[number].name
         raise no_region(f"object {name} of snapshot {self._verified.id}", refusals)
 
-    def read_from(
-        self, region: str, name: ObjectName, placed: PlacedObject, room: Room = fresh_room
-    ) -> bytes | memoryview:
-        """That region's copy, proven."""
-        key = object_key(self._verified.source, self._verified.manifest.epoch, name)
-        stored = self._repository.stores[region].view(key, version=placed.version)
-        return self._repository.codec.open_object(name, stored, room)
+    def read_from(self, region: str, number: int, placed: PlacedObject, room: Room = fresh_room) -> bytes | memoryview:
+        """That region's copy of the manifest's object of that number, proven."""
+        source, snapshot = self._verified.source, self._verified.id
+        name, size = self._verified.manifest.objects[number]
+        with mendable(source, snapshot, region):
+            key = object_key(source, self._verified.manifest.epoch, name)
+            stored = self._repository.stores[region].view(key, version=placed.version)
+            content = self._repository.codec.open_object(name, stored, room)
+        if len(content) != size:
+            raise CorruptError(
+                f"object {name[:16]}… has {len(content)} bytes, the manifest says {size}",
+                remedy="Choose an older snapshot.",
+            )
+        return content
 
     def _placement(self, region: str) -> tuple[PlacedObject, ...]:
         with self._lock:

@@ -14,6 +14,7 @@ from typing import Final
 from vedr.backup.fetching import ObjectReader
 from vedr.backup.layout import ObjectName, SnapshotId, epoch_prefix, manifest_key, object_key, placement_key
 from vedr.backup.manifest import PlacedObject, VerifiedManifest
+from vedr.backup.mending import mendable
 from vedr.backup.repository import Listed, Repository, load_manifest, load_placement, no_region
 from vedr.backup.snapshot import NO_PROGRESS, Progress, check_presence, commit_in
 from vedr.backup.upload import inspect_object
@@ -97,7 +98,8 @@ def _heal_region(
     store = repository.stores[region]
     copy = _Copy(repository, verified, store, tuple(good), progress)
     try:
-        placed = copy.run()
+        with mendable(verified.source, verified.id, region):
+            placed = copy.run()
         check_presence(store, verified, placed)
         commit_in(repository, verified, store, placed, late=True)
         _withdraw_if_expired(repository, verified, store, tuple(good))

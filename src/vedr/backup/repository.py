@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from vedr.backup.layout import SnapshotId, Source, document_id, manifest_key, parse_id, placement_key
 from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest, open_placement
+from vedr.backup.mending import mendable
 from vedr.backup.sealing import Codec
 from vedr.errors import ConflictError, CorruptError, NotFoundError, UnavailableError, VedrError
 from vedr.ports import Clock, ObjectKey, ObjectStore, StoredObject
@@ -123,17 +124,24 @@ def load_manifest(repository: Repository, listed: Listed, *, prefer: Iterable[st
     refusals: dict[str, VedrError] = {}
     for region in ordered(repository.regions, prefer):
         try:
-            stored = repository.stores[region].get(manifest_key(listed.source, listed.id))
-            return open_manifest(stored, repository.trusted, source_prefix=listed.source.prefix, snapshot=listed.id)
+            return load_own_manifest(repository, listed.source, listed.id, region)
         except VedrError as error:
             refusals[region] = error
     raise no_region(f"manifest {listed.id}", refusals)
 
 
+def load_own_manifest(repository: Repository, source: Source, snapshot: SnapshotId, region: str) -> VerifiedManifest:
+    """That region's own copy: another's would hide its loss."""
+    with mendable(source, snapshot, region):
+        stored = repository.store(region).get(manifest_key(source, snapshot))
+        return open_manifest(stored, repository.trusted, source_prefix=source.prefix, snapshot=snapshot)
+
+
 def load_placement(repository: Repository, verified: VerifiedManifest, region: str) -> Placement:
     """Where that region keeps the snapshot's objects."""
-    stored = repository.store(region).get(placement_key(verified.source, verified.id))
-    return open_placement(stored, repository.trusted, verified=verified, region=region)
+    with mendable(verified.source, verified.id, region):
+        stored = repository.store(region).get(placement_key(verified.source, verified.id))
+        return open_placement(stored, repository.trusted, verified=verified, region=region)
 
 
 def placements(repository: Repository, verified: VerifiedManifest) -> "dict[str, Placement | VedrError]":

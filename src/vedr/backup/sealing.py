@@ -215,6 +215,4 @@ def _derive(key: bytes, purpose: str) -> bytes:
 
 
 def _corrupt(name: ObjectName, why: str) -> CorruptError:
-    return CorruptError(
-        f"object {name[:16]}…: {why}", remedy="Use another region's copy, then heal this region: vedr snapshot heal."
-    )
+    return CorruptError(f"object {name[:16]}…: {why}", remedy="Use another region's copy.")

@@ -39,6 +39,7 @@ from vedr.backup.manifest import (
     seal_manifest,
     seal_placement,
 )
+from vedr.backup.mending import heal_command, mendable, repair_command
 from vedr.backup.reading import Reading
 from vedr.backup.repository import (
     Repository,
@@ -143,7 +144,7 @@ def create(
     )
     verified = seal_manifest(manifest, repository.signer)
     outcomes = commit(repository, verified, landings)
-    _require(outcomes, verified.id, repository.majority if min_regions is None else min_regions)
+    _require(outcomes, verified, repository.majority if min_regions is None else min_regions)
     return Created(verified, outcomes, reading.read_bytes, time.monotonic() - began)
 
 
@@ -160,7 +161,8 @@ def commit(
     def finish(store: ObjectStore) -> None:
         landing = landings[store.region]
         if landing.error is not None:
-            raise landing.error
+            with mendable(verified.source, verified.id, store.region):
+                raise landing.error
         check_presence(store, verified, landing.placed)  # (4)
         commit_in(repository, verified, store, landing.placed)  # (5)
 
@@ -189,7 +191,7 @@ def check_presence(store: ObjectStore, verified: VerifiedManifest, placed: Mappi
             if expected is None or expected.stored_bytes != listed.size_bytes:
                 wrong.append(parsed[1])
     what = f"snapshot {verified.id} in {store.region}"
-    remedy = "Heal the region: vedr snapshot heal."
+    remedy = f"Mend it from another region's: {repair_command(verified.source, verified.id, store.region)}"
     if needed:
         raise NotFoundError(f"{what}: {len(needed)} of {len(manifest.objects)} objects are absent", remedy=remedy)
     if wrong:
@@ -265,17 +267,16 @@ def epoch_of(moment: dt.datetime, repository: Repository) -> Epoch:
     return epoch_at(moment, repository.retention.epoch_days)
 
 
-def _require(outcomes: tuple[RegionOutcome, ...], snapshot: SnapshotId, needed: int) -> None:
+def _require(outcomes: tuple[RegionOutcome, ...], verified: VerifiedManifest, needed: int) -> None:
     whole = [outcome.region for outcome in outcomes if outcome.checked]
     failures = {outcome.region: outcome.error for outcome in outcomes if outcome.error is not None}
     if not whole:
         final = [error for error in failures.values() if isinstance(error, (RefusedError, ConflictError))]
-        raise (
-            final[0] if len(final) == len(failures) else no_region(f"snapshot {snapshot}: committed nowhere", failures)
-        )
+        nowhere = f"snapshot {verified.id}: committed nowhere"
+        raise final[0] if len(final) == len(failures) else no_region(nowhere, failures)
     if len(whole) < needed:
         reasons = "; ".join(f"{region}: {error.message}" for region, error in failures.items())
         raise UnavailableError(
-            f"snapshot {snapshot} is whole in {', '.join(whole)} only, {needed} regions are needed ({reasons})",
-            remedy="When the regions are back: vedr snapshot heal.",
+            f"snapshot {verified.id} is whole in {', '.join(whole)} only, {needed} regions are needed ({reasons})",
+            remedy=f"When the regions are back: {heal_command(verified.source)}",
         )

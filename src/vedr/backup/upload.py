@@ -178,7 +178,7 @@ def inspect_object(store: ObjectStore, codec: Codec, source: Source, epoch: Epoc
         codec.open_object(name, stored)
     except CorruptError as error:
         raise CorruptError(
-            f"{key} in {store.region} exists with other content", remedy="Remove that version, then heal the region."
+            f"{key} in {store.region} exists with other content", remedy="Mend that region's copy of the snapshot."
         ) from error
     return PlacedObject(head.version, len(stored))
 

@@ -20,17 +20,18 @@ from typing import Final, Literal
 
 from vedr.backup.documents import Reader, rfc3339
 from vedr.backup.fetching import FETCHERS, FORMS, ObjectReader
-from vedr.backup.layout import SnapshotId, Source, document_id, from_stamp, manifest_key, verification_key
-from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest
-from vedr.backup.repository import Listed, Repository, load_placement, put_once
+from vedr.backup.layout import SnapshotId, Source, document_id, from_stamp, verification_key
+from vedr.backup.manifest import Placement, VerifiedManifest
+from vedr.backup.repository import Listed, Repository, load_own_manifest, load_placement, put_once
 from vedr.backup.rooms import Workspace
 from vedr.backup.snapshot import NO_PROGRESS, Progress, check_presence
 from vedr.chain.boot import BootProof
-from vedr.errors import CorruptError, VedrError, VerificationFailedError
-from vedr.ports import ObjectKey, ObjectStore
+from vedr.errors import ConflictError, CorruptError, VedrError, VerificationFailedError
+from vedr.ports import ObjectKey, ObjectStore, StoredObject
 from vedr.signature import Json, open_document
 
 RECORD_FORMAT: Final = "vedr-verification/1"
+SAME_SECOND: Final = 5  # verifications of one snapshot at once; more is a fault
 _RECORD: Final = re.compile(r"/(\d{8}T\d{6}Z)-(\d)\.json$")
 Depth = Literal[1, 2, 3]
 
@@ -68,10 +69,11 @@ class Verification:
     def require(self) -> "Verification":
         """Itself, or VerificationFailedError naming every region's trouble."""
         if self.failures:
-            reasons = "; ".join(f"{check.region}: {check.error}" for check in self.failures)
+            errors = {check.region: check.error for check in self.failures if check.error is not None}
+            reasons = "; ".join(f"{region}: {error.message}" for region, error in errors.items())
             raise VerificationFailedError(
                 f"snapshot {self.snapshot} failed verification at depth {self.depth} ({reasons})",
-                remedy="Heal the region (vedr snapshot heal), then verify again; until then restore from another.",
+                remedy=" ".join(dict.fromkeys(error.remedy for error in errors.values())),
             )
         return self
 
@@ -91,9 +93,7 @@ def verify(
     workspace = Workspace()
 
     def check(store: ObjectStore) -> None:
-        verified, placement = _open_in(repository, listed, store)
-        placed = {entry.name: p for entry, p in zip(verified.manifest.objects, placement.objects, strict=True)}
-        check_presence(store, verified, placed)
+        verified, placement = check_copy(repository, listed.source, listed.id, store.region)
         if depth > 1:
             _read_all(repository, verified, placement, store, tally=tally, workspace=workspace)
 
@@ -156,9 +156,21 @@ def _require_state_of(verified: VerifiedManifest, proof: BootProof) -> None:
 def record(repository: Repository, outcome: Verification) -> None:
     """Sign and store it wherever a store answers.
 
+    Keys are to the second: where another verification of this one has been recorded, the next second is taken.
+
     Raises:
         VedrError: not one region took it: a verification nobody can read did not happen.
     """
+    for later_s in range(SAME_SECOND):
+        answers = _record_at(repository, outcome, outcome.at + dt.timedelta(seconds=later_s))
+        if not any(isinstance(answer, ConflictError) for answer in answers.values()):
+            break
+    errors = [answer for answer in answers.values() if isinstance(answer, VedrError)]
+    if len(errors) == len(answers):
+        raise errors[0]
+
+
+def _record_at(repository: Repository, outcome: Verification, at: dt.datetime) -> "dict[str, StoredObject | VedrError]":
     failures: dict[str, Json] = {check.region: str(check.error) for check in outcome.failures}
     document = repository.signer.seal_document(
         {
@@ -167,7 +179,7 @@ def record(repository: Repository, outcome: Verification) -> None:
             "origin": outcome.source.origin,
             "kind": outcome.source.kind,
             "depth": outcome.depth,
-            "at": rfc3339(outcome.at),
+            "at": rfc3339(at),
             "ok": outcome.ok,
             "regions": [check.region for check in outcome.regions if check.error is None],
             "failures": failures,
@@ -175,11 +187,8 @@ def record(repository: Repository, outcome: Verification) -> None:
             "took_ms": int(outcome.took_s * 1000),
         }
     )
-    key = verification_key(outcome.source, outcome.snapshot, outcome.at, outcome.depth)
-    answers = repository.in_every_region(lambda store: put_once(store, key, document))
-    errors = [answer for answer in answers.values() if isinstance(answer, VedrError)]
-    if len(errors) == len(answers):
-        raise errors[0]
+    key = verification_key(outcome.source, outcome.snapshot, at, outcome.depth)
+    return repository.in_every_region(lambda store: put_once(store, key, document))
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +268,19 @@ def _passed(repository: Repository, stored: bytes, place: Proof, what: str) -> b
     return reader.flag("ok")
 
 
-def _open_in(repository: Repository, listed: Listed, store: ObjectStore) -> tuple[VerifiedManifest, Placement]:
-    """That region's own copies: another region's would hide their loss."""
-    stored = store.get(manifest_key(listed.source, listed.id))
-    verified = open_manifest(stored, repository.trusted, source_prefix=listed.source.prefix, snapshot=listed.id)
-    return verified, load_placement(repository, verified, store.region)
+def check_copy(
+    repository: Repository, source: Source, snapshot: SnapshotId, region: str
+) -> tuple[VerifiedManifest, Placement]:
+    """That region's own documents, both proven, and every object listed there at its size.
+
+    Raises:
+        NotFoundError, CorruptError, VerificationFailedError, UnavailableError: it is no good copy.
+    """
+    verified = load_own_manifest(repository, source, snapshot, region)
+    placement = load_placement(repository, verified, region)
+    placed = {entry.name: p for entry, p in zip(verified.manifest.objects, placement.objects, strict=True)}
+    check_presence(repository.stores[region], verified, placed)
+    return verified, placement
 
 
 def _read_all(
@@ -281,12 +298,7 @@ def _read_all(
     def read(number: int) -> None:
         entry = verified.manifest.objects[number]
         with workspace.loan(FORMS * entry.size_bytes) as loan:
-            found_bytes = len(reader.read_from(store.region, entry.name, placement.objects[number], loan))
-        if found_bytes != entry.size_bytes:
-            raise CorruptError(
-                f"object {entry.name[:16]}… has {found_bytes} bytes, its manifest says {entry.size_bytes}",
-                remedy="Choose an older snapshot.",
-            )
+            reader.read_from(store.region, number, placement.objects[number], loan)
         tally.add(entry.size_bytes, total)
 
     with ThreadPoolExecutor(FETCHERS, f"verify-{store.region}") as pool:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vedr.adapters import snapshots
 from vedr.adapters.site import OpenSite, open_site
-from vedr.backup import replicate, restore, retention
+from vedr.backup import mending, replicate, restore, retention
 from vedr.backup.layout import KINDS, Kind
 from vedr.backup.repository import Listed, Listing, list_snapshots
 from vedr.backup.snapshot import Created
@@ -68,7 +68,8 @@ def create_command(
         )
         stdout.print(f"  {outcome.region}: {state}")
     if created.under_replicated:
-        stderr.print("under-replicated; when the regions are back: vedr snapshot heal")
+        command = mending.heal_command(created.verified.source)
+        stderr.print(f"under-replicated; when the regions are back: {command}", markup=False, highlight=False)
 
 
 @app.command("list")

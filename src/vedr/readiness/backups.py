@@ -21,7 +21,7 @@ from vedr.errors import NotFoundError, VerificationFailedError
 from vedr.inventory import Provider, Site
 from vedr.policies.checks import Checks
 from vedr.readiness.ages import duration, judge_age
-from vedr.readiness.copies import Newest, check_copy, newest, newest_good, read_sample
+from vedr.readiness.copies import JOBS, TAKE, Newest, check_copy, newest, newest_good, read_sample
 from vedr.readiness.examining import MARGIN, examine
 from vedr.readiness.finding import Part, Verdict, combine, part_of
 from vedr.readiness.ports import StoreProbes
@@ -31,12 +31,6 @@ from vedr.readiness.validation import Stopwatch
 MIB: Final = 1024 * 1024
 BOOT_DEPTH: Final = 3
 _WHOLE: Final[tuple[Kind, ...]] = ("state", "config")
-TAKE: Final = "Take one: vedr run {} --region {}; then see why the schedule did not (vedr ledger list)."
-JOBS: Final[dict[Kind, str]] = {
-    "state": "chain-snapshot",
-    "config": "config-backup",
-    "provider": "provider-state-backup",
-}
 
 
 # --- integrity

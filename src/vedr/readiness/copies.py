@@ -13,15 +13,21 @@ from itertools import islice
 from typing import Final
 
 from vedr.backup.fetching import ObjectReader
-from vedr.backup.layout import Kind, SnapshotId, Source, document_id, manifest_key, parse_id
-from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest
-from vedr.backup.repository import Repository, load_placement
-from vedr.backup.snapshot import check_presence
-from vedr.errors import CorruptError, NotFoundError, VedrError
+from vedr.backup.layout import Kind, SnapshotId, Source, document_id, parse_id
+from vedr.backup.manifest import Placement, VerifiedManifest
+from vedr.backup.repository import Repository
+from vedr.backup.verify import check_copy as check
+from vedr.errors import NotFoundError, VedrError
 from vedr.ports import ObjectStore
 from vedr.readiness.side_by_side import side_by_side
 
 MAX_TRIED: Final = 3  # newest snapshots that are looked at before the search for a good one ends
+TAKE: Final = "Take one: vedr run {} --region {}; then see why the schedule did not (vedr ledger list)."
+JOBS: Final[dict[Kind, str]] = {
+    "state": "chain-snapshot",
+    "config": "config-backup",
+    "provider": "provider-state-backup",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +82,7 @@ def check_copy(repository: Repository, source: Source, snapshot: SnapshotId, reg
     Raises:
         NotFoundError, CorruptError, VerificationFailedError, UnavailableError: it is no good copy.
     """
-    store = repository.stores[region]
-    stored = store.get(manifest_key(source, snapshot))
-    verified = open_manifest(stored, repository.trusted, source_prefix=source.prefix, snapshot=snapshot)
-    placement = load_placement(repository, verified, region)
-    placed = {entry.name: p for entry, p in zip(verified.manifest.objects, placement.objects, strict=True)}
-    check_presence(store, verified, placed)
-    return Copy(verified, placement)
+    return Copy(*check(repository, source, snapshot, region))
 
 
 def read_sample(repository: Repository, copy: Copy, *, limit_bytes: int, choose: random.Random) -> int:
@@ -97,14 +97,8 @@ def read_sample(repository: Repository, copy: Copy, *, limit_bytes: int, choose:
     choose.shuffle(order)
     read, left_bytes = 0, limit_bytes
     for number in order:
-        entry = objects[number]
-        content = reader.read_from(copy.placement.region, entry.name, copy.placement.objects[number])
-        if len(content) != entry.size_bytes:
-            raise CorruptError(
-                f"object {entry.name[:16]}… has {len(content)} bytes, its manifest says {entry.size_bytes}",
-                remedy="Heal the region: vedr snapshot heal.",
-            )
-        read, left_bytes = read + 1, left_bytes - entry.size_bytes
+        reader.read_from(copy.placement.region, number, copy.placement.objects[number])
+        read, left_bytes = read + 1, left_bytes - objects[number].size_bytes
         if left_bytes <= 0:
             break
     return read
@@ -114,9 +108,9 @@ def newest_good(repository: Repository, listed: Newest, ids: Iterable[SnapshotId
     """The newest of them of which a majority of the regions hold a good copy, looked at now.
 
     Raises:
-        NotFoundError: there is none; the message says why the newest is not.
+        NotFoundError: there is none; the message says why the newest is not, the remedy what mends it.
     """
-    reasons: list[str] = []
+    bad: list[tuple[str, BaseException]] = []
     for snapshot in islice(ids, MAX_TRIED):
         calls = {
             region: partial(check_copy, repository, listed.source(snapshot), snapshot, region)
@@ -126,13 +120,13 @@ def newest_good(repository: Repository, listed: Newest, ids: Iterable[SnapshotId
         good = [answer.value for answer in answers.values() if answer.value is not None]
         if len(good) >= repository.majority:
             return good[0]
-        reasons += [
-            f"{region}: {a.error.message if isinstance(a.error, VedrError) else type(a.error).__name__}"
-            for region, a in answers.items()
-            if a.error is not None
-        ]
-    why = "; ".join(reasons[: len(repository.regions)]) or "none was ever taken"
+        bad = bad or [(region, answer.error) for region, answer in answers.items() if answer.error is not None]
+    why = "; ".join(
+        f"{region}: {error.message if isinstance(error, VedrError) else type(error).__name__}" for region, error in bad
+    )
+    remedies = dict.fromkeys(error.remedy for _, error in bad if isinstance(error, VedrError))
     raise NotFoundError(
-        f"no snapshot of {listed.origin}/{listed.kind} is whole in a majority of the regions ({why})",
-        remedy="Heal it (vedr snapshot heal), or take a new one (vedr snapshot create).",
+        f"no snapshot of {listed.origin}/{listed.kind} is whole in a majority of the regions "
+        f"({why or 'none was ever taken'})",
+        remedy=" ".join((*remedies, TAKE.format(JOBS[listed.kind], listed.origin))),
     )

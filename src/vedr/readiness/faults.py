@@ -43,7 +43,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         "flipped-bit",
         "one bit of a stored object of us-east's configuration flipped on the disk of another region's server",
-        (Shown("backup-integrity", "failed", "us-east/config in", "vedr snapshot heal"),),
+        (Shown("backup-integrity", "failed", "us-east/config in", "vedr snapshot heal --repair"),),
     ),
     Fault(
         "old-chain-state",
@@ -56,7 +56,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault(
         "lost-in-a-majority",
         "an object of provider-ap-south-0's newest state lost in two of three regions",
-        (Shown("provider-state-backups", "failed", "provider-ap-south-0: no snapshot", "vedr snapshot heal"),),
+        (Shown("provider-state-backups", "failed", "provider-ap-south-0: no snapshot", "vedr snapshot heal --repair"),),
     ),
     Fault(
         "lost-object",

@@ -86,6 +86,17 @@ def test_proofs_are_read_back_and_a_later_failure_ends_them(world: Any) -> None:
     assert verify.newest_proofs(world.repository, "us-east", "state") == {}
 
 
+def test_a_pass_in_the_second_of_a_failure_is_recorded_after_it(world: Any) -> None:
+    world.back_up()
+    listed = world.listed()[0]
+    world.stores["eu-west"].faults.down = True
+    verify.verify(world.repository, listed, depth=1)
+    world.stores["eu-west"].faults.down = False
+    verify.verify(world.repository, listed, depth=1)
+    proof = verify.newest_proofs(world.repository, "us-east", "state")[listed.id]
+    assert proof.at == world.clock.now + dt.timedelta(seconds=1)
+
+
 @pytest.mark.parametrize("spoilt", [b"", b"rubbish", None])
 def test_a_failure_whose_record_is_damaged_everywhere_still_takes_the_proof_away(
     world: Any, spoilt: bytes | None
