@@ -68,6 +68,7 @@ def test_a_lost_region_s_keys_move_to_the_secondary_and_restore_quorum(site: Sit
         ("validator-us-east-0", "fullnode-eu-west-0"),
         ("validator-us-east-1", "fullnode-eu-west-1"),
     ]
+    assert found.validators == ("validator-us-east-0", "validator-us-east-1")
     assert (found.online_before, found.online_after, found.needed_power) == (30, 50, 34)
     assert [(one.provider, one.reserve) for one in found.handovers] == [
         ("provider-us-east-0", "provider-eu-west-1"),
@@ -190,6 +191,7 @@ def test_a_zone_that_is_emptied_moves_a_key_file_to_the_host_that_may_have_it(si
     assert found.key_moves == (
         KeyMove("validator-eu-west-1", 10, "validator-eu-west-1", "fullnode-ap-south-0", "ap-south-1a", "ap-south"),
     )
+    assert found.validators == ("validator-eu-west-1",)
     assert (found.online_before, found.online_after) == (50, 50)
     assert not found.left
 
