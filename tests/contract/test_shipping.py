@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from beside import beside
 
 from vedr.adapters.site import OpenSite
 from vedr.chain.register import Validator
 from vedr.chain.shipping_watch import look_at_copies
 from vedr.chain.sign_state import FILE_NAME, SignState
+from vedr.custody.key_material import VALIDATOR_FILE
+from vedr.failover.key_disk import put_key
+from vedr.failover.signer_disk import Ticket
 from vedr.inventory import Height, load_site
 
 pytestmark = pytest.mark.server
@@ -43,24 +48,36 @@ class World:
     def file(self) -> Path:
         return self.site_file.parent / "nodes" / NAME / "data" / FILE_NAME
 
-    def write(self, height: int) -> None:
+    def write(self, height: int, file: Path | None = None) -> None:
         """As FilePV does it: beside it, then rename."""
+        file = file or self.file
         message = b"vote %d" % height
         state = SignState(Height(height), 0, 3, hashlib.sha512(message).digest(), message)
-        temporary = self.file.with_name(f"write-file-atomic-{height}")
+        temporary = file.with_name(f"write-file-atomic-{height}")
         temporary.write_bytes(state.to_json())
-        temporary.replace(self.file)
+        temporary.replace(file)
+
+    def give_the_key_away(self, host: str) -> Path:
+        """As a move leaves both homes: the own one fenced, the key at the host, whose state file this is."""
+        site = tomllib.loads(self.site_file.read_text())
+        site["key_files"] = [{"validator": NAME, "hosts": [host]}]
+        self.site_file.write_text(tomli_w.dumps(site))
+        home, away = (self.site_file.parent / "nodes" / name for name in (NAME, host))
+        (away / "data").mkdir()
+        put_key(away, (home / VALIDATOR_FILE).read_bytes())
+        (home / "data").rename(home / Ticket(1, 1).folder)
+        return away / "data" / FILE_NAME
 
     def command(self, *words: str) -> list[str]:
         vedr = [sys.executable, "-c", "from vedr.cli import main; main()", "sign-state", *words]
         return [*vedr, "--validator", NAME, "--site", str(self.site_file)]
 
-    def ship(self) -> tuple[subprocess.Popen[str], int]:
+    def ship(self, *more: str) -> tuple[subprocess.Popen[str], int]:
         """A shipper, and the port of its metrics."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        words = self.command("ship", "--metrics", f"127.0.0.1:{port}")
+        words = self.command("ship", *more, "--metrics", f"127.0.0.1:{port}")
         process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         self.started.append(process)
         assert process.stderr is not None
@@ -167,3 +184,23 @@ def test_the_last_state_that_could_not_be_shipped_is_said_and_show_tells_what_is
     assert shown.returncode == 7
     assert {region: copy["height"] for region, copy in document["regions"].items()} == {"ap-south": 6}
     assert set(document["problems"]) == {"us-east", "eu-west"}
+
+
+def test_a_key_that_was_moved_is_shipped_from_its_new_host_and_its_home_is_silent(world: World) -> None:
+    host = "full-ap-south"
+    world.write(9, world.give_the_key_away(host))
+    home, home_port = world.ship()
+    away, _ = world.ship("--host", host)
+    assert scrape(home_port, f'vedr_sign_state_signs_here{{validator="{NAME}"}}') == 0
+    away.send_signal(signal.SIGTERM)
+    _, said = away.communicate(timeout=20)
+    assert (away.returncode, "stop the validator" in said) == (0, False)
+    home.send_signal(signal.SIGTERM)
+    _, said = home.communicate(timeout=20)
+    assert (home.returncode, "ALARM" in said) == (0, False)
+    assert world.heights().count(9) >= 2
+    stranger = subprocess.run(
+        world.command("ship", "--host", "full-eu-west"), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert stranger.returncode == 2
+    assert f"never on full-eu-west, but on {NAME}, {host}" in " ".join(stranger.stderr.split())

@@ -169,7 +169,7 @@ class Shipment:
             self._is_first = self._newest is None
             self._newest = shipped
             if self._behind_since_us is None:
-                self._behind_since_us = shipped.changed_us
+                self._behind_since_us = self._now_us() if self._is_first else shipped.changed_us
             self._settle()
 
     @property

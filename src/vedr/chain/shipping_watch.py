@@ -6,7 +6,8 @@ file system, while a read of 500 cached bytes takes 30 microseconds.  Not the fi
 for them stands still for up to 10 ms and inode numbers come back, so that two changes in a row can look like none.
 
 Guarantees: the newest state is on its way within POLL_S of its rename; a torn, absent or unreadable file and a store
-that is away are waited out, and then only the newest state is sent; ending with SIGTERM ships the last state first.
+that is away are waited out, and then only the newest state is sent; ending with SIGTERM ships the last state first.  A
+key that may sign at several hosts has its shipper at each, and only the one beside it reads.
 Leaves out: how to stop a validator; every alarm asks people to.
 """
 
@@ -23,7 +24,7 @@ from vedr.chain.register_claim import ABSENT
 from vedr.chain.register_regions import Regions
 from vedr.chain.shipping import LAG_BUCKETS_S, MAX_BYTES, US_PER_S, Shipment, Shipped, key_of
 from vedr.chain.sign_state import SignState, parse_sign_state
-from vedr.errors import CorruptError, UnavailableError
+from vedr.errors import UnavailableError, VedrError
 from vedr.ports import Registers
 
 POLL_S: Final = 0.01
@@ -45,7 +46,16 @@ def now_us() -> int:
 
 
 class Shipper:
-    """Ships one validator's file; close it when done."""
+    """Ships one validator's file; close it when done.
+
+    Args:
+        validator: Whose key it is.
+        path: The sign-state file, on this host.
+        registers: The regions'.
+        name: The validator's.
+        source: The node whose file it is: the validator's own, or one that may be given its key.
+        signs_here: Whether the key is on this host, if it may be elsewhere: while it is, nothing is read.
+    """
 
     def __init__(
         self,
@@ -53,10 +63,15 @@ class Shipper:
         path: Path,
         registers: Mapping[str, Registers],
         *,
+        name: str,
         source: str,
+        signs_here: Callable[[], bool] = lambda: True,
         clock_us: Callable[[], int] = now_us,
     ) -> None:
-        self.source: Final = source
+        self.name: Final = name
+        self._source: Final = source
+        self._signs_here = signs_here
+        self._is_here = True
         self._path = path
         self._clock_us = clock_us
         self._said: bytes | None = None
@@ -68,6 +83,10 @@ class Shipper:
     def look(self) -> None:
         """Read the file, and offer what it says when that is new."""
         try:
+            self._is_here = self._signs_here()
+            if not self._is_here:
+                self._unreadable_since_us = None
+                return
             data, changed_us = _read(self._path)
             if data == self._said:
                 self._unreadable_since_us = None
@@ -75,15 +94,17 @@ class Shipper:
             state = parse_sign_state(data, what=str(self._path))
         except OSError as error:
             self._cannot_read(f"{self._path}: {error.strerror}")
-        except CorruptError as error:
+        except VedrError as error:
             self._cannot_read(error.message)
         else:
             self._said, self._unreadable_since_us = data, None
             with self._regions.changing():
-                self._shipment.offer(Shipped(self.source, changed_us, state))
+                self._shipment.offer(Shipped(self._source, changed_us, state))
 
     def alarms(self) -> tuple[str, ...]:
-        """What people have to look at now."""
+        """What people have to look at now; nothing while the key signs elsewhere, and is looked at there."""
+        if not self._is_here:
+            return ()
         with self._regions.looking():
             found = list(self._shipment.alarms())
             if self._shipment.behind_us > BEHIND_AFTER_S * US_PER_S:
@@ -104,12 +125,16 @@ class Shipper:
         self._regions.close()
 
     def metrics(self) -> list[str]:
-        """This validator's samples, in Prometheus' text format."""
-        who = f'validator="{self.source}"'
+        """This validator's samples, in Prometheus' text format; while its key is elsewhere, that and no more."""
+        who = f'validator="{self.name}"'
+        here = f"vedr_sign_state_signs_here{{{who}}} {int(self._is_here)}"
+        if not self._is_here:
+            return [here]
         alarms = len(self.alarms())
         with self._regions.looking():
             shipment = self._shipment
             lines = [
+                here,
                 f"vedr_sign_state_alarms{{{who}}} {alarms}",
                 f"vedr_sign_state_behind_seconds{{{who}}} {shipment.behind_us / US_PER_S:.6f}",
                 f"vedr_sign_state_file_height{{{who}}} {shipment.newest.state.height if shipment.newest else 0}",
@@ -166,14 +191,14 @@ def ship(
 
 
 def _shout(shippers: Sequence[Shipper], shouted: dict[tuple[str, str], float], log: Log, now_s: float) -> None:
-    standing = {(shipper.source, alarm) for shipper in shippers for alarm in shipper.alarms()}
+    standing = {(shipper.name, alarm) for shipper in shippers for alarm in shipper.alarms()}
     for gone in set(shouted) - standing:
         del shouted[gone]
         log(f"over: {gone[0]}: {gone[1]}")
-    for source, alarm in sorted(standing):
-        if now_s - shouted.get((source, alarm), -REPEAT_ALARM_S) >= REPEAT_ALARM_S:
-            shouted[source, alarm] = now_s
-            log(f"ALARM: {source}: {alarm}")
+    for name, alarm in sorted(standing):
+        if now_s - shouted.get((name, alarm), -REPEAT_ALARM_S) >= REPEAT_ALARM_S:
+            shouted[name, alarm] = now_s
+            log(f"ALARM: {name}: {alarm}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +230,7 @@ def look_at_copies(
         UnavailableError: no region answered with a copy that can be read, or that it has none.
     """
     shipment = Shipment(validator, tuple(registers), now_us=now_us)
-    with Regions(shipment, key_of(validator), registers) as regions:
+    with Regions(shipment, key_of(validator), registers, only_asks=True) as regions:
         regions.wait_for(lambda: shipment.is_looked_at, deadline_s=deadline_s)
         with regions.looking():
             shipped = {region: copy for region, copy in shipment.copies().items() if copy}

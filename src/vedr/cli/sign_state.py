@@ -10,14 +10,15 @@ from typing import Annotated
 import typer
 
 from vedr.adapters.metrics_http import serve_metrics
-from vedr.adapters.site import open_site, utc_now
+from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.chain.register import Validator
 from vedr.chain.shipping import US_PER_S, Shipped
 from vedr.chain.shipping_watch import Copies, Shipper, look_at_copies, metrics_text, now_us, ship
 from vedr.chain.sign_state import FILE_NAME
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
 from vedr.errors import InvalidInputError, UnavailableError
-from vedr.inventory import Node
+from vedr.failover.key_disk import SignsHere
+from vedr.inventory import Node, Site
 from vedr.signature import Json
 
 app = typer.Typer()
@@ -26,11 +27,17 @@ app = typer.Typer()
 @app.command("ship")
 def ship_command(
     *,
-    validator: Annotated[list[str], typer.Option("--validator", help="A validator on this host; may be repeated.")],
+    validator: Annotated[list[str], typer.Option("--validator", help="A validator; may be repeated.")],
+    host: Annotated[
+        str | None, typer.Option("--host", help="The node whose disk is here; default: each validator's own.")
+    ] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve metrics at host:port.")] = None,
     site: SiteOption = None,
 ) -> None:
-    """Ship each change of the validators' sign-state files until stopped; exit 7 when the last one was not shipped."""
+    """Ship each change of the validators' sign-state files until stopped; exit 7 when the last one was not shipped.
+
+    On every host that may be given a validator's key file ([[key_files]]): it ships while the key signs there.
+    """
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -39,25 +46,44 @@ def ship_command(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     with open_site(site) as opened, contextlib.ExitStack() as serving:
-        nodes = [_validator(opened.site.node(name)) for name in dict.fromkeys(validator)]
-        shippers = [
-            Shipper(
-                Validator(opened.site.chain.chain_id, node.address),
-                node.home / "data" / FILE_NAME,
-                opened.registers,
-                source=node.name,
-            )
-            for node in nodes
-        ]
+        pairs = [_placed(opened.site, name, host) for name in dict.fromkeys(validator)]
+        shippers = [_shipper(opened, node, at) for node, at in pairs]
         if metrics is not None:
             serving.enter_context(serve_metrics(metrics, lambda: metrics_text(shippers)))
-        _say(f"shipping {', '.join(node.name for node in nodes)} to {', '.join(opened.registers)}")
+        what = ", ".join(node.name if node == at else f"{node.name} at {at.name}" for node, at in pairs)
+        _say(f"shipping {what} to {', '.join(opened.registers)}")
         if not ship(shippers, stopping, _say):
             raise UnavailableError(
                 "the last state did not reach a majority of the regions",
                 remedy="Keep this host's disk: its sign-state file is newer than the shipped copies.",
             )
     _say("ended; the last state is in a majority of the regions")
+
+
+def _placed(site: Site, name: str, host: str | None) -> tuple[Node, Node]:
+    """The validator, and the node whose disk is looked at."""
+    node = _validator(site.node(name))
+    key_file = site.key_file_of(name)
+    hosts = key_file.every_host if key_file else (name,)
+    if host not in {None, *hosts}:
+        raise InvalidInputError(
+            f"the key of {name} is never on {host}, but on {', '.join(hosts)}",
+            remedy="Name one of these, or add the host to the validator's [[key_files]].",
+        )
+    return node, site.node(host or name)
+
+
+def _shipper(opened: OpenSite, node: Node, at: Node) -> Shipper:
+    """Of one that may be moved: reading only while it signs here."""
+    moves = opened.site.key_file_of(node.name) is not None
+    return Shipper(
+        Validator(opened.site.chain.chain_id, node.address),
+        at.home / "data" / FILE_NAME,
+        opened.registers,
+        name=node.name,
+        source=at.name,
+        signs_here=SignsHere(opened.files, at, node.address) if moves else lambda: True,
+    )
 
 
 @app.command("show")
@@ -81,7 +107,7 @@ def show_command(
     if not copies.is_majority:
         raise UnavailableError(
             f"{len(copies.shipped)} of {len(copies.shipped) + len(copies.problems)} regions show a shipped state",
-            remedy="Start the shipper on the validator's host: vedr sign-state ship; or restore the regions' stores.",
+            remedy="Start the shipper where it signs: vedr sign-state ship; or restore the regions' stores.",
         )
 
 

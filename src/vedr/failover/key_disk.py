@@ -20,6 +20,9 @@ from typing import Final
 from vedr.chain.durable import replace_file
 from vedr.errors import UnavailableError
 from vedr.failover.promotion_key import FILE_NAME, OWNER_ONLY, KeySeen, read_key_file
+from vedr.failover.signer_disk import OPEN, LocalSignerDisk
+from vedr.inventory import Node
+from vedr.ports import Files
 
 OWN_FOLDER: Final = "vedr-own"
 _FOLDER_MODE: Final = 0o700
@@ -41,6 +44,36 @@ def address_on(home: Path) -> str:
         return ""
     address = found.get("address") if isinstance(found, dict) else None
     return address if isinstance(address, str) else ""
+
+
+class SignsHere:
+    """Whether a node on this host would sign with this key: it is on its disk, and that disk is not fenced.
+
+    For who asks a hundred times a second: the key file is read only when another one is in its place.
+
+    Args:
+        files: Reaches the host's home.
+        host: A node that may be given the key.
+        address: The key's consensus address.
+    """
+
+    def __init__(self, files: Files, host: Node, address: str) -> None:
+        self._files, self._host, self._address = files, host, address
+        self._seen: tuple[int, ...] | None = None
+        self._has_key = False
+
+    def __call__(self) -> bool:
+        """True as well when its folder is gone, fenced by nobody: whoever reads it has to say so.
+
+        UnavailableError when the disk can't be read.
+        """
+        home = self._files.home(self._host)
+        now = _identity(home / "config" / FILE_NAME)
+        if now != self._seen:
+            self._has_key, self._seen = address_on(home) == self._address, now
+        if not self._has_key:
+            return False
+        return (home / OPEN).is_dir() or LocalSignerDisk(self._files, self._host).place().where != "fenced"
 
 
 def put_key(home: Path, content: bytes) -> KeySeen:
@@ -74,6 +107,17 @@ def take_key_off(home: Path, address: str) -> bool:
 
 def _own(home: Path) -> Path:
     return home / "config" / OWN_FOLDER / FILE_NAME
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Another one for another file in its place, and for one that was written to; empty when there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise UnavailableError(f"{path}: {error.strerror}", remedy="Look at that disk.") from error
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _overwrite(path: Path) -> None:

@@ -166,7 +166,7 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
     rows += [
         partial(_part, "sign-state", units.shipper_name(node.name), node.zone, states, None)
         for node in plan.nodes
-        if node.role == "validator" and not node.standbys
+        if units.shipped_from(plan, node)
     ]
     rows += [
         partial(_part, "signer", signer.name, signer.node.zone, states, None, reserve=signer.is_standby)

@@ -77,7 +77,7 @@ def _zone_units(plan: Plan, zone: Zone) -> tuple[Unit, ...]:
     nodes = [node for node in plan.nodes if node.zone == zone]
     units = [_node(plan, node) for node in nodes]
     units += [_signer(plan, signer) for signer in plan.signers if signer.node.zone == zone]
-    units += [_shipper(plan, node) for node in nodes if node.role == "validator" and not node.standbys]
+    units += [_shipper(plan, node) for node in nodes if shipped_from(plan, node)]
     units += [_gateway(plan, gateway) for gateway in plan.gateways if gateway.zone == zone]
     units += [_provider(plan, provider) for provider in plan.providers if provider.zone == zone]
     if zone == plan.first_zone(zone.region):
@@ -141,16 +141,24 @@ def _node(plan: Plan, node: PlannedNode) -> Unit:
     )  # fmt: skip
 
 
-def shipper_name(validator: str) -> str:
-    """The unit that ships a validator's sign-state."""
-    return f"{validator}-sign-state"
+def shipped_from(plan: Plan, node: PlannedNode) -> tuple[str, ...]:
+    """The validators whose sign-state is on this node's disk, or is while their key file is."""
+    if node.role == "validator":
+        return () if node.standbys else (node.name,)
+    return tuple(one.name for one in plan.nodes if node.name in one.key_hosts)
+
+
+def shipper_name(host: str) -> str:
+    """The unit that ships sign-states from a node's disk."""
+    return f"{host}-sign-state"
 
 
 def _shipper(plan: Plan, node: PlannedNode) -> Unit:
     name = shipper_name(node.name)
     argv = (
         str(Path(sys.executable).with_name("vedr")), "sign-state", "ship",
-        "--validator", node.name,
+        *(word for validator in shipped_from(plan, node) for word in ("--validator", validator)),
+        "--host", node.name,
         "--metrics", plan.listen(node, SHIPPER_METRICS_PORT),
     )  # fmt: skip
     env = {SITE_ENV: plan.settings.name, orchestrator.LABS_ENV: str(plan.folder.parent)}

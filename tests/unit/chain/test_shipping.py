@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shipper(path: Path, regions: dict[str, MemoryRegisters]) -> Iterator[Shipper]:
-    made = Shipper(VALIDATOR, path, regions, source="val-us-0")
+    made = Shipper(VALIDATOR, path, regions, name="val-us-0", source="val-us-0")
     yield made
     made.close()
 
@@ -169,7 +169,7 @@ def test_a_torn_or_absent_file_is_waited_out_and_shouted_about_when_it_stays_so(
     path: Path, regions: dict[str, MemoryRegisters], content: bytes | None
 ) -> None:
     now = [10_000_000]
-    shipper = Shipper(VALIDATOR, path, regions, source="val-us-0", clock_us=lambda: now[0])
+    shipper = Shipper(VALIDATOR, path, regions, name="val-us-0", source="val-us-0", clock_us=lambda: now[0])
     if content is not None:
         path.write_bytes(content)
     shipper.look()
@@ -206,7 +206,7 @@ def test_a_majority_that_stays_away_is_shouted_about(path: Path, regions: dict[s
         regions[region].faults.down = True
     write_as_file_pv(path, signed(7))
     now = [path.stat().st_mtime_ns // 1000]
-    shipper = Shipper(VALIDATOR, path, regions, source="val-us-0", clock_us=lambda: now[0])
+    shipper = Shipper(VALIDATOR, path, regions, name="val-us-0", source="val-us-0", clock_us=lambda: now[0])
     shipper.look()
     assert not shipper.flush(deadline_s=0.2)
     assert shipper.alarms() == ()
@@ -216,6 +216,67 @@ def test_a_majority_that_stays_away_is_shouted_about(path: Path, regions: dict[s
         regions[region].faults.down = False
     assert shipper.flush(deadline_s=5)
     assert shipper.alarms() == ()
+    shipper.close()
+
+
+def test_of_a_key_that_moves_the_host_where_it_signs_ships_and_the_other_is_silent(
+    tmp_path: Path, regions: dict[str, MemoryRegisters]
+) -> None:
+    """A region that was away answers with what the new host signed: at the old one that is no alarm."""
+    signs_at = ["home"]
+    paths = {host: tmp_path / f"{host}.json" for host in ("home", "standby")}
+
+    def at(host: str) -> Shipper:
+        return Shipper(VALIDATOR, paths[host], regions, name="val", source=host, signs_here=lambda: host == signs_at[0])
+
+    home, standby = at("home"), at("standby")
+    write_as_file_pv(paths["home"], signed(7))
+    write_as_file_pv(paths["standby"], signed(0, b"its own key's"))
+    regions["us-east"].faults.down = True
+    for shipper in (home, standby):
+        shipper.look()
+        assert shipper.flush(deadline_s=5)
+    assert standby.metrics() == ['vedr_sign_state_signs_here{validator="val"} 0']
+    paths["home"].unlink()  # fenced
+    signs_at[0] = "standby"
+    write_as_file_pv(paths["standby"], signed(9))
+    for shipper in (home, standby):
+        shipper.look()
+        assert shipper.flush(deadline_s=5)
+    regions["us-east"].faults.down = False
+    eventually(lambda: shown(regions) == dict.fromkeys(REGIONS, signed(9)))
+    found = regions["eu-west"].read(KEY)
+    assert found is not None
+    assert decode(VALIDATOR, found.data, where="eu-west").source == "standby"
+    eventually(lambda: not home._shipment.problems())
+    assert home.alarms() == standby.alarms() == ()
+
+    paths["standby"].unlink()
+    signs_at[0] = "home"
+    write_as_file_pv(paths["home"], signed(12))  # above the floor that it was given
+    for shipper in (home, standby):
+        shipper.look()
+    eventually(lambda: shown(regions) == dict.fromkeys(REGIONS, signed(12)))
+    assert home.alarms() == standby.alarms() == ()
+    for shipper in (home, standby):
+        shipper.close()
+
+
+def test_a_host_that_cannot_tell_whether_the_key_is_there_says_so(
+    path: Path, regions: dict[str, MemoryRegisters]
+) -> None:
+    def cannot_tell() -> bool:
+        raise UnavailableError("the disk does not answer")
+
+    write_as_file_pv(path, signed(7))
+    now = [path.stat().st_mtime_ns // 1000]
+    shipper = Shipper(
+        VALIDATOR, path, regions, name="val", source="val", signs_here=cannot_tell, clock_us=lambda: now[0]
+    )
+    shipper.look()
+    now[0] += 2_000_000
+    shipper.look()
+    assert shipper.alarms() == ("the disk does not answer: nothing is shipped",)
     shipper.close()
 
 
@@ -259,7 +320,7 @@ def test_a_damaged_copy_is_replaced(shipper: Shipper, path: Path, regions: dict[
 def test_after_a_restart_nothing_is_written_that_is_there(path: Path, regions: dict[str, MemoryRegisters]) -> None:
     write_as_file_pv(path, signed(7))
     for _ in range(2):
-        shipper = Shipper(VALIDATOR, path, regions, source="val-us-0")
+        shipper = Shipper(VALIDATOR, path, regions, name="val-us-0", source="val-us-0")
         shipper.look()
         assert shipper.flush(deadline_s=5)
         eventually(lambda: shown(regions) == dict.fromkeys(REGIONS, signed(7)))
@@ -283,7 +344,10 @@ def test_several_validators_ship_their_last_state_before_the_process_ends(
 ) -> None:
     validators = [Validator("chain-1", f"{number:040X}") for number in range(3)]
     paths = [tmp_path / f"{number}.json" for number in range(3)]
-    shippers = [Shipper(one, path, regions, source=path.stem) for one, path in zip(validators, paths, strict=True)]
+    shippers = [
+        Shipper(one, path, regions, name=path.stem, source=path.stem)
+        for one, path in zip(validators, paths, strict=True)
+    ]
     stopping, said, ended, thread = run_in_thread(shippers)
     for height in range(1, 30):
         for path in paths:
@@ -304,7 +368,7 @@ def test_a_last_state_that_reached_no_majority_is_said(
     for one in regions.values():
         one.faults.down = True
     write_as_file_pv(path, signed(7))
-    stopping, _, ended, thread = run_in_thread([Shipper(VALIDATOR, path, regions, source="val-us-0")])
+    stopping, _, ended, thread = run_in_thread([Shipper(VALIDATOR, path, regions, name="val-us-0", source="val-us-0")])
     stopping.set()
     thread.join(timeout=10)
     assert ended == [False]
@@ -312,7 +376,7 @@ def test_a_last_state_that_reached_no_majority_is_said(
 
 def test_an_alarm_is_said_once_and_so_is_its_end(path: Path, regions: dict[str, MemoryRegisters]) -> None:
     write_as_file_pv(path, signed(9))
-    stopping, said, _, thread = run_in_thread([Shipper(VALIDATOR, path, regions, source="val-us-0")])
+    stopping, said, _, thread = run_in_thread([Shipper(VALIDATOR, path, regions, name="val-us-0", source="val-us-0")])
     eventually(lambda: shown(regions)["us-east"] == signed(9))
     write_as_file_pv(path, signed(5))
     eventually(lambda: len(said) == 1)
@@ -345,7 +409,7 @@ def test_at_200_changes_a_second_the_regions_follow_within_a_tenth_of_a_second(
     path: Path, regions: dict[str, MemoryRegisters]
 ) -> None:
     write_as_file_pv(path, signed(1))
-    shipper = Shipper(VALIDATOR, path, regions, source="val-us-0")
+    shipper = Shipper(VALIDATOR, path, regions, name="val-us-0", source="val-us-0")
     stopping, said, ended, thread = run_in_thread([shipper])
     eventually(lambda: shown(regions)["us-east"] == signed(1))
     began = time.monotonic()
@@ -382,7 +446,7 @@ def test_the_metrics_name_height_age_and_lag(shipper: Shipper, path: Path) -> No
     assert 'vedr_sign_state_alarms{validator="val-us-0"} 0\n' in text
     assert 'vedr_sign_state_behind_seconds{validator="val-us-0"} 0.000000\n' in text
     assert text.count("vedr_sign_state_shipped_age_seconds{") == 3
-    assert len([line for line in text.splitlines() if line.startswith("# TYPE")]) == 8
+    assert len([line for line in text.splitlines() if line.startswith("# TYPE")]) == 9
 
 
 def test_copies_are_read_without_writing_and_what_is_missing_is_said(

@@ -2,13 +2,18 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from vedr.adapters.lab_fleet import LocalFiles
 from vedr.custody.key_material import VALIDATOR_FILE, new_key_file
 from vedr.errors import UnavailableError
-from vedr.failover.key_disk import OWN_FOLDER, address_on, put_key, take_key_off
+from vedr.failover.key_disk import OWN_FOLDER, SignsHere, address_on, put_key, take_key_off
 from vedr.failover.promotion_key import read_key_file
+from vedr.failover.signer_disk import Ticket
+from vedr.inventory import Node
 
 GIVEN = new_key_file("validator", VALIDATOR_FILE).content
 OWN = new_key_file("validator", VALIDATOR_FILE).content
@@ -74,3 +79,40 @@ def test_a_disk_that_can_t_be_read_is_not_taken_for_one_without_a_key(home: Path
     (home / VALIDATOR_FILE).rmdir()
     (home / VALIDATOR_FILE).write_text("[1]")
     assert address_on(home) == ""
+
+
+def test_a_node_signs_here_while_it_has_the_key_in_a_home_that_is_not_fenced(home: Path, tmp_path: Path) -> None:
+    host = cast("Node", SimpleNamespace(name="full", home=home))
+    given = address_of(GIVEN, tmp_path / "other")
+    data = home / "data"
+    data.mkdir()
+    signs_here = SignsHere(LocalFiles(), host, given)
+    assert not signs_here()
+    data.rename(home / Ticket(3, 1).folder)  # as a promotion does it: fenced, the key, opened
+    put_key(home, GIVEN)
+    assert not signs_here()
+    (home / Ticket(3, 1).folder).rename(data)
+    assert signs_here()
+    data.rename(home / Ticket(4, 1).folder)  # and on the way home
+    assert not signs_here()
+    take_key_off(home, given)
+    (home / Ticket(4, 1).folder).rename(data)
+    assert not signs_here()
+
+
+def test_a_home_without_a_folder_that_nobody_fenced_is_for_its_reader_to_say(home: Path, tmp_path: Path) -> None:
+    given = address_of(GIVEN, tmp_path / "other")
+    put_key(home, GIVEN)
+    signs_here = SignsHere(LocalFiles(), cast("Node", SimpleNamespace(name="full", home=home)), given)
+    assert signs_here()
+    (home / VALIDATOR_FILE).unlink()
+    assert not signs_here()
+
+
+def test_a_key_file_that_cannot_be_looked_at_is_no_answer(home: Path) -> None:
+    (home / VALIDATOR_FILE).unlink()
+    (home / "config").rmdir()
+    (home / "config").write_bytes(b"no folder")
+    signs_here = SignsHere(LocalFiles(), cast("Node", SimpleNamespace(name="full", home=home)), "AB" * 20)
+    with pytest.raises(UnavailableError):
+        signs_here()

@@ -1,5 +1,6 @@
 """The lab on paper: topology, addresses and what is derived from them."""
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,23 @@ def test_each_region_has_one_store_and_one_worker_in_its_first_zone(plan: Plan) 
     for region in plan.regions:
         assert where[f"s3-{region}"] == [plan.first_zone(region)]
         assert where[units.worker_name(region)] == [plan.first_zone(region)]
+
+
+def test_every_host_that_a_key_file_may_be_on_has_a_shipper_for_it_beside_its_disk(plan: Plan) -> None:
+    LabSecrets(plan.folder).create_missing(plan)
+    shipping = {
+        (unit.argv[unit.argv.index("--host") + 1], validator): zone
+        for zone in plan.zones
+        for unit in units.of_zone(plan, zone)
+        if "sign-state" in unit.argv
+        for word, validator in itertools.pairwise(unit.argv)
+        if word == "--validator"
+    }
+    by_name = {node.name: node for node in plan.nodes}
+    in_files = [node for node in plan.nodes if node.role == "validator" and not node.standbys]
+    hosts = [(host, node.name) for node in in_files for host in (node.name, *node.key_hosts)]
+    assert shipping == {(host, validator): by_name[host].zone for host, validator in hosts}
+    assert len(shipping) > len(in_files)
 
 
 def test_nodes_are_restarted_when_their_zone_boots_and_never_behind_a_runbooks_back(plan: Plan) -> None:
