@@ -33,10 +33,12 @@ releases d at p, as it may (Ed25519 gives the same signature again).  They take 
 position covers which is said by height, round, step and digest alone, and bytes that don't have the digest are damage.
 They only travel: `join` of one position with itself keeps them where either side has them.
 
-Guarantees: the above, while no region forgets what it confirmed.  A region that lost its object, or holds bytes that
-can't be read, counts for nothing, and gets content again only from a take-over that won its majority without it.
-Leaves out: regions rolled back by somebody who can write to a majority of the buckets, and whose turn it is to take
-over (the promotion protocol).
+Guarantees: the above, while no region forgets what it confirmed.  A region that lost its object, holds bytes that
+can't be read, or was put back below what it had shown to this process, counts for nothing, and gets content again only
+from a take-over that won its majority without it, or that did not see it before.
+Leaves out: whose turn it is to take over (the promotion protocol), and what a region forgot that nobody can notice.
+One region that was put back, or lies, is enough for two signatures where, at the same time, another one has not heard
+of the newest take-over or position: these two are a majority.
 """
 
 import base64

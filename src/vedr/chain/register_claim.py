@@ -7,6 +7,8 @@ they suffice: vedr.chain.register.
 Guarantees: `is_held` only after a majority shows this claim with a position that covers what each of them showed
 before; `is_durable` only after a majority shows the present position.  A region has at most one call in flight.  The
 sign-bytes of what was taken over are a majority's, or this host's, or harmless whoever wrote them; or there are none.
+A region that shows less than it showed before was put back: it has forgotten who passed this claim, and counts for
+nothing, as one that lost its object.
 Leaves out: when to ask again a region whose answer was lost, and when to give up.
 """
 
@@ -30,6 +32,7 @@ from vedr.errors import CorruptError, InvalidInputError, RefusedError
 from vedr.ports import Tagged
 
 ABSENT: Final = "has no register"
+_PUT_BACK: Final = "was put back: it shows {}, and has shown {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class _View:
     """What is known of one region."""
 
     content: Content | None = None
+    newest: Content | None = None  # of all that it ever showed
     tag: str | None = None
     is_read: bool = False
     in_flight: Read | Swap | None = None
@@ -78,6 +82,14 @@ class _View:
 
     def forget(self) -> None:
         self.is_read, self.in_flight, self.swapping = False, None, None
+
+    def show(self, content: Content) -> None:
+        """Take it in, unless it is less than what was there before."""
+        before = self.newest
+        if before and (content.epoch < before.epoch or not content.position.covers(before.position)):
+            self.content, self.problem = None, _PUT_BACK.format(content, before)
+        else:
+            self.content = self.newest = content
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +225,10 @@ class Claim:
         view = self._views[region]
         view.forget()
         view.is_read, view.tag, view.content = True, found.tag if found else None, None
+        view.problem = "" if found else ABSENT
         try:
-            view.content = decode(self._validator, found.data, where=region) if found else None
-            view.problem = "" if found else ABSENT
+            if found:
+                view.show(decode(self._validator, found.data, where=region))
         except CorruptError as error:
             view.problem = error.message
         if view.content is None:
@@ -227,7 +240,8 @@ class Claim:
     def on_swapped(self, region: str, tag: str) -> None:
         """See Conversation."""
         view = self._views[region]
-        view.content, view.tag, view.problem = view.swapping, tag, ""
+        view.content = view.newest = view.swapping
+        view.tag, view.problem = tag, ""
         view.forget()
         view.is_read, view.is_fillable = True, False
         self._is_held = self._is_held or self._confirmed() >= self._majority

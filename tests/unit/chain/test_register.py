@@ -438,6 +438,50 @@ def test_a_region_that_lost_its_register_is_filled_by_the_next_take_over_only(
     assert len(register.look().contents) == 3
 
 
+def test_a_holder_that_was_passed_does_not_go_on_with_a_region_that_was_put_back(
+    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    """The successor held us-east and eu-west, and ended; us-east's bucket is restored from before it began."""
+    active.advance(at(4))
+    assert active.wait_until_everywhere(deadline_s=5)
+    backup = backup_of(regions["us-east"])
+    active.advance(at(5))
+    assert active.wait_until_everywhere(deadline_s=5)
+    regions["ap-south"].faults.down = True
+    with register.take_over(2, "eu-west/7#b") as standby:
+        standby.advance(at(6, b"theirs"))
+        assert not standby.wait_until_everywhere(deadline_s=0.05)
+    regions["us-east"].overwrite(VALIDATOR.key, backup)
+    regions["ap-south"].faults.down = False
+
+    with pytest.raises(UnavailableError, match=r"was put back: it shows 4/0/2 .*, and has shown 5/0/2"):
+        active.advance(at(6, b"ours"), deadline_s=1)
+    assert not active.has(at(6, b"ours"))
+
+
+def test_a_region_that_was_put_back_counts_for_nothing_and_is_written_by_the_next_take_over_only(
+    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    backup = backup_of(regions["eu-west"])
+    for height in (5, 6):
+        active.advance(at(height))
+        assert active.wait_until_everywhere(deadline_s=5)
+    regions["eu-west"].overwrite(VALIDATOR.key, backup)
+    active.advance(at(7))
+    assert not active.wait_until_everywhere(deadline_s=0.05)
+    seen = register.look().contents
+    assert [seen[region].position.height for region in REGIONS] == [7, 0, 7], "what is released is in all the others"
+    with register.take_over(2, "b") as standby:
+        assert standby.position == at(7)
+        assert standby.wait_until_everywhere(deadline_s=5)
+
+
+def backup_of(region: MemoryRegisters) -> bytes:
+    found = region.read(VALIDATOR.key)
+    assert found is not None
+    return found.data
+
+
 def test_a_damaged_region_counts_for_nothing_and_is_replaced_by_a_take_over(
     register: SignStateRegister, regions: dict[str, MemoryRegisters]
 ) -> None:
