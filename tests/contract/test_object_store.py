@@ -141,7 +141,7 @@ def test_a_body_that_changed_on_the_way_is_refused_and_leaves_nothing(s3_server:
         through = S3Store("us-east", store.config.model_copy(update={"endpoint": endpoint}), s3_server.credentials)
         through.create(key("a/whole"), b"chain state " * 1000)
         meddler.flipped = 1
-        with pytest.raises(VedrError, match="400 Bad Request"):
+        with pytest.raises(VedrError, match="it answers 400 "):
             through.create(key("a/changed"), b"chain state " * 1000)
         proxy.shutdown()
     assert [entry.key for entry in store.list("a/")] == ["a/whole"]

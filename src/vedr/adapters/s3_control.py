@@ -15,8 +15,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from vedr.adapters.s3_store import CONNECT_TIMEOUT_S, MAX_RETRIES, REQUEST_TIMEOUT_S, Credentials, first_line
-from vedr.errors import RefusedError, UnavailableError, VedrError
+from vedr.adapters.s3_answers import Place
+from vedr.adapters.s3_store import CONNECT_TIMEOUT_S, MAX_RETRIES, REQUEST_TIMEOUT_S, Credentials
+from vedr.errors import RefusedError
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 LOCKED_CODES: Final = frozenset({"AccessDenied", "ObjectLocked", "InvalidRequest"})
-REFUSAL_CODES: Final = frozenset({"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "XAdminUserNotFound"})
 MISSING_CODES: Final = frozenset({"NoSuchKey", "NoSuchVersion"})
 UNLOCKED_CODES: Final = frozenset({"ObjectLockConfigurationNotFoundError"})
 REGISTER_PREFIX: Final = "sign-state/"
@@ -53,7 +53,7 @@ class Bucket:
     """One bucket.  Safe to use from many threads."""
 
     def __init__(self, region: str, config: StoreConfig, credentials: Credentials | None) -> None:
-        self._region, self._config = region, config
+        self._place, self._config = Place(region, config), config
         self._client = open_control(config, credentials)
 
     def delete(self, key: ObjectKey) -> None:
@@ -68,11 +68,11 @@ class Bucket:
         except (ClientError, BotoCoreError) as error:
             if _code(error) in LOCKED_CODES:
                 raise RefusedError(
-                    f"{key} in bucket {self._config.bucket} ({self._region}) is held by an object lock",
+                    f"{self._place.name(key)} is held by an object lock",
                     remedy="Wait until its retention has passed.",
                 ) from error
             if _code(error) not in MISSING_CODES:  # else somebody beside us was faster
-                raise self._translated(error) from error
+                raise self._place.error(error, key) from error
 
     def configure(self, *, expire_days: int | None = None) -> BucketSettings:
         """Bring the bucket to what the site asks for: there, versioned, locked; safe to repeat.
@@ -97,7 +97,7 @@ class Bucket:
                 )
             lifecycle = expire_days is not None and _set_lifecycle(self._client, name, expire_days)
         except (ClientError, BotoCoreError) as error:
-            raise self._translated(error) from error
+            raise self._place.error(error) from error
         return BucketSettings(versioned=True, lock_days=days, lifecycle=lifecycle)
 
     def facts(self) -> BucketFacts:
@@ -106,14 +106,8 @@ class Bucket:
             versioning = self._client.get_bucket_versioning(Bucket=self._config.bucket).get("Status")
             rule = _lock_rule(self._client, self._config.bucket)
         except (ClientError, BotoCoreError) as error:
-            raise self._translated(error) from error
+            raise self._place.error(error) from error
         return BucketFacts(versioning == "Enabled", str(rule.get("Mode", "")), int(rule.get("Days", 0)))
-
-    def _translated(self, error: Exception) -> VedrError:
-        message = f"bucket {self._config.bucket} ({self._region}): {first_line(error)}"
-        if _code(error) in REFUSAL_CODES:
-            return RefusedError(message, remedy="Check the bucket's policy and the store's credentials.")
-        return UnavailableError(message, remedy="The region's store does not answer; try again later.")
 
 
 def _lock_rule(client: "S3Client", bucket: str) -> dict[str, Any]:

@@ -15,16 +15,11 @@ import datetime as dt
 from typing import TYPE_CHECKING, Final
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-from vedr.adapters.s3_store import UNKNOWN_KEY_CODES, Credentials, first_line, open_obstore
-from vedr.errors import ConflictError, RefusedError, UnavailableError, VedrError
+from vedr.adapters.s3_answers import REFUSALS, Place, answer_of
+from vedr.adapters.s3_store import Credentials, open_obstore
+from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey, Tagged
 
@@ -35,7 +30,7 @@ CONNECT_TIMEOUT_S: Final = 1.0
 REQUEST_TIMEOUT_S: Final = 2.0  # a few hundred bytes; a region that takes longer is caught up later
 MAX_READ_BYTES: Final = 512 * 1024  # the longest register, the controller's, has at most half of it
 _CHUNK_BYTES: Final = 64 * 1024
-_WRONG_BUCKET_CODES: Final = ("NoSuchBucket", *UNKNOWN_KEY_CODES)  # these come with 404, as a missing object does
+_AGAIN: Final = "Read it again before anything else is written."
 
 
 class S3Registers:
@@ -43,6 +38,7 @@ class S3Registers:
 
     def __init__(self, region: str, config: StoreConfig, credentials: Credentials | None = None) -> None:
         self._region, self._config = region, config
+        self._place = Place(region, config)
         self._store = open_obstore(
             config,
             credentials,
@@ -62,9 +58,10 @@ class S3Registers:
             result = obstore.get(self._store, key)
             data = _beginning(result)
         except (BaseError, OSError) as error:
-            if isinstance(error, FileNotFoundError) and not _is_wrong_bucket(error):
+            ours = self._place.error(error, key, again=_AGAIN)
+            if isinstance(ours, NotFoundError):
                 return None
-            raise self._translated(error, key) from error
+            raise ours from error
         return Tagged(data, self._tag(result.meta["e_tag"], key))
 
     def swap(self, key: ObjectKey, data: bytes, *, expected: str | None) -> str:
@@ -72,35 +69,27 @@ class S3Registers:
         try:
             result = obstore.put(self._store, key, data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError) as error:  # 412, 409, and 404 of an object that went away
-            if _is_wrong_bucket(error):
-                raise self._translated(error, key) from error
+            if answer_of(error).code in REFUSALS:
+                raise self._place.error(error, key) from error
             raise ConflictError(
-                f"{self._name(key)} is not what it was when it was read", remedy="Read it again, and decide anew."
+                f"{self._place.name(key)} is not what it was when it was read", remedy="Read it again, and decide anew."
             ) from error
         except (BaseError, OSError) as error:
-            raise self._translated(error, key) from error
+            raise self._unwritten(error, key) from error
         return self._tag(result["e_tag"], key)
+
+    def _unwritten(self, error: Exception, key: ObjectKey) -> VedrError:
+        """A swap answered with 404 says nothing of the register: a server that is not as it should be."""
+        ours = self._place.error(error, key, again=_AGAIN)
+        return UnavailableError(ours.message, remedy=_AGAIN) if isinstance(ours, NotFoundError) else ours
 
     def _tag(self, e_tag: str | None, key: ObjectKey) -> str:
         if not e_tag:
             raise RefusedError(
-                f"{self._name(key)}: the server gives no ETag, so nothing can be replaced safely",
+                f"{self._place.name(key)}: the server gives no ETag, so nothing can be replaced safely",
                 remedy="Use a store with conditional writes.",
             )
         return e_tag
-
-    def _name(self, key: str) -> str:
-        return f"s3://{self._config.bucket}/{key} ({self._region})"
-
-    def _translated(self, error: Exception, key: ObjectKey) -> VedrError:
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or _is_wrong_bucket(error):
-            return RefusedError(
-                f"{self._name(key)}: the server refuses our credentials, or has no such bucket",
-                remedy="Check the bucket's name and policy, and the store's credentials.",
-            )
-        return UnavailableError(
-            f"{self._name(key)}: {first_line(error)}", remedy="Read it again before anything else is written."
-        )
 
 
 def _beginning(result: "GetResult") -> bytes:
@@ -110,7 +99,3 @@ def _beginning(result: "GetResult") -> bytes:
         if len(data) == MAX_READ_BYTES:
             break
     return bytes(data)
-
-
-def _is_wrong_bucket(error: Exception) -> bool:
-    return any(code in str(error) for code in _WRONG_BUCKET_CODES)

@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store as _ObstoreS3
 
-from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.adapters.s3_answers import Place
+from vedr.errors import ConflictError, InvalidInputError
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey, StoredObject
 
@@ -37,7 +32,6 @@ REQUEST_TIMEOUT_S: Final = 20  # a 16 MiB part needs 0.8 MiB/s; less is as good 
 MAX_RETRIES: Final = 2
 RETRY_TIMEOUT_S: Final = 6  # after this no retry is begun: a dead region costs seconds
 LIST_CHUNK: Final = 1000  # one page of the protocol
-UNKNOWN_KEY_CODES: Final = ("XAdminUserNotFound", "InvalidAccessKeyId")  # Versity's gateway answers 404 with the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +51,7 @@ class S3Store:
     def __init__(self, region: str, config: StoreConfig, credentials: Credentials | None = None) -> None:
         self._region = region
         self.config: Final = config
+        self._place: Final = Place(region, config)
         self._credentials = credentials
         self._data = _open_patient(config, credentials)
         self._control_lock = threading.Lock()
@@ -73,9 +68,9 @@ class S3Store:
         try:
             result = obstore.put(self._data, key, data, mode="create", use_multipart=False, attributes=self._attributes)
         except (AlreadyExistsError, PreconditionError) as error:
-            raise ConflictError(f"{self._name(key)} exists already", remedy="Read it, and compare.") from error
+            raise ConflictError(f"{self._place.name(key)} exists already", remedy="Read it, and compare.") from error
         except (BaseError, OSError) as error:
-            raise self._translated(error, key) from error
+            raise self._place.error(error, key) from error
         return StoredObject(key, len(data), result["version"], dt.datetime.now(dt.UTC))
 
     def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
@@ -90,7 +85,7 @@ class S3Store:
                 self._data, key, options={"head": True, **({"version": version} if version else {})}
             ).meta
         except (BaseError, OSError) as error:
-            raise self._translated(error, key) from error
+            raise self._place.error(error, key) from error
         return StoredObject(key, meta["size"], meta["version"], meta["last_modified"])
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -101,7 +96,7 @@ class S3Store:
                     if meta["path"].startswith(prefix) or not rest:
                         yield StoredObject(ObjectKey(meta["path"]), meta["size"], None, meta["last_modified"])
         except (BaseError, OSError) as error:
-            raise self._translated(error, ObjectKey(prefix)) from error
+            raise self._place.error(error, prefix) from error
 
     def delete(self, key: ObjectKey) -> None:
         self._control.delete(key)
@@ -118,7 +113,7 @@ class S3Store:
         try:
             return obstore.get(self._data, key, options={"version": version} if version else None).bytes()
         except (BaseError, OSError) as error:
-            raise self._translated(error, key) from error
+            raise self._place.error(error, key) from error
 
     @property
     def _control(self) -> "Bucket":
@@ -128,21 +123,6 @@ class S3Store:
             if self._bucket is None:
                 self._bucket = Bucket(self._region, self.config, self._credentials)
             return self._bucket
-
-    def _name(self, key: str) -> str:
-        return f"s3://{self.config.bucket}/{key} ({self._region})"
-
-    def _translated(self, error: Exception, key: ObjectKey) -> VedrError:
-        if isinstance(error, FileNotFoundError) and not any(code in str(error) for code in UNKNOWN_KEY_CODES):
-            return NotFoundError(f"{self._name(key)} does not exist", remedy="Use another region's copy.")
-        if isinstance(error, (FileNotFoundError, PermissionDeniedError, UnauthenticatedError)):
-            return RefusedError(
-                f"{self._name(key)}: the server refuses our credentials",
-                remedy="Check the bucket's policy and the store's credentials.",
-            )
-        return UnavailableError(
-            f"{self._name(key)}: {first_line(error)}", remedy="The region's store does not answer; try again later."
-        )
 
 
 def _open_patient(config: StoreConfig, credentials: Credentials | None) -> _ObstoreS3:
@@ -193,8 +173,3 @@ def open_obstore(
         retry_config=retry_config,
         **keys,
     )
-
-
-def first_line(error: Exception) -> str:
-    """A vendor's message without what follows it, which may be long."""
-    return str(error).strip().split("\n", 1)[0][:300]

@@ -15,7 +15,7 @@ from vedr.backup.layout import SnapshotId, Source, document_id, manifest_key, pa
 from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest, open_placement
 from vedr.backup.mending import mendable
 from vedr.backup.sealing import Codec
-from vedr.errors import ConflictError, CorruptError, NotFoundError, UnavailableError, VedrError
+from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.ports import Clock, ObjectKey, ObjectStore, StoredObject
 from vedr.signature import Signer
 from vedr.targets import Retention
@@ -182,4 +182,6 @@ def no_region(what: str, refusals: Mapping[str, VedrError]) -> VedrError:
         return UnavailableError(message, remedy="Bring a region's store back, and run it again.")
     if errors and all(isinstance(error, NotFoundError) for error in errors):
         return NotFoundError(message, remedy="See `vedr snapshot list`.")
+    if errors and all(isinstance(error, RefusedError) for error in errors):
+        return RefusedError(message, remedy=" ".join(dict.fromkeys(error.remedy for error in errors)))
     return CorruptError(message, remedy="Choose an older snapshot.")

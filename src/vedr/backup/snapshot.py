@@ -239,8 +239,8 @@ def _earlier(repository: Repository, source: Source, epoch: Epoch, landings: Map
     """The newest manifest of the source in this epoch; each region's own newest placement goes into its landing."""
     try:
         listing = list_snapshots(repository, source.origin, source.kind, name=source.name)
-    except UnavailableError:
-        return None  # the survey has met the same silence
+    except VedrError:
+        return None  # the survey has met the same
     newest: Manifest | None = None
     proven: dict[SnapshotId, VerifiedManifest] = {}
     for region, landing in landings.items():

@@ -24,7 +24,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from vedr.errors import ConflictError, CorruptError, NotFoundError, UnavailableError
+from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError
 from vedr.ledger import digest_of
 from vedr.ports import ObjectKey, ObjectStore
 
@@ -278,6 +278,9 @@ class Replicas:
         except UnavailableError:
             self._rest([name])
             raise
+        except RefusedError as error:  # wrong credentials, no bucket: that region tells nothing, and the others may
+            self._rest([name])
+            raise UnavailableError(error.message, remedy=error.remedy) from error
         finally:
             with self._lock:
                 del self._in_flight[name][call]
