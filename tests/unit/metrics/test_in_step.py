@@ -15,7 +15,7 @@ from vedr.reports.metrics import FAMILIES
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deployments" / "prometheus"
 RULES = PROMETHEUS / "vedr.rules.yml"
-RULE_TESTS = PROMETHEUS / "vedr.rules.test.yml"
+RULE_TESTS = [PROMETHEUS / "vedr.rules.test.yml", PROMETHEUS / "vedr.rules.days.test.yml"]
 DASHBOARD = ROOT / "deployments" / "grafana" / "vedr.json"
 PAGE = ROOT / "docs" / "metrics.md"
 OURS = {family.name: set(family.labels) for family in FAMILIES}
@@ -91,7 +91,7 @@ def test_every_labels_used_in_a_text_is_one_that_the_alert_has() -> None:
 
 
 def test_every_alert_has_a_test_that_makes_it_fire() -> None:
-    told = RULE_TESTS.read_text()
+    told = "".join(file.read_text() for file in RULE_TESTS)
     for alert in alerts():
         assert alert["alert"] in told, f"no test of {alert['alert']}"
 
@@ -112,7 +112,11 @@ def test_the_example_prometheus_reads_the_rules_and_names_the_job_that_they_ask_
 @pytest.mark.server
 @pytest.mark.parametrize(
     "arguments",
-    [("test", "rules", RULE_TESTS.name), ("check", "rules", RULES.name), ("check", "config", "prometheus.example.yml")],
+    [
+        ("test", "rules", *(file.name for file in RULE_TESTS)),
+        ("check", "rules", RULES.name),
+        ("check", "config", "prometheus.example.yml"),
+    ],
     ids=" ".join,
 )
 def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
