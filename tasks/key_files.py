@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tasks.key_hosts import earlier_stages
+from tasks.key_hosts import earlier_stages, still_heard_of
 from tasks.observing import ask, in_sync
 from tasks.outages import KEY_FILE_BUDGET_S, situation_of
 from tasks.risks import two_people_say
@@ -172,7 +172,15 @@ class KeyHandling:
 
     def _hosts(self, ticket: Ticket) -> Hosts:
         others = tuple(
-            fence_of(self._opened, self._key_file, host, ticket, statements=self._seen_stopped, chosen=self._chosen)
+            fence_of(
+                self._opened,
+                self._key_file,
+                host,
+                ticket,
+                reached=functools.partial(still_heard_of, self._opened),
+                statements=self._seen_stopped,
+                chosen=self._chosen,
+            )
             for host in self._key_file.every_host
             if host != self._host.name
         )

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from tasks.observing import MAX_ASKED_AT_ONCE
+from tasks.observing import MAX_ASKED_AT_ONCE, others
 from vedr.adapters.fence_site import why_not
 from vedr.adapters.site import OpenSite
-from vedr.errors import RefusedError, VedrError
+from vedr.errors import RefusedError, UnavailableError, VedrError
 from vedr.failover.fencing import InstanceStopped
 from vedr.failover.key_disk import address_on
 from vedr.failover.promotion_record import ArmedAt, armed_in, stages_in
@@ -20,7 +20,7 @@ from vedr.failover.promotion_stages import Evidence, StageName
 from vedr.failover.relocation_key_files import KeyHosts
 from vedr.failover.signer_disk import LocalSignerDisk
 from vedr.inventory import Node
-from vedr.policies.key_files import KeyFile
+from vedr.policies.key_files import FenceWay, KeyFile
 
 MOVERS: Final = ("RB-DR-002", "RB-DR-003", "failback")
 
@@ -55,24 +55,54 @@ def key_hosts_of(opened: OpenSite) -> KeyHosts:
         return KeyHosts()
     holders = holders_in_ledger(opened)
     with ThreadPoolExecutor(min(MAX_ASKED_AT_ONCE, len(asked)), "key-hosts") as pool:
-        unproven = pool.map(lambda pair: _unproven(opened, *pair), asked)
+        ways = pool.map(lambda pair: _answering(opened, *pair), asked)
         unfit = pool.map(lambda pair: why_not(opened, pair[1], "process-and-disk"), asked)
         names = [node.name for _, node in asked]
+        found = dict(zip(names, ways, strict=True))
         return KeyHosts(
             holders,
-            {name: why for name, why in zip(names, unproven, strict=True) if why},
+            {name: why for name, (way, why) in found.items() if way is None},
             {name: why for name, why in zip(names, unfit, strict=True) if why},
+            frozenset(name for name, (way, _) in found.items() if way == "network"),
         )
 
 
-def _unproven(opened: OpenSite, key_file: KeyFile, node: Node) -> str:
-    """Every way's reason, when what it rests on does not answer; empty as soon as one does."""
+def _answering(opened: OpenSite, key_file: KeyFile, node: Node) -> tuple[FenceWay | None, str]:
+    """The first way whose ground answers; else none, with every way's reason."""
     reasons = []
     for way in key_file.ways(node.name):
         if not (reason := why_not(opened, node, way)):
-            return ""
+            return way, ""
         reasons.append(reason)
-    return "; ".join(reasons)
+    return None, "; ".join(reasons)
+
+
+def still_heard_of(opened: OpenSite, host: Node) -> str:
+    """How a host whose network is denied is heard of nevertheless; empty: it does not answer, and is nobody's peer.
+
+    UnavailableError when no other node tells its peers: that can't be told then.
+    """
+    try:
+        opened.rpc(host).status()
+    except UnavailableError:
+        pass
+    except VedrError:  # nonsense is an answer as well
+        return f"the RPC of {host.name} answers"
+    else:
+        return f"the RPC of {host.name} answers"
+    asked, connected = 0, []
+    for one in others(opened, host):
+        try:
+            peers = one.rpc.net_info().peers
+        except UnavailableError:
+            continue
+        asked += 1
+        connected += [one.node.name for peer in peers if peer.moniker == host.name]
+    if not asked:
+        raise UnavailableError(
+            f"no node tells whether {host.name} is still its peer", remedy="Bring back a node elsewhere: RB-DR-001."
+        )
+    return f"{', '.join(connected)} still {'has' if len(connected) == 1 else 'have'} it as a peer" if connected else ""
 
 
 def key_on(opened: OpenSite, node: Node) -> Node | None:
@@ -98,26 +128,20 @@ def check_signs_alone(opened: OpenSite, key_file: KeyFile, holder: str) -> None:
 
 
 def _check_kept_from_signing(opened: OpenSite, key_file: KeyFile, validator: Node, node: Node) -> None:
-    looks: Mapping[str, Callable[[], None]] = {
+    looks: Mapping[FenceWay, Callable[[], None]] = {
         "process-and-disk": lambda: _check_disk(opened, validator, node),
         "instance": lambda: _check_instance(opened, node),
+        "network": lambda: _check_denied(opened, node),
     }
     reasons: list[VedrError] = []
     for way in key_file.ways(node.name):
-        if look := looks.get(way):
-            try:
-                look()
-            except VedrError as error:
-                reasons.append(error)
-            else:
-                return
-    raise (
-        reasons[0]
-        if reasons
-        else RefusedError(
-            f"{node.name}: that it is kept from signing rests on people's word", remedy="See for yourself, and say so."
-        )
-    )
+        try:
+            looks[way]()
+        except VedrError as error:
+            reasons.append(error)
+        else:
+            return
+    raise type(reasons[0])("; ".join(error.message for error in reasons), remedy=reasons[-1].remedy)
 
 
 def _check_disk(opened: OpenSite, validator: Node, node: Node) -> None:
@@ -131,6 +155,19 @@ def _check_disk(opened: OpenSite, validator: Node, node: Node) -> None:
 
 def _check_instance(opened: OpenSite, node: Node) -> None:
     InstanceStopped(opened.instances(node.region), node.name, opened.site.fleet.instances[node.name]).prove()
+
+
+def _check_denied(opened: OpenSite, node: Node) -> None:
+    """Two people saw its process stopped when it was fenced; what a machine can see is that nothing passes since."""
+    if opened.network(node.region).denied_since(node.name) is None:
+        raise RefusedError(
+            f"{node.name}: its network is not denied any more, and two people's word was all that kept it from signing",
+            remedy="Deny it again, then see on its console that its unit is masked and its key is gone.",
+        )
+    if heard := still_heard_of(opened, node):
+        raise RefusedError(
+            f"{node.name}: its network is denied, and yet {heard}", remedy="Stop the machine; find what let it through."
+        )
 
 
 def is_away(opened: OpenSite, hosts: KeyHosts, validator: Node) -> bool:

@@ -213,6 +213,7 @@ def describe_return(found: Relocation, stages_pct: tuple[int, ...]) -> Plan:
         title=f"failback to {found.domain}",
         actions=(*keys, *users, *providers, *map(describe_key_move, found.key_moves)),
         notes=tuple(f"{left.name} stays where it is: {left.reason}" for left in found.left),
+        warnings=found.warnings,
     )
 
 

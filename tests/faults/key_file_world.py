@@ -233,6 +233,17 @@ class KeyNode(MadeUpNode):
             return bool(self._world.signers_of_height(height))
         return self._world.unit(validator.unit) == "running" and not self._world.is_dark(validator.zone)
 
+    def net_info(self) -> Any:
+        """Nodes that run where nothing is dark; and one whose connection outlived the rule against it."""
+        world = self._world
+        nodes = [
+            node
+            for node in world.site.nodes
+            if (world.state / f"peer-{node.name}").exists()
+            or (world.unit(node.unit) == "running" and not world.is_dark(node.zone))
+        ]
+        return SimpleNamespace(peers=[SimpleNamespace(moniker=node.name) for node in nodes])
+
     def consensus_state(self) -> Any:
         self.status()
         return SimpleNamespace(votes_of=lambda _: (), votes=())

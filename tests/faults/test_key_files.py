@@ -3,9 +3,6 @@
 The flows themselves on a site in files (key_file_world), with EC2 stood in for by moto where a cloud has to answer.
 """
 
-import contextlib
-import itertools
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,30 +13,20 @@ import pytest
 from beside import beside
 from moto import mock_aws
 
-from flows import failback, failovers
+from flows import failovers
 from tasks import (
     aftercare,
-    binding,
     compromise,
-    failover_orders,
-    key_files,
     outages,
-    relocating,
-    returning,
-    scaling,
-    serving,
     signing,
 )
-from tasks.failover_orders import Failback, ZoneFailover
+from tasks.failover_orders import ZoneFailover
 from vedr.adapters.fence_instances import Ec2Instances
-from vedr.adapters.site import OpenSite, utc_now
 from vedr.chain.sign_state import FILE_NAME, read_sign_state
 from vedr.custody.key_backup_collect import Owner
 from vedr.errors import RefusedError
 from vedr.failover.key_disk import address_on
 from vedr.failover.signer_disk import double_sign_check
-from vedr.runbook.approval import Answer, Answers, asked
-from vedr.runbook.run import Outcome
 
 HERE = Path(__file__).parent
 STAGES = ["locked", "fenced", "observed", "quieted", "floored", "key_ready", "arming", "armed", "watched"]
@@ -55,49 +42,10 @@ def worlds() -> ModuleType:
     return beside("key_file_world", HERE / "key_file_world.py")
 
 
-class Site:
-    """A world that the flows act on in this process."""
-
-    def __init__(self, worlds: ModuleType, folder: Path, paper: Any) -> None:
-        killed_run = beside("killed_run", HERE / "killed_run.py")
-        folder.mkdir()
-        self.worlds = worlds
-        self.world = worlds.KeyWorld(folder, paper)
-        self.world.make()
-        self.journal = killed_run.open_journal(folder)
-        self.stores = {region: killed_run.MortalStore(folder / "stores" / region) for region in killed_run.REGIONS}
-        self.world.back_up(self.stores, self.journal)
-        self.cloud: Any = None
-        self.home, self.standby = (self.world.site.node(name) for name in (worlds.VALIDATOR, worlds.STANDBY))
-
-    @contextlib.contextmanager
-    def open(self, _: object = None) -> Iterator[OpenSite]:
-        opened = self.world.opened(self.stores, self.journal)
-        if self.cloud is not None:
-            opened.instances = lambda _: self.cloud
-        yield opened
-
-    def entries(self, runbook: str) -> tuple[Any, ...]:
-        (run_id,) = self.journal.runs_of(runbook)[-1:]
-        entries: tuple[Any, ...] = self.journal.read(run_id).entries
-        return entries
-
-    def stages(self, runbook: str) -> list[str]:
-        return [str(e.payload["stage"]) for e in self.entries(runbook) if e.payload.get("text") == "promotion"]
-
-    def signs_at(self) -> list[str]:
-        return [node.name for node in self.world.able()]
-
-    def check_signed_once(self) -> None:
-        """Each height by one host at most, and the hosts one after the other."""
-        spans = sorted(self.world.signed())
-        for (_, last, _), (first, _, _) in itertools.pairwise(spans):
-            assert first > last
-
-    def silent_blocks(self) -> int:
-        """The longest stretch of blocks that the validator did not sign."""
-        spans = sorted(self.world.signed())
-        return max(first - last - 1 for (_, last, _), (first, _, _) in itertools.pairwise(spans))
+@pytest.fixture(scope="module")
+def sites(worlds: ModuleType) -> ModuleType:
+    del worlds
+    return beside("key_file_site", HERE / "key_file_site.py")
 
 
 @pytest.fixture(scope="module")
@@ -107,41 +55,23 @@ def paper(worlds: ModuleType) -> Any:
 
 
 @pytest.fixture
-def made(worlds: ModuleType, paper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Site]:
-    def make(**changed: Any) -> Site:
-        site = Site(worlds, tmp_path / "world", paper.model_copy(update=changed))
-        monkeypatch.setenv("VEDR_PLAIN", "1")
-        for module in (aftercare, binding, outages, relocating, returning, scaling, serving, failback, key_files):
-            monkeypatch.setattr(module, "open_site", site.open)
-        for module in (outages, relocating, returning, serving):
-            monkeypatch.setattr(module, "answers_http", site.world.answers_http)
-        monkeypatch.setattr(failover_orders, "load_site", lambda _: site.world.site)
-        monkeypatch.setattr(key_files, "STILL_S", 0.3)
+def made(
+    worlds: ModuleType, sites: ModuleType, paper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    def make(**changed: Any) -> Any:
+        site = sites.Site(worlds, tmp_path / "world", paper.model_copy(update=changed))
+        sites.put_in_place(site, monkeypatch)
         return site
 
     return make
 
 
-def empty_zone(**more: Any) -> Outcome:
-    return perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b", mode="planned", **more))
-
-
-def go_home(**more: Any) -> Outcome:
-    return perform(failback.RUNBOOK, Failback(place="eu-west-1b", **more))
-
-
-def perform(runbook: Any, order: Any) -> Outcome:
-    outcome = runbook.perform(order)
-    assert isinstance(outcome, Outcome)
-    assert outcome.outcome == "completed"
-    return outcome
-
-
 def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_off_again(
-    made: Callable[..., Site],
+    made: Callable[..., Any],
+    sites: ModuleType,
 ) -> None:
     site = made()
-    empty_zone()
+    sites.empty_zone()
     assert site.stages("RB-DR-002") == STAGES
     assert site.signs_at() == [site.standby.name]
     assert not (site.home.home / "data").exists()
@@ -151,7 +81,7 @@ def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_
         (moves,) = watched.values()
         assert [move.validator for move in moves] == [site.home.name]
         aftercare._check_key_files(opened, {site.home.name: moves[0]})
-    go_home()
+    sites.go_home()
     assert site.stages("failback") == STAGES
     assert site.signs_at() == [site.home.name]
     assert address_on(site.standby.home) not in ("", site.home.address)
@@ -162,9 +92,11 @@ def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_
     assert site.silent_blocks() <= 20 + 3 * site.worlds.BLOCKS_PER_S  # quiet, and what the made up hosts need
 
 
-def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(made: Callable[..., Site]) -> None:
+def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(
+    made: Callable[..., Any], sites: ModuleType
+) -> None:
     site = made()
-    empty_zone()
+    sites.empty_zone()
     with site.open() as opened:
         with pytest.raises(RefusedError, match="signs with the key file of validator-eu-west-1"):
             signing.guard(opened, site.standby, print)
@@ -172,10 +104,12 @@ def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(made: Calla
             signing.guard(opened, site.home, print)
 
 
-def test_a_dead_zone_s_key_file_stays_and_the_plan_says_why_while_all_else_completes(made: Callable[..., Site]) -> None:
+def test_a_dead_zone_s_key_file_stays_and_the_plan_says_why_while_all_else_completes(
+    made: Callable[..., Any], sites: ModuleType
+) -> None:
     site = made()
     site.world.darken("eu-west-1b", dead=True)
-    outcome = perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
+    outcome = sites.perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
     (decided,) = [e.payload["result"] for e in site.entries("RB-DR-002") if e.payload.get("step") == "decide" and
                   e.kind == "step_completed"]  # fmt: skip
     (left,) = [one for one in decided["left"] if one["name"] == site.home.name]
@@ -187,7 +121,7 @@ def test_a_dead_zone_s_key_file_stays_and_the_plan_says_why_while_all_else_compl
 
 
 def test_a_key_file_that_can_t_be_moved_after_all_leaves_its_run_open_with_all_else_done(
-    made: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    made: Callable[..., Any], sites: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = made()
     decided = outages.describe
@@ -199,7 +133,7 @@ def test_a_key_file_that_can_t_be_moved_after_all_leaves_its_run_open_with_all_e
 
     monkeypatch.setattr(failovers, "describe", dark_now)
     with pytest.raises(RefusedError, match="all else of zone eu-west-1b is done, but not the key file") as caught:
-        empty_zone()
+        sites.empty_zone()
     assert "go on with this run" in caught.value.remedy
     entries = site.entries("RB-DR-002")
     done = [e.payload["step"] for e in entries if e.kind == "step_completed"]
@@ -208,18 +142,18 @@ def test_a_key_file_that_can_t_be_moved_after_all_leaves_its_run_open_with_all_e
     assert site.world.unit(site.standby.unit) == "running"  # nothing was stopped for it
     assert set(site.stages("RB-DR-002")) == {"locked"}
     (site.world.state / "dark-eu-west-1b").unlink()
-    empty_zone(incident=entries[0].run_id)
+    sites.empty_zone(incident=entries[0].run_id)
     assert site.signs_at() == [site.standby.name]
     site.check_signed_once()
 
 
-def test_without_a_backup_nothing_is_fenced(made: Callable[..., Site]) -> None:
+def test_without_a_backup_nothing_is_fenced(made: Callable[..., Any], sites: ModuleType) -> None:
     site = made()
     for store in site.stores.values():
         for one in list(store.list("eu-west/keys/")):
             store.delete(one.key)
     with pytest.raises(RefusedError, match="no backup of the key"):
-        empty_zone()
+        sites.empty_zone()
     assert site.signs_at() == [site.home.name]
     assert not site.stages("RB-DR-002")
 
@@ -236,7 +170,7 @@ def ec2() -> Iterator[Any]:
 
 
 def test_a_dead_zone_s_key_file_moves_when_its_cloud_says_that_the_machine_is_off(
-    made: Callable[..., Site], paper: Any, worlds: ModuleType, ec2: dict[str, Any]
+    made: Callable[..., Any], sites: ModuleType, paper: Any, worlds: ModuleType, ec2: dict[str, Any]
 ) -> None:
     image = ec2["ec2"].describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     machine = ec2["ec2"].run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
@@ -249,7 +183,7 @@ def test_a_dead_zone_s_key_file_moves_when_its_cloud_says_that_the_machine_is_of
     site.cloud = Ec2Instances(ec2["ec2"], ec2["autoscaling"], ec2["cloudwatch"])
     last = site.world.advance()
     site.world.darken("eu-west-1b", dead=True)
-    perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
+    sites.perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
     assert site.cloud.state(machine) == "stopped"
     assert site.signs_at() == [site.standby.name]
     fenced = next(e.payload["evidence"] for e in site.entries("RB-DR-002") if e.payload.get("stage") == "fenced")
@@ -264,7 +198,7 @@ def test_a_dead_zone_s_key_file_moves_when_its_cloud_says_that_the_machine_is_of
     for node in site.world.site.nodes:
         if node.zone == "eu-west-1b" and not node.is_validator:
             site.world.set_unit(node.unit, "running")
-    go_home()
+    sites.go_home()
     assert site.signs_at() == [site.home.name]
     assert address_on(site.standby.home) != site.home.address
     site.check_signed_once()
@@ -273,29 +207,7 @@ def test_a_dead_zone_s_key_file_moves_when_its_cloud_says_that_the_machine_is_of
 # --- a halted chain, and people
 
 
-def answer_when_asked(site: Site, people: dict[str, bool], seen: list[str]) -> threading.Thread:
-    """Answers what the run asks, as `vedr approve` does, from another machine."""
-    journal = beside("killed_run", HERE / "killed_run.py").open_journal(site.world.state)
-
-    def work() -> None:
-        question = None
-        while question is None:
-            threading.Event().wait(0.05)
-            runs = journal.runs_of("RB-DR-002")
-            question = asked(journal.read(runs[-1]).entries) if runs else None
-        seen.extend(question.plan.warnings)
-        for person, agrees in people.items():
-            Answers(journal).give(
-                Answer(question.run_id, question.plan.digest, person, agrees, "seen", utc_now(), "cli")
-            )
-        journal.close()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
-
-
-def halted(site: Site) -> Site:
+def halted(site: Any) -> Any:
     """The chain stands, and nobody can read what the validator signed last."""
     site.world.advance()
     (site.world.state / "halted").touch()
@@ -304,11 +216,12 @@ def halted(site: Site) -> Site:
 
 
 def test_on_a_halted_chain_whose_last_signature_is_not_known_two_people_take_the_risk(
-    made: Callable[..., Site],
+    made: Callable[..., Any],
+    sites: ModuleType,
 ) -> None:
     site, seen = halted(made()), list[str]()
-    thread = answer_when_asked(site, {"zoe": True, "yan": True}, seen)
-    empty_zone()
+    thread = sites.answer_when_asked(site, {"zoe": True, "yan": True}, seen)
+    sites.empty_zone()
     thread.join()
     assert "it signs twice: 5 % of the stake is slashed and the validator is removed for ever" in seen[0]
     evidence = {
@@ -320,12 +233,13 @@ def test_on_a_halted_chain_whose_last_signature_is_not_known_two_people_take_the
 
 
 def test_one_person_who_refuses_the_risk_leaves_the_key_fenced_and_the_standby_serving(
-    made: Callable[..., Site],
+    made: Callable[..., Any],
+    sites: ModuleType,
 ) -> None:
     site, seen = halted(made()), list[str]()
-    thread = answer_when_asked(site, {"zoe": True, "yan": False}, seen)
+    thread = sites.answer_when_asked(site, {"zoe": True, "yan": False}, seen)
     with pytest.raises(RefusedError, match="yan refused"):
-        empty_zone()
+        sites.empty_zone()
     thread.join()
     assert "key_ready" not in site.stages("RB-DR-002")
     assert not site.signs_at()
@@ -333,9 +247,11 @@ def test_one_person_who_refuses_the_risk_leaves_the_key_fenced_and_the_standby_s
     assert (site.standby.home / "data").exists()
 
 
-def test_a_compromised_key_is_contained_at_the_full_node_that_was_given_it(made: Callable[..., Site]) -> None:
+def test_a_compromised_key_is_contained_at_the_full_node_that_was_given_it(
+    made: Callable[..., Any], sites: ModuleType
+) -> None:
     site = made()
-    empty_zone()
+    sites.empty_zone()
     ctx: Any = SimpleNamespace(run_id="inc-20260214-120000-aaaa", attempt=3, say=print)
     with site.open() as opened:
         owner = Owner("validator", site.home.name, site.home.region)

@@ -1,9 +1,11 @@
 """How each host of a key file is fenced, as the site's file says: its ways, composed.
 
 Guarantees: nothing is contacted before a fence is closed or proven; a host without a named way has process and disk.
-Leaves out: the order in which hosts are fenced (vedr.failover.promotion), and asking people (`statements`).
+Leaves out: the order in which hosts are fenced (vedr.failover.promotion); asking people (`statements`); what is
+still heard of a host whose network is denied (`reached`).
 """
 
+import functools
 from collections.abc import Callable, MutableMapping, Sequence
 
 from vedr.adapters.site import OpenSite, utc_now
@@ -16,6 +18,7 @@ from vedr.inventory import Node
 from vedr.policies.key_files import FenceWay, KeyFile
 
 Statements = Callable[[str], Sequence[Statement]]
+Reached = Callable[[Node], str]
 
 
 def process_and_disk(opened: OpenSite, node: Node, ticket: Ticket) -> ProcessAndDisk:
@@ -29,23 +32,27 @@ def fence_of(
     host: str,
     ticket: Ticket,
     *,
+    reached: Reached,
     statements: Statements,
     chosen: MutableMapping[str, int],
 ) -> FirstWay:
     """The host's ways in their order; `chosen` is kept over all looks of one process."""
     node = opened.site.node(host)
-    ways = [_way(opened, node, way, ticket, statements) for way in key_file.ways(host)]
+    ways = [_way(opened, node, way, ticket, reached, statements) for way in key_file.ways(host)]
     return FirstWay(host, ways, chosen)
 
 
-def _way(opened: OpenSite, node: Node, way: FenceWay, ticket: Ticket, statements: Statements) -> Fence:
+def _way(  # noqa: PLR0917
+    opened: OpenSite, node: Node, way: FenceWay, ticket: Ticket, reached: Reached, statements: Statements
+) -> Fence:
     match way:
         case "process-and-disk":
             return process_and_disk(opened, node, ticket)
         case "instance":
             return InstanceStopped(opened.instances(node.region), node.name, opened.site.fleet.instances[node.name])
         case "network":
-            return NetworkDenied(opened.network(node.region), node.name, statements, utc_now)
+            network = opened.network(node.region)
+            return NetworkDenied(network, node.name, functools.partial(reached, node), statements, utc_now)
 
 
 def why_not(opened: OpenSite, node: Node, way: FenceWay) -> str:

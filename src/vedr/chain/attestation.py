@@ -31,10 +31,10 @@ class Statement:
     @property
     def identity(self) -> str:
         """The name without what makes one person look like two: case, spaces, signs that nobody sees, ways of writing a
-        letter.
+        letter, and an address's domain: `zoe` and `zoe@virtengine.com` are one.
         """
         seen = (sign for sign in unicodedata.normalize("NFKC", self.person) if unicodedata.category(sign) != _UNSEEN)
-        return " ".join("".join(seen).casefold().split())
+        return " ".join("".join(seen).casefold().partition("@")[0].split())
 
 
 @dataclass(frozen=True, slots=True)

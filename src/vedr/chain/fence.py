@@ -48,7 +48,6 @@ FenceMethod = Literal[
     "process ended and disk renamed",
     "instance stopped",
     "HSM key disabled",
-    "signer epoch passed",
     "network denied and attested",
 ]
 

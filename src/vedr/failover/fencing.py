@@ -1,65 +1,23 @@
 """The ways to keep a host from signing, each behind `vedr.chain.fence.Fence`.
 
-Guarantees: a way proves only what somebody who can know it says; silence, an error or a doubt is no fence.  `WAYS`
-tells of each what it rests on and what undoes it.
+Guarantees: a way proves only what somebody who can know it says; silence, an error or a doubt is no fence.  What undoes
+each is in docs/signing-safety.md.
 Leaves out: order and leases (`promotion`); cloud, HSM and firewall calls, which adapters behind the Protocols make.
 """
 
 import datetime as dt
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from vedr.chain.attestation import Statement, two_people
 from vedr.chain.fence import Closed, Fence, FenceMethod, UnitStopped
-from vedr.chain.register_survey import Seen
 from vedr.chain.sign_state import SignState
-from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, UnavailableError
+from vedr.errors import CorruptError, DeadlineError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.failover.signer_disk import SignerDisk, Ticket
 from vedr.inventory import Node
 from vedr.ports import Clock, Fleet
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """What a fence rests on, for the runbook's page."""
-
-    proof: str
-    undone_by: str
-    final_state: bool
-
-
-WAYS: Final[Mapping[FenceMethod, Way]] = {
-    "unit stopped": Way(
-        "the host's supervisor: no process, and none wanted", "anybody who starts the unit", final_state=False
-    ),
-    "process ended and disk renamed": Way(
-        "the supervisor, and the host's disk: no process, and no folder to start or sign from",
-        "renaming the folder back, which the next check sees",
-        final_state=True,
-    ),
-    "instance stopped": Way(
-        "the cloud: the instance is stopped or terminated, and nothing starts it again",
-        "starting the instance, which the next check sees",
-        final_state=False,
-    ),
-    "HSM key disabled": Way(
-        "the token: the key is disabled and a signature with it is refused",
-        "enabling the key, which the next check sees",
-        final_state=False,
-    ),
-    "signer epoch passed": Way(
-        "a majority of the regions' registers: they refuse every signature of an older epoch",
-        "nothing: epochs only grow",
-        final_state=True,
-    ),
-    "network denied and attested": Way(
-        "the network: all is denied; and two people who saw the process stopped",
-        "lifting the deny while the key is on the host: never do",
-        final_state=False,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,39 +143,6 @@ class HsmKeyDisabled:
         return Closed({"key": f"key {self.label} refused by its token"})
 
 
-@dataclass(frozen=True, slots=True)
-class SignerEpochPassed:
-    """A remote signer whose epoch is over: whatever it still holds, no majority of registers takes its next signature.
-
-    `epoch`: the newest that the host's signer may have had; `take_over`: claims a higher one, for the standby.
-    """
-
-    look: Callable[[], Seen]
-    take_over: Callable[[], None]
-    host: str
-    epoch: int
-    method: FenceMethod = "signer epoch passed"
-
-    def close(self) -> None:
-        self.take_over()
-
-    def prove(self) -> Closed:
-        """A majority of the regions shows a newer epoch; what they hold covers all that was ever released."""
-        seen = self.look()
-        passed = sorted(region for region, content in seen.contents.items() if content.epoch > self.epoch)
-        regions = seen.contents.keys() | seen.problems.keys()
-        if seen.newest is None or 2 * len(passed) <= len(regions):
-            raise RefusedError(
-                f"{self.host} is not fenced: {len(passed)} of {len(regions)} regions show an epoch above {self.epoch}",
-                remedy="Take the register over with a higher epoch, in a majority of the regions.",
-            )
-        position = seen.newest.position
-        return Closed(
-            {"epoch": f"epoch {seen.newest.epoch} above {self.epoch} in {', '.join(passed)}"},
-            SignState(position.height, position.round, position.step),
-        )
-
-
 class NetworkDeny(Protocol):
     """The firewall around a host."""
 
@@ -228,16 +153,22 @@ class NetworkDeny(Protocol):
         """Since when nothing passes, asked of the network and not of the host; None when something may."""
 
 
+class UnattestedError(RefusedError):
+    """People did not give their word: asking the same ones again at once would only teach them to agree."""
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkDenied:
     """The network lets nothing out, and two people saw the process stopped.
 
     One without the other is not enough: votes that were signed behind a closed network get out when it opens.
-    `statements` asks people for a sentence, or gives what they said to it before.
+    `reached` says how the host is heard of although it is denied, empty when it is not: connections that were open
+    before may outlive their rule.  `statements` asks people for a sentence, or gives what they said to it before.
     """
 
     network: NetworkDeny
     host: str
+    reached: Callable[[], str]
     statements: Callable[[str], Sequence[Statement]]
     clock: Clock
     method: FenceMethod = "network denied and attested"
@@ -251,21 +182,38 @@ class NetworkDenied:
         self.network.deny(self.host)
 
     def prove(self) -> Closed:
-        """Both halves, the people's after the network's."""
+        """The network's half first, so that nobody is asked to look at a host that is not cut off.
+
+        Raises:
+            RefusedError: something passes.
+            UnattestedError: nothing does, and two different people did not say so, after that and not long ago.
+        """
         since = self.network.denied_since(self.host)
         if since is None:
             raise RefusedError(
                 f"{self.host} is not fenced: its network is not denied", remedy="Deny it first, in and out."
             )
-        said = self.statements(self.sentence)
-        word = two_people(said, self.sentence, after=since, now=self.clock())
+        if heard := self.reached():
+            raise RefusedError(
+                f"{self.host} is not fenced: its network is denied since {since.isoformat()}, and yet {heard}",
+                remedy="Find what lets it through: an open connection, another interface.  Or stop the machine.",
+            )
+        try:
+            word = two_people(self.statements(self.sentence), self.sentence, after=since, now=self.clock())
+        except RefusedError as error:
+            raise UnattestedError(
+                f"{self.host} is not fenced: {error.message}",
+                remedy="Let two different people see for themselves, on the machine's console.  Then go on with this "
+                "run, which asks them anew.",
+            ) from error
         people = f"process stopped, say {' and '.join(word.people)}"
         return Closed({"network": f"network denied since {since.isoformat()}", "people": people})
 
 
-STOP_LIMIT_S: Final = (
-    120.0  # a machine that is stopped by force is off within two minutes, or its hypervisor is in trouble
-)
+STOP_LIMIT_S: Final = 120.0
+"""A machine that is stopped by force is off by then, or its hypervisor is in trouble; and CometBFT gives a peer up that
+sends nothing for 105 s."""
+_SLOW_WAYS: Final[tuple[FenceMethod, ...]] = ("instance stopped", "network denied and attested")
 _STOP_POLL_S: Final = 1.0
 
 
@@ -293,8 +241,14 @@ class FirstWay:
         return self.ways[self.chosen.get(self.host, 0)]
 
     def close(self) -> None:
-        """UnavailableError with every way's reason when none of them is proven; ConflictError ends it at once."""
+        """Close one; ConflictError ends it at once.
+
+        Raises:
+            UnavailableError: none of them is proven, with every way's reason.
+            UnattestedError: so too, and people did not give their word: not to be tried again by itself.
+        """
         reasons = []
+        failure: type[VedrError] = UnavailableError
         for number, way in enumerate(self.ways):
             if number < self.chosen.get(self.host, 0):
                 continue
@@ -303,21 +257,24 @@ class FirstWay:
                 self._await(way)
             except (UnavailableError, DeadlineError, NotFoundError, RefusedError) as error:
                 reasons.append(f"{way.method}: {error.message}")
+                failure = UnattestedError if isinstance(error, UnattestedError) else failure
                 continue
             self.chosen[self.host] = number
             return
-        raise UnavailableError(
+        raise failure(
             f"{self.host} is not fenced: {'; '.join(reasons)}",
-            remedy="Bring its supervisor and disk back, or name another way in [[key_files]] fences.  Until then the "
-            "key stays where it is.",
+            remedy="Bring its supervisor and disk back, or name another way in [[key_files]] fences, or let two people "
+            "look at it where its network is denied.  Until then the key stays where it is; go on with this run.",
         )
 
     def _await(self, way: Fence) -> None:
-        """A machine takes a while to stop; the other ways are there at once, or not at all."""
-        until = self.monotonic() + (self.limit_s if way.method == "instance stopped" else 0.0)
+        """A machine takes a while to stop, and a peer to be given up; the other ways are there at once, or never."""
+        until = self.monotonic() + (self.limit_s if way.method in _SLOW_WAYS else 0.0)
         while True:
             try:
                 way.prove()
+            except UnattestedError:
+                raise
             except RefusedError:
                 if self.monotonic() >= until:
                     raise

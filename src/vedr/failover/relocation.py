@@ -117,11 +117,18 @@ class Relocation:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What whoever agrees to it has to weigh."""
+        """What whoever agrees to it has to weigh, and who else will be needed."""
+        found = []
         if self.online_after < self.needed_power:
             short = self.needed_power - self.online_after
-            return (f"the chain stays halted: {short} power is still short afterwards",)
-        return ()
+            found.append(f"the chain stays halted: {short} power is still short afterwards")
+        found += [
+            f"{move.validator}: nothing but its network can fence {' and '.join(move.by_word)}, so that two different "
+            "people have to look at its console: the run asks them (vedr approve) once it is cut off"
+            for move in self.key_moves
+            if move.by_word
+        ]
+        return tuple(found)
 
 
 def within(domain: Domain, zone: str, region: str) -> bool:

@@ -21,7 +21,10 @@ NOT_NAMED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class KeyMove:
-    """A validator's key file, from the host where it signs to the one that is to."""
+    """A validator's key file, from the host where it signs to the one that is to.
+
+    `by_word`: hosts that only their network's deny can fence, so that two people have to look at them.
+    """
 
     validator: str
     power: int
@@ -29,6 +32,7 @@ class KeyMove:
     host: str
     zone: str
     region: str
+    by_word: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,13 @@ class KeyHosts:
         holders: The host where each key signs, or did last, by validator; its own when nobody ever moved it.
         unproven: Hosts that nothing can prove fenced now, each with the reasons.
         unfit: Hosts whose supervisor or disk does not answer, so that they can't be given a key, each with the reason.
+        by_word: Hosts of which only the network's deny answers: two people's word is needed besides.
     """
 
     holders: Mapping[str, str] = field(default_factory=dict)
     unproven: Mapping[str, str] = field(default_factory=dict)
     unfit: Mapping[str, str] = field(default_factory=dict)
+    by_word: frozenset[str] = frozenset()
 
     def holder(self, validator: str) -> str:
         """The host where it signs."""
@@ -84,7 +90,8 @@ def choose_host(room: Room, validator: Node, hosts: KeyHosts, power: int) -> Key
     if not able:
         return _nowhere(key_file, hosts)
     node = min(able, key=lambda one: not room.is_in_target(one))
-    return KeyMove(validator.name, power, origin, node.name, node.zone, node.region)
+    by_word = _by_word(key_file, hosts, besides=node.name)
+    return KeyMove(validator.name, power, origin, node.name, node.zone, node.region, by_word)
 
 
 def go_home(key_file: KeyFile, home: Node, hosts: KeyHosts, power: int) -> KeyMove | str:
@@ -93,7 +100,12 @@ def go_home(key_file: KeyFile, home: Node, hosts: KeyHosts, power: int) -> KeyMo
         return _not_fenced(unproven, hosts)
     if home.name in hosts.unfit:
         return f"the supervisor or the disk of its own host does not answer ({hosts.unfit[home.name]}): bring it back"
-    return KeyMove(home.name, power, hosts.holder(home.name), home.name, home.zone, home.region)
+    by_word = _by_word(key_file, hosts, besides=home.name)
+    return KeyMove(home.name, power, hosts.holder(home.name), home.name, home.zone, home.region, by_word)
+
+
+def _by_word(key_file: KeyFile, hosts: KeyHosts, *, besides: str) -> tuple[str, ...]:
+    return tuple(host for host in key_file.every_host if host in hosts.by_word and host != besides)
 
 
 def would_halt(move: KeyMove, *, online: int, needed: int) -> str:

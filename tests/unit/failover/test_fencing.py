@@ -8,12 +8,9 @@ from typing import cast, get_args
 
 import pytest
 
-from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain import fence as fences
 from vedr.chain.attestation import MAX_AGE, Statement, TwoPeople, two_people
 from vedr.chain.fence import Closed, Fence, FenceMethod, FenceProof, Halted, final_state_of, prove
-from vedr.chain.register import NEVER_SIGNED, Validator
-from vedr.chain.register_holding import SignStateRegister, position_of
 from vedr.chain.sign_state import SignState
 from vedr.errors import (
     ConflictError,
@@ -25,13 +22,11 @@ from vedr.errors import (
     UnavailableError,
 )
 from vedr.failover.fencing import (
-    WAYS,
     HsmKeyDisabled,
     InstanceState,
     InstanceStopped,
     NetworkDenied,
     ProcessAndDisk,
-    SignerEpochPassed,
 )
 from vedr.failover.signer_disk import NO_TICKET, LocalSignerDisk, Place, Ticket
 from vedr.inventory import Height, Node
@@ -273,7 +268,7 @@ class Firewall:
 
 def test_a_denied_network_is_a_fence_only_with_the_word_of_two_different_people() -> None:
     firewall, statements = Firewall(), list[Statement]()
-    fence = NetworkDenied(firewall, "val-us-0", lambda _: statements, lambda: NOW + dt.timedelta(minutes=5))
+    fence = NetworkDenied(firewall, "val-us-0", str, lambda _: statements, lambda: NOW + dt.timedelta(minutes=5))
     seen = NOW + dt.timedelta(minutes=1)
     statements += [Statement(person, fence.sentence, seen) for person in ("Ada Lovelace", "ada  LOVELACE")]
     with pytest.raises(RefusedError, match="network is not denied"):
@@ -291,6 +286,21 @@ def test_a_denied_network_is_a_fence_only_with_the_word_of_two_different_people(
     assert "Grace Hopper" in fence.prove().facts["people"]
 
 
+def test_nobody_is_asked_to_look_at_a_host_that_is_still_heard_of() -> None:
+    def unasked(_: str) -> list[Statement]:
+        pytest.fail("people were asked")
+
+    fence = NetworkDenied(Firewall(NOW), "val-us-0", lambda: "fullnode-0 still has it as a peer", unasked, lambda: NOW)
+    with pytest.raises(RefusedError, match=r"denied since .*, and yet fullnode-0 still has it as a peer"):
+        fence.prove()
+
+
+def test_an_address_and_the_name_in_it_are_one_person() -> None:
+    said = [Statement(person, "so", NOW) for person in ("zoe", "zoe@virtengine.com", "Zoe @virtengine.com")]
+    with pytest.raises(RefusedError, match="1 of 2"):
+        two_people(said, "so", after=NOW, now=NOW)
+
+
 def test_a_word_gets_old_and_nobody_is_anonymous() -> None:
     said = [Statement("Ada", "so", NOW), Statement("Grace", "so", NOW)]
     assert two_people(said, "so", after=NOW, now=NOW + MAX_AGE).people == ("Ada", "Grace")
@@ -304,30 +314,6 @@ def test_a_word_gets_old_and_nobody_is_anonymous() -> None:
         two_people(said, " ", after=NOW, now=NOW)
     with pytest.raises(RefusedError, match="only made from their statements"):
         TwoPeople(("Ada", "Grace"), "so")
-
-
-def test_a_remote_signer_is_fenced_once_a_majority_of_the_registers_has_a_newer_epoch() -> None:
-    regions = {name: MemoryRegisters(name) for name in ("us-east", "eu-west", "ap-south")}
-    register = SignStateRegister(regions, Validator("lab-1", ADDRESS))
-    register.found(NEVER_SIGNED)
-    with register.take_over(1, "old/1", at_least=NEVER_SIGNED) as old:
-        old.advance(position_of((7, 0, 2), b"message"))
-
-        def take_over() -> None:
-            register.take_over(2, "new/1", at_least=NEVER_SIGNED).close(wait_s=5)
-
-        fence = SignerEpochPassed(register.look, take_over, "val-us-0", 1)
-        with pytest.raises(RefusedError, match="0 of 3 regions show an epoch above 1"):
-            fence.prove()
-        fence.close()
-        closed = fence.prove()
-        assert closed.final == SignState(Height(7), 0, 2)
-        with pytest.raises(ConflictError):
-            old.advance(position_of((8, 0, 1), b"another"))
-    regions["us-east"].faults.down = True
-    regions["eu-west"].faults.down = True
-    with pytest.raises(RefusedError, match="regions show"):
-        replace(fence, epoch=1).prove()
 
 
 # --- all together
@@ -377,8 +363,11 @@ def test_the_last_state_is_the_highest_of_all_hosts_and_unknown_when_one_is() ->
         final_state_of(proof(high, Simple("c", Closed({}, replace(STATE, sign_bytes=b"other")))))
 
 
-def test_every_way_is_in_the_table() -> None:
-    assert set(WAYS) == set(get_args(FenceMethod))
+def test_every_way_is_in_the_documents_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "signing-safety.md").read_text()
+    ways = page.partition("## The ways to fence")[2].partition("\n\n**")[0]
+    rows = {line.split("|")[1].strip() for line in ways.splitlines() if line.startswith("| ")}
+    assert rows == {"Way", *get_args(FenceMethod)}
 
 
 def test_a_halt_cannot_be_made_up() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from vedr.chain.fence import Closed, FenceMethod
 from vedr.errors import ConflictError, RefusedError, UnavailableError, VedrError
-from vedr.failover.fencing import FirstWay
+from vedr.failover.fencing import FirstWay, UnattestedError
 
 
 @dataclass
@@ -18,6 +18,7 @@ class Way:
     looks_until_off: int = 0
     closed: int = 0
     host: str = "a"
+    people: VedrError | None = None
 
     def close(self) -> None:
         self.closed += 1
@@ -28,6 +29,8 @@ class Way:
         if self.looks_until_off > 0:
             self.looks_until_off -= 1
             raise RefusedError("it is stopping")
+        if self.people:
+            raise self.people
         return Closed({"way": self.method})
 
 
@@ -75,3 +78,22 @@ def test_another_run_that_acts_on_the_host_is_never_passed_by() -> None:
     with pytest.raises(ConflictError):
         first(Clock(), {}, disk, cloud).close()
     assert not cloud.closed
+
+
+def test_a_host_whose_peers_have_not_given_it_up_yet_is_waited_for() -> None:
+    network = Way("network denied and attested", looks_until_off=105)
+    fence = first(Clock(), {}, network)
+    fence.close()
+    assert fence.prove().facts == {"way": "network denied and attested"}
+
+
+def test_people_who_do_not_give_their_word_are_not_asked_again_and_the_next_way_is_tried() -> None:
+    network = Way("network denied and attested", people=UnattestedError("yan refused"))
+    clock = Clock()
+    with pytest.raises(UnattestedError, match="yan refused") as caught:
+        first(clock, {}, Way("process ended and disk renamed", UnavailableError("silent")), network).close()
+    assert not caught.value.transient
+    assert clock.now_s == 0
+    fence = first(clock, {}, network, Way("instance stopped", looks_until_off=3))
+    fence.close()
+    assert fence.method == "instance stopped"
