@@ -66,7 +66,7 @@ class SignStateRegister:
         """
         began = monotonic()
         survey = Survey(self.validator, tuple(self._registers))
-        with Regions(survey, self.validator.key, self._registers) as regions:
+        with Regions(survey, self.validator.key, self._registers, only_asks=True) as regions:
             if regions.wait_for(lambda: survey.is_decided, deadline_s=deadline_s):  # (1)
                 took_s = monotonic() - began
                 with regions.looking():
@@ -149,7 +149,7 @@ class SignStateRegister:
 
     def _survey(self, founding: Content | None, deadline_s: float) -> Seen:
         survey = Survey(self.validator, tuple(self._registers), founding)
-        with Regions(survey, self.validator.key, self._registers) as regions:
+        with Regions(survey, self.validator.key, self._registers, only_asks=founding is None) as regions:
             regions.wait_for(lambda: survey.is_done, deadline_s=deadline_s)
             with regions.looking():
                 return survey.seen

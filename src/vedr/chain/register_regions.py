@@ -25,7 +25,16 @@ LONGEST_REST_S: Final = 1.0
 
 
 class Regions:
-    """The threads of one conversation; close it, or use it with `with`."""
+    """The threads of one conversation; close it, or use it with `with`.
+
+    Args:
+        conversation: What to ask, and whom to tell.
+        key: The object that it is about, in every region.
+        registers: By region.
+        only_asks: The conversation wants nothing more of a region that it once wanted nothing of, so that the region's
+            thread can end; else all of them would be woken by every answer, fifty times fifty of fifty regions.
+        monotonic: Gives seconds that never go back.
+    """
 
     def __init__(
         self,
@@ -33,9 +42,11 @@ class Regions:
         key: ObjectKey,
         registers: Mapping[str, Registers],
         *,
+        only_asks: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._conversation = conversation
+        self._only_asks = only_asks
         self._key = key
         self._registers = dict(registers)
         self._monotonic = monotonic
@@ -93,11 +104,13 @@ class Regions:
             rest_s = min(2 * rest_s, LONGEST_REST_S)
 
     def _next_call(self, region: str) -> Read | Swap | None:
-        """Wait for one; None when closed."""
+        """Wait for one; None when closed, or when there will be none."""
         with self._changed:
             while not self._is_closed:
                 if (call := self._conversation.next_call(region)) is not None:
                     return call
+                if self._only_asks:
+                    break
                 self._changed.wait()
         return None
 
