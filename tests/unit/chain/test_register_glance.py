@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, Validator, encode
 from vedr.chain.register_holding import LONGEST_GRACE_S, SHORTEST_GRACE_S, SignStateRegister, position_of
+from vedr.chain.register_regions import Regions
+from vedr.chain.register_survey import Survey
 from vedr.ports import ObjectKey, Tagged
 
 REGIONS = ("us-east", "eu-west", "ap-south")
@@ -121,3 +123,33 @@ def test_whatever_region_is_left_out_a_glance_covers_what_a_majority_confirmed(
     assert newest is not None
     assert newest.holder == "us-east/1#a"
     assert newest.position.covers(at(1 + advances))
+
+
+def test_a_look_keeps_no_thread_of_a_region_that_has_answered() -> None:
+    slow = _Hanging("slow-to-tell")
+    stores = {**{name: MemoryRegisters(name) for name in ("quick-to-tell", "quicker-to-tell")}, "slow-to-tell": slow}
+    survey = Survey(VALIDATOR, tuple(stores))
+    with Regions(survey, VALIDATOR.key, stores, only_asks=True) as asked:
+        _wait_until(lambda: _asking() == {"register-slow-to-tell"})
+        slow.let_through.set()
+        assert asked.wait_for(lambda: survey.is_done, deadline_s=20)
+        _wait_until(lambda: not _asking())
+
+
+def test_a_look_asks_a_region_that_gave_no_answer_again(
+    register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    faults = regions["eu-west"].faults
+    faults.maps["read"] = "." * faults.seen["read"] + "e"
+    assert set(register.look().contents) == set(REGIONS)
+
+
+def _asking() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.endswith("-to-tell")}
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < ends
+        time.sleep(0.002)
