@@ -119,7 +119,7 @@ class Journal:
             RefusedError: it is closed.
             ConflictError: its last entry cannot be decided before another region answers, or somebody writes right now.
         """
-        chain = self._settled(run_id)
+        chain = self.settled(run_id)
         writer = Writer(self, run_id, chain)
         if chain[-1].entry.kind == "closed":
             raise RefusedError(
@@ -128,7 +128,13 @@ class Journal:
         writer.append("resumed", payload)
         return writer
 
-    def _settled(self, run_id: RunId) -> tuple[Sealed, ...]:
+    def settled(self, run_id: RunId) -> tuple[Sealed, ...]:
+        """The run's entries, the last one too, which is decided by this where it was not.
+
+        Raises:
+            NotFoundError, CorruptError, UnavailableError: as `read`.
+            ConflictError: it cannot be decided before another region answers.
+        """
         run = self.read(run_id)
         chain = run.chain
         for _ in range(run.unsettled):

@@ -82,9 +82,10 @@ class Leases:
     def _check_free(self, held: Lease) -> None:
         try:
             entries = self._journal.read(held.run_id).entries
-            if not entries:
-                return
-            await_quiet(self._journal, held.run_id, entries)
+            if not entries:  # with a region silent and one that was late, a living run's first shows in one only
+                entries = tuple(sealed.entry for sealed in self._journal.settled(held.run_id))
+            if entries:
+                await_quiet(self._journal, held.run_id, entries)
         except NotFoundError:
             return  # it died between its lease and its first entry
         except ConflictError as error:

@@ -15,6 +15,7 @@ from vedr.runbook.liveness import BEAT_S, LONG_AGO_S, SILENCE_S, Process, await_
 MINE = RunId("inc-20260214-031500-aaaa")
 THEIRS = RunId("inc-20260214-031501-bbbb")
 NODE = "node/validator-0"
+FIRST_ENTRY = f"ledger/{MINE}/00000000.json"
 ELSEWHERE = Process("far-away", "another-boot", "pid:[1]", 1, 1)
 
 
@@ -76,6 +77,34 @@ def test_a_holder_that_died_before_its_first_entry_is_taken_over(world: World) -
     assert Leases(world.journal()).acquire(NODE, THEIRS).epoch == 2
 
 
+def test_a_living_holder_whose_first_entry_shows_in_one_region_only_is_not_taken_over(world: World) -> None:
+    """It was decided by us-east and eu-west; ap-south was late, and eu-west is silent now."""
+    opened(world, MINE, this_process())
+    held = Leases(world.journal()).acquire(NODE, MINE)
+    world.settle()
+    world.put("ap-south", FIRST_ENTRY, None)
+    world.down("eu-west")
+    with pytest.raises(ConflictError, match=f"held by run {MINE}"):
+        Leases(world.journal()).acquire(NODE, THEIRS)
+    assert Leases(world.journal()).holder(NODE) == held
+
+
+def test_a_holder_that_died_while_it_wrote_its_first_entry_is_taken_over(world: World) -> None:
+    opened(world, MINE)
+    Leases(world.journal()).acquire(NODE, MINE)
+    world.settle()
+    for region in ("us-east", "eu-west"):
+        world.put(region, FIRST_ENTRY, None)
+    world.clock.move(LONG_AGO_S + 1)
+    assert Leases(world.journal()).acquire(NODE, THEIRS).epoch == 2
+
+
+def test_a_first_entry_that_somebody_with_a_bucket_made_up_keeps_no_node_from_being_recovered(world: World) -> None:
+    Leases(world.journal()).acquire(NODE, MINE)
+    world.put("ap-south", FIRST_ENTRY, b"forged")
+    assert Leases(world.journal()).acquire(NODE, THEIRS).epoch == 2
+
+
 def test_a_lease_cut_off_between_two_puts_is_completed_for_its_holder(world: World) -> None:
     Leases(world.journal()).acquire(NODE, MINE)
     world.settle()
@@ -96,8 +125,11 @@ def test_whoever_loses_the_race_for_an_epoch_is_told_who_won(world: World) -> No
 
 def test_without_a_majority_no_lease_is_given_or_believed(world: World) -> None:
     leases = Leases(world.journal())
+    assert leases.holder(NODE) is None
     held = leases.acquire(NODE, MINE)
     world.down("us-east", "eu-west")
+    with pytest.raises(UnavailableError):
+        leases.holder(NODE)
     with pytest.raises(UnavailableError):
         leases.check(held)
     with pytest.raises(UnavailableError):
