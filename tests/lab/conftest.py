@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tasks import serving
 from vedr.inventory import Site
-from vedr.lab import lifecycle
+from vedr.lab import lifecycle, site_file
 from vedr.lab.plan import Plan
 from vedr.lab.settings import load_plan, new_settings
 
 NUMBER = os.getpid() % 100
+FAILOVER_TTL_S = 2  # a failback waits for it
+WATCH_BLOCKS = 5  # by the runbooks themselves; the tests look for evidence in every block of theirs
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +41,10 @@ def lab_plan(lab_folder: Path) -> Iterator[Plan]:
         f"t{NUMBER}", network=f"10.{100 + NUMBER}", port_base=14000 + 100 * NUMBER, mode=None, programs=None
     )
     plan = load_plan(settings)
-    yield plan
+    with pytest.MonkeyPatch.context() as shorter:
+        shorter.setattr(site_file, "FAILOVER_TTL_S", FAILOVER_TTL_S)
+        shorter.setattr(serving, "WATCH_BLOCKS", WATCH_BLOCKS)
+        yield plan
     lifecycle.down(plan, lambda *_: None, purge=True)
 
 
