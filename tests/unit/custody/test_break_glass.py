@@ -294,3 +294,16 @@ def test_a_removed_slot_is_noticed() -> None:
         break_glass.decrypt(
             BytesIO(forged), len(forged), bytes.fromhex(VECTOR["recovery_private_key"]), "recovery", BytesIO()
         )
+
+
+@pytest.mark.parametrize("from_the_end", [1, 17, len(PAYLOAD)], ids=["tag", "last byte", "payload"])
+def test_a_changed_payload_leaves_no_file_behind(folder: Path, from_the_end: int) -> None:
+    data = bytearray((folder / "backup").read_bytes())
+    data[-from_the_end] ^= 1
+    (folder / "backup").write_bytes(data)
+    before = set(folder.iterdir())
+    with pytest.raises(break_glass.Refused, match="a chunk was changed, removed or moved"):
+        break_glass.decrypt_file(
+            folder / "backup", folder / "out", bytes.fromhex(VECTOR["recovery_private_key"]), "recovery"
+        )
+    assert set(folder.iterdir()) == before
