@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vedr.continuity.delivery import Channel
     from vedr.custody.key_backup_store import KeyRepository
     from vedr.failover.fencing import Instances, NetworkDeny
+    from vedr.failover.key_holders import KeyHolders
     from vedr.failover.traffic_steering import Steering
 
 PROBE_DEADLINE_S: Final = 2.0  # for RPC calls that only ask whether a node is there
@@ -128,6 +129,13 @@ class OpenSite:
         )
         self._closing.callback(journal.close)
         return journal
+
+    @cached_property
+    def key_holders(self) -> "KeyHolders":
+        """Where key files sign, as the ledger tells."""
+        from vedr.failover.key_holders import KeyHolders  # noqa: PLC0415 (promotions: only key files pay)
+
+        return KeyHolders(self.site.key_files, self.journal)
 
     @cached_property
     def fleet(self) -> Fleet:

@@ -19,6 +19,7 @@ from vedr.custody.escrow import Epoch
 from vedr.custody.hsm_check import Replication
 from vedr.custody.key_backup_store import KeyRepository
 from vedr.custody.key_material import KeyKind
+from vedr.failover.key_holders import KeyHolders
 from vedr.inventory import Node, Site
 from vedr.policies.checks import Checks
 from vedr.ports import Clock, ObjectStore, Registers
@@ -51,6 +52,10 @@ class OpenedSite(Protocol):
     @property
     def journal(self) -> Journal:
         """The ledger."""
+
+    @property
+    def key_holders(self) -> KeyHolders:
+        """Where key files sign, as the ledger tells."""
 
     def rpc(self, node: Node) -> ChainRpc:
         """A node's RPC."""

@@ -73,8 +73,8 @@ def audit(
         power_map: The active set by place (`chain.quorum.map_power`).
         online: Addresses of the validators that take part.
         moving: Whether the chain makes blocks.
-        hosts: By remotely signing validator, the node that it signs at now; None where that is not known, then its own
-            is assumed, and a finding.
+        hosts: By validator whose key may be elsewhere, the node that it signs at now; None where that is not known:
+            then its own is assumed, and a finding.
         serving: Names of the nodes that answer and are in sync; None when nobody asked.
 
     Raises:

@@ -5,8 +5,9 @@ Steps:
     (2) Two full nodes in sync, of two regions where possible, are the sources.
     (3) At the lower of their heights both show the same header, and its commit verifies under its validator set.
     (4) Who takes part: on a moving chain, who signed one of the newest commits; on one that stands still, whose votes
-        for the height being decided a source holds, but for validators of the site whose node is silent.
-    (5) Where each remotely signing validator signs now: the holder of its register, in a majority of the regions.
+        for the height being decided a source holds, but for validators of the site that sign at a node that is silent.
+    (5) Where each validator signs now whose key may be elsewhere: by the holder of its register, in a majority of the
+        regions, when signers hold it in turn; by the newest promotion in the ledger, when its key file may be moved.
 
 Guarantees: facts come from two sources that agree, or VerificationFailedError says which did not answer or differed.
 Leaves out: the trust anchor.  Two nodes that lie alike with more than 2/3 of real signatures are not found here, but by
@@ -14,7 +15,7 @@ the light client.
 """
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -27,6 +28,7 @@ from vedr.chain.rpc import ChainRpc, Status, signing_lately
 from vedr.chain.verification import LightBlock, check_commit, check_itself
 from vedr.chain.wire import to_datetime
 from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
+from vedr.failover.key_holders import KeyHolders
 from vedr.inventory import Height, Node, Site
 from vedr.ports import Registers
 from vedr.readiness.topology import Audit, audit
@@ -48,6 +50,10 @@ class Opened(Protocol):
     def registers(self) -> Mapping[str, Registers]:
         """The regions' registers."""
 
+    @property
+    def key_holders(self) -> KeyHolders:
+        """Where key files sign."""
+
     def rpc(self, node: Node) -> ChainRpc:
         """A node's RPC."""
 
@@ -60,7 +66,7 @@ class LiveFacts:
     """The chain as two sources show it.
 
     `online` are the addresses that take part, `serving` the nodes of the site that answer and are in sync. `hosts` has,
-    by validator, the node where its remote signer holds the key; None where no majority of the registers tells.
+    by validator, the node where its remote signer or its key file is; None where no majority of the regions tells.
     """
 
     height: Height
@@ -97,7 +103,8 @@ def observe(opened: Opened, *, clock: Callable[[], dt.datetime]) -> LiveFacts:
     block = _agreed(rpcs, height, site.chain.chain_id)  # (3)
     age_s = clock().timestamp() - block.header.time_ns / 1e9
     moving = age_s < site.chain.max_clock_drift_s + STILL_BLOCK_TIMES * site.chain.block_time_s
-    online = signing_lately(rpcs[0], height) if moving else _voting(rpcs, block, site, frozenset(statuses))  # (4)
+    hosts = {**_signer_hosts(opened), **_key_hosts(opened)}  # (5)
+    online = signing_lately(rpcs[0], height) if moving else _voting(rpcs, block) - _silent(site, hosts, statuses)  # (4)
     return LiveFacts(
         height=height,
         block_time=to_datetime(block.header.time_ns),
@@ -105,7 +112,7 @@ def observe(opened: Opened, *, clock: Callable[[], dt.datetime]) -> LiveFacts:
         validators=block.validators,
         online=online,
         serving=frozenset(serving),
-        hosts=_hosts(opened),  # (5)
+        hosts=hosts,
         sources=tuple(node.name for node in sources),
     )
 
@@ -157,16 +164,29 @@ def _agreed(rpcs: Sequence[ChainRpc], height: Height, chain_id: str) -> LightBlo
     return blocks[0]
 
 
-def _voting(rpcs: Sequence[ChainRpc], block: LightBlock, site: Site, answering: frozenset[str]) -> frozenset[bytes]:
-    silent = {bytes.fromhex(node.address) for node in site.nodes if node.is_validator and node.name not in answering}
-    voted: set[bytes] = set()
-    for rpc in rpcs:
-        state = rpc.consensus_state()
-        voted |= {vote.address for vote in state.votes if vote.height > block.header.height}
-    return frozenset(voted - silent)
+def _voting(rpcs: Sequence[ChainRpc], block: LightBlock) -> frozenset[bytes]:
+    votes = (vote for rpc in rpcs for vote in rpc.consensus_state().votes)
+    return frozenset(vote.address for vote in votes if vote.height > block.header.height)
 
 
-def _hosts(opened: Opened) -> dict[str, str | None]:
+def _silent(site: Site, hosts: Mapping[str, str | None], answering: Container[str]) -> frozenset[bytes]:
+    """Addresses of the site's validators whose node, where they sign now, does not answer."""
+    validators = (node for node in site.nodes if node.is_validator)
+    return frozenset(
+        bytes.fromhex(node.address) for node in validators if (hosts.get(node.name) or node.name) not in answering
+    )
+
+
+def _key_hosts(opened: Opened) -> dict[str, str | None]:
+    """Of key files that may be moved."""
+    try:
+        return {**opened.key_holders.look()}
+    except (UnavailableError, VerificationFailedError):
+        return dict.fromkeys(one.validator for one in opened.site.key_files)
+
+
+def _signer_hosts(opened: Opened) -> dict[str, str | None]:
+    """Of keys that remote signers hold in turn."""
     site = opened.site
     remote = [node for node in site.nodes if site.signers_of(node.name)]
 

@@ -201,7 +201,7 @@ def judge_standbys(
             "warning",
             subject,
             f"where they sign now is not known, their own place is assumed: {', '.join(unknown)}",
-            "No majority of the registers answers: see vedr signer status.",
+            "No majority of the registers, or of the ledger, answers: see vedr signer status, vedr ledger verify.",
         )
 
 

@@ -19,6 +19,7 @@ from vedr.chain.register_holding import SignStateRegister
 from vedr.chain.rpc import ChainRpc
 from vedr.custody.escrow import Epoch
 from vedr.custody.key_material import KeyKind
+from vedr.failover.key_holders import KeyHolders
 from vedr.inventory import Height, Node, Site
 from vedr.readiness.ports import Ports
 from vedr.reports.metrics import Sample
@@ -72,6 +73,10 @@ class Fleet:
                 Journal(self.stores, site="test", signer=signer, trusted=[signer.public_hex], clock=self.world.clock)
             )
         return self.journals[0]
+
+    @property
+    def key_holders(self) -> KeyHolders:
+        return KeyHolders((), self.journal)
 
     def rpc(self, node: Node) -> ChainRpc:
         return cast("ChainRpc", self.nodes[node.name])

@@ -4,7 +4,7 @@ import datetime as dt
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from network_world import LENGTH, NOW, POLICY, REGIONS, Net
@@ -17,12 +17,14 @@ from vedr.chain.rpc import ChainRpc
 from vedr.chain.shipping import Shipped, encode, key_of
 from vedr.chain.sign_state import SignState
 from vedr.errors import UnavailableError
+from vedr.failover.key_holders import KeyHolders
 from vedr.inventory import Height, Node, Site
-from vedr.ports import ObjectKey, ObjectStore
+from vedr.ports import DOCUMENT_BYTES, ObjectKey, ObjectStore
 from vedr.readiness import stores
 from vedr.readiness.finding import Verdict
 from vedr.readiness.sign_states import sign_states
 from vedr.readiness.soundness import topology
+from vedr.runbook.journal import Journal
 
 # --- sign states
 
@@ -157,8 +159,8 @@ class Careless(MemoryStore):
 class Garbling(MemoryStore):
     """Gives other bytes than it took."""
 
-    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
-        return super().get(key, version=version) + b"!"
+    def get(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        return super().get(key, version=version, limit_bytes=limit_bytes) + b"!"
 
 
 class Clinging(MemoryStore):
@@ -216,6 +218,7 @@ def test_the_audits_critical_findings_fail_the_check(net: Net) -> None:
     class Opened:
         site = net.site
         registers: dict[str, Any] = {}  # noqa: RUF012
+        key_holders = KeyHolders((), cast("Journal", None))
 
         @staticmethod
         def rpc(node: Node) -> ChainRpc:

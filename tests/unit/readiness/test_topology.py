@@ -3,33 +3,44 @@
 import datetime as dt
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 from xml.etree import ElementTree as ET
 
 import pytest
 import typer
 from beside import beside
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from vedr.adapters.memory_registers import MemoryRegisters
+from vedr.adapters.memory_store import MemoryStore
 from vedr.chain.quorum import OUTSIDE, PowerMap
 from vedr.chain.register import NEVER_SIGNED, Validator
 from vedr.chain.register_holding import SignStateRegister
 from vedr.chain.rpc import ConsensusState, SeenVote
 from vedr.cli import topology as command
 from vedr.errors import InvalidInputError, UnavailableError, VedrError, VerificationFailedError
+from vedr.failover.key_holders import KeyHolders
+from vedr.failover.promotion_record import TEXT, facts_of
 from vedr.inventory import Height, Node, Site
+from vedr.ledger import RunId
 from vedr.ports import Registers
 from vedr.readiness.topology import Audit, audit, audit_json
 from vedr.readiness.topology_facts import audit_live, observe
 from vedr.reports.topology_picture import draw
+from vedr.runbook.journal import Journal
+from vedr.signature import Signer
 
 HERE = Path(__file__).parent
 chainmaker = beside("chainmaker", HERE.parent / "chain" / "chainmaker.py")
 world = beside("topology_world", HERE / "topology_world.py")
 make_site, power_of, addresses = world.make_site, world.power_of, world.addresses
+REGIONS = world.REGIONS
+KEY = Signer(Ed25519PrivateKey.generate())
 
 FIVE = dict.fromkeys(range(1, 6), 10)
 STANDBYS = {1: ["full-eu-west-1a", "full-us-east-1b"], 3: ["full-us-east-1a", "full-ap-south-1a"]}
@@ -189,16 +200,34 @@ class Chain:
     site: Site
     nodes: dict[str, object] = field(default_factory=dict)
     stores: dict[str, MemoryRegisters] = field(default_factory=dict)
+    ledger: dict[str, MemoryStore] = field(default_factory=lambda: {name: MemoryStore(name) for name in REGIONS})
+    journals: list[Journal] = field(default_factory=list)
 
     @property
     def registers(self) -> Mapping[str, Registers]:
         return self.stores
+
+    @property
+    def journal(self) -> Journal:
+        if not self.journals:
+            self.journals.append(
+                Journal(self.ledger, site="test", signer=KEY, trusted=[KEY.public_hex], clock=self.clock)
+            )
+        return self.journals[0]
+
+    @property
+    def key_holders(self) -> KeyHolders:
+        return KeyHolders(self.site.key_files, self.journal if self.site.key_files else cast("Journal", None))
 
     def rpc(self, node: Node) -> object:
         return self.nodes[node.name]
 
     def witnesses(self) -> tuple[Node, ...]:
         return tuple(node for node in self.site.nodes if not node.is_validator)
+
+    def close(self) -> None:
+        for journal in self.journals:
+            journal.close()
 
     def clock(self) -> dt.datetime:
         newest = max(node.blocks[node.height].header.time_ns for node in self.nodes.values())
@@ -298,6 +327,55 @@ def test_the_holder_of_the_register_tells_where_a_validator_signs() -> None:
     for store in list(chain.stores.values())[:2]:
         store.faults.down = True
     assert observe(chain, clock=chain.clock).hosts == {"val1": None, "val3": None}
+
+
+def moved(chain: Chain, validator: str, host: str, *, epoch: int) -> None:
+    """A run that let this key file sign at this host."""
+    run_id = RunId(f"inc-20260214-0000{epoch:02d}-aaaa")
+    writer = chain.journal.open(run_id, "RB-DR-002", {"order": {}})
+    evidence = {"epoch": epoch, "host": host, "floor": "5/0/3"}
+    writer.append("note", {"text": TEXT, **facts_of(validator, "armed", evidence)})
+    writer.append("closed", {"outcome": "completed"})
+
+
+AWAY = {"key_files": [{"validator": "val5", "hosts": ["full-eu-west-1b"]}]}
+
+
+def test_a_validator_counts_where_its_key_file_signs() -> None:
+    chain = make_chain(make_site(extra=AWAY))
+    at_home = {"us-east": 20, "eu-west": 20, "ap-south": 10}
+    with closing(chain):
+        assert {row.name: row.power for row in audit_live(chain, clock=chain.clock)[1].regions} == at_home
+        moved(chain, "val5", "full-eu-west-1b", epoch=1)
+        facts, found = audit_live(chain, clock=chain.clock)
+        assert facts.hosts == {"val5": "full-eu-west-1b"}
+        assert {row.name: row.power for row in found.regions} == {"us-east": 20, "eu-west": 30, "ap-south": 0}
+        moved(chain, "val5", "val5", epoch=2)
+        assert {row.name: row.power for row in audit_live(chain, clock=chain.clock)[1].regions} == at_home
+
+
+def test_a_ledger_that_cannot_be_read_is_no_word_that_a_key_file_is_at_home() -> None:
+    chain = make_chain(make_site(extra=AWAY))
+    with closing(chain):
+        moved(chain, "val5", "full-eu-west-1b", epoch=1)
+        for store in list(chain.ledger.values())[:2]:
+            store.faults.down = True
+        facts, found = audit_live(chain, clock=chain.clock)
+    assert facts.hosts == {"val5": None}
+    assert any("where they sign now is not known" in one.message and "val5" in one.message for one in found.findings)
+
+
+def test_on_a_chain_that_stands_still_a_moved_key_is_silent_with_its_host_and_not_with_its_home() -> None:
+    chain = make_chain(make_site(extra=AWAY))
+    for node in chain.nodes.values():
+        node.votes = tuple(SeenVote(addresses(number)[0], Height(6), 0, 2, for_nil=False) for number in (3, 4, 5))
+    late = chain.clock() + dt.timedelta(seconds=60)
+    with closing(chain):
+        moved(chain, "val5", "full-eu-west-1b", epoch=1)
+        chain.nodes["val5"].down = True
+        assert observe(chain, clock=lambda: late).online == frozenset(addresses(3, 4, 5))
+        chain.nodes["val5"].down, chain.nodes["full-eu-west-1b"].down = False, True
+        assert observe(chain, clock=lambda: late).online == frozenset(addresses(3, 4))
 
 
 # --- the command
