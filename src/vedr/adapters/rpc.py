@@ -21,7 +21,6 @@ CONNECT_LIMIT_S: Final = 1.0  # a host that is gone costs no more; between conti
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024  # a genesis chunk is 16 MiB in base64, a full block up to 100 MiB is refused
 VALIDATORS_A_PAGE: Final = 100  # rpc/core/env.go: maxPerPage
 MAX_PAGES: Final = 100
-_READ_BYTES: Final = 256 * 1024
 _HEIGHT_ERRORS: Final = (
     "must be less than or equal to the current blockchain height",
     "is not available, lowest height is",
@@ -133,7 +132,7 @@ class HttpChainRpc:
         body = bytearray()
         query = {name: str(number) for name, number in parameters.items()}
         with self._client.stream("GET", f"{self.url}/{method}", params=query) as answer:
-            for piece in answer.iter_bytes(_READ_BYTES):
+            for piece in answer.iter_bytes():  # as it comes: pieces of a given size would be waited for, however long
                 body += piece
                 if len(body) > MAX_ANSWER_BYTES:
                     raise CorruptError(

@@ -68,13 +68,17 @@ class NetInfo:
 
 @dataclass(frozen=True, slots=True)
 class SeenVote:
-    """A vote or proposal that a node holds; `step` is FilePV's: 1 propose, 2 prevote, 3 precommit."""
+    """A vote or proposal that a node holds; `step` is FilePV's: 1 propose, 2 prevote, 3 precommit.
+
+    `block_start` is how the hash of a vote's block begins, as far as nodes tell it; b"" where they don't.
+    """
 
     address: bytes
     height: Height
     round: int
     step: int
     for_nil: bool
+    block_start: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,13 +329,15 @@ def _votes(listed: Value, validators: ValidatorSet) -> list[SeenVote]:
         address = validators.validators[int(match.group(1))].address
         if address.hex().upper()[:12] != match.group(2):
             raise item.wrong(f"a vote of {address.hex().upper()}")
+        for_nil = match.group(6) == _NIL_BLOCK
         votes.append(
             SeenVote(
                 address,
                 Height(int(match.group(3))),
                 int(match.group(4)),
                 _STEP[match.group(5)],
-                for_nil=match.group(6) == _NIL_BLOCK,
+                for_nil=for_nil,
+                block_start=b"" if for_nil else bytes.fromhex(match.group(6)),
             )
         )
     return votes

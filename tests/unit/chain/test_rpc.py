@@ -1,6 +1,8 @@
 import copy
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,10 +93,10 @@ def test_prevotes_votes_for_nil_and_proposals_are_seen() -> None:
     votes = rpc.parse_consensus_state(Value(document, "dump")).votes
     proposer = state["validators"]["proposer"]["address"]
 
-    assert [(v.height, v.round, v.step, v.for_nil) for v in votes] == [
-        (9, 0, 2, True),
-        (9, 1, 3, False),
-        (9, 1, 1, False),
+    assert [(v.height, v.round, v.step, v.for_nil, v.block_start) for v in votes] == [
+        (9, 0, 2, True, b""),
+        (9, 1, 3, False, b"\xab" * 6),
+        (9, 1, 1, False, b""),
     ]
     assert votes[2].address.hex().upper() == proposer
 
@@ -393,6 +395,28 @@ def test_a_trickling_answer_ends_at_the_deadline_too(
     monkeypatch.setattr(adapter.time, "monotonic", lambda: next(moments, 50.0))
     with pytest.raises(UnavailableError, match="not whole after 20 s"):
         node._fetch("status", {})
+
+
+def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline_as_well() -> None:
+    """No read of it ever lasts long."""
+    is_over = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        with listening.accept()[0] as connected, suppress(OSError):
+            connected.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not is_over.wait(0.01):
+                connected.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        slow = HttpChainRpc(f"http://127.0.0.1:{listening.getsockname()[1]}", deadline_s=0.3)
+        began = time.monotonic()
+        with slow, pytest.raises(UnavailableError, match=r"not whole after 0\.3 s"):
+            slow.status()
+        assert time.monotonic() - began < 10
+        is_over.set()
+        thread.join(5)
 
 
 def test_nobody_there_is_unavailable() -> None:
