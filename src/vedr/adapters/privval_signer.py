@@ -45,7 +45,7 @@ from vedr.signer.finishing import Finishing
 from vedr.signer.link import Answering, Link
 from vedr.signer.messages import Signable
 from vedr.signer.metrics import Metrics
-from vedr.signer.publishing import Entrance, Publisher
+from vedr.signer.publishing import LONGEST_VISIT_S, Entrance, Publisher
 from vedr.signer.rules import Mark
 from vedr.signer.service import Answers, Log, Signer
 from vedr.signer.standby import Standby, check_is_near
@@ -244,7 +244,7 @@ def _entrance(node: Node) -> Entrance:
     host, _, port = node.p2p.rpartition(":")
 
     def dial_peer(node_id: str, key: Ed25519PrivateKey) -> contextlib.AbstractContextManager[Stream]:
-        return dial(TcpAddress(host.strip("[]"), int(port), node_id), key)
+        return dial(TcpAddress(host.strip("[]"), int(port), node_id), key, lifetime_s=LONGEST_VISIT_S)
 
     return Entrance(node.name, lambda: HttpChainRpc(node.rpc, name=node.name), dial_peer)
 

@@ -8,6 +8,7 @@ Leaves out: dialling again (`vedr.signer.link`).
 """
 
 import contextlib
+import math
 import re
 import socket
 import time
@@ -59,19 +60,22 @@ def parse_address(text: str) -> UnixAddress | TcpAddress:
 
 
 @contextlib.contextmanager
-def dial(address: UnixAddress | TcpAddress, key: Ed25519PrivateKey) -> Iterator[Stream]:
+def dial(
+    address: UnixAddress | TcpAddress, key: Ed25519PrivateKey, *, lifetime_s: float = math.inf
+) -> Iterator[Stream]:
     """A connection, closed with the block.
 
     Args:
         address: Where the node listens.
         key: Who we are to the node, over TCP; not the consensus key.
+        lifetime_s: When it is over, however busy; a node that sends byte after byte holds nobody up for longer.
 
     Raises:
         UnavailableError: nobody answers there.
         VerificationFailedError, CorruptError: somebody does who is not that node.
     """
     with _connect(address) as connected:
-        plain = SocketStream(connected, timeout_s=SILENCE_TIMEOUT_S)
+        plain = SocketStream(connected, timeout_s=SILENCE_TIMEOUT_S, lifetime_s=lifetime_s)
         stream: Stream = plain
         try:
             if isinstance(address, TcpAddress):
@@ -103,14 +107,15 @@ def _connect(address: UnixAddress | TcpAddress) -> socket.socket:
 class SocketStream:
     """vedr.signer.stream.Stream over a connected socket."""
 
-    def __init__(self, connected: socket.socket, *, timeout_s: float) -> None:
+    def __init__(self, connected: socket.socket, *, timeout_s: float, lifetime_s: float = math.inf) -> None:
         self._socket = connected
         self._rest = b""
+        self._over_at = time.monotonic() + lifetime_s
         self.timeout_s = timeout_s
 
     def send(self, data: bytes) -> None:
         try:
-            self._socket.settimeout(self.timeout_s)
+            self._socket.settimeout(self._left_s(time.monotonic() + self.timeout_s))
             self._socket.sendall(data)
         except OSError as error:
             raise _gone(error) from error
@@ -118,13 +123,20 @@ class SocketStream:
     def receive(self, size_bytes: int) -> bytes:
         deadline = time.monotonic() + self.timeout_s
         while len(self._rest) < size_bytes:
-            self._rest += self._read(deadline - time.monotonic())
+            self._rest += self._read(self._left_s(deadline))
         data, self._rest = self._rest[:size_bytes], self._rest[size_bytes:]
         return data
 
+    def _left_s(self, deadline: float) -> float:
+        """Until the deadline or the connection's end; UnavailableError when one has passed."""
+        left_s = min(deadline, self._over_at) - time.monotonic()
+        if left_s <= 0:
+            raise UnavailableError("the node took too long", remedy="It is dialled again.")
+        return left_s
+
     def _read(self, timeout_s: float) -> bytes:
         try:
-            self._socket.settimeout(max(timeout_s, 0.001))
+            self._socket.settimeout(timeout_s)
             read = self._socket.recv(_READ_BYTES)
         except OSError as error:
             raise _gone(error) from error

@@ -5,8 +5,8 @@ The steps, over a SecretConnection (cometbft v0.38 p2p/transport.go):
     2. From then on packets: pings, which are answered, and messages of channels (p2p/conn/connection.go).  Votes go on
        channel 0x22, as tendermint.consensus.Message.
 
-Guarantees: a vote is sent to a node of this chain, and to the one whose id was expected, or not at all; every wait has
-the stream's end.  What the node sends besides is read and left.
+Guarantees: a vote is sent to a node of this chain, and to the one whose id was expected, or not at all; every wait ends
+with the stream, which has to end.  What the node sends besides is read and left.
 Leaves out: whether the vote is wanted, and whether it arrived (`publishing`).  A node does not answer a vote.
 
 Sources: cometbft v0.38 p2p/{node_info,transport}.go, p2p/conn/connection.go, consensus/reactor.go, and its proto files.

@@ -35,6 +35,7 @@ from vedr.signer.secret_connection import node_id as id_of
 from vedr.signer.stream import Stream
 
 ARRIVAL_DEADLINE_S: Final = 5.0  # from the vote's sending until the node shows it
+LONGEST_VISIT_S: Final = 2 * ARRIVAL_DEADLINE_S  # of a connection, from the first byte: what `dial` has to keep to
 LOOK_EVERY_S: Final = 0.1
 _PREVOTE_STEP: Final = 4  # consensus/types/round_state.go
 
@@ -59,7 +60,8 @@ class Entrance:
     Attributes:
         name: The node's.
         ask: Opens its RPC.
-        dial: Opens a SecretConnection to its p2p port, proven to be the node of this id, for a peer with this key.
+        dial: Opens a SecretConnection to its p2p port, proven to be the node of this id, for a peer with this key;
+            over after LONGEST_VISIT_S, whatever the node does.
     """
 
     name: str
@@ -171,7 +173,7 @@ class Publisher:
 def _is_shown(state: ConsensusState, vote: Vote, address: bytes) -> bool:
     """Whether it is among the node's votes; ConflictError where another one is in its place."""
     shown = [seen for seen in state.votes_of(address) if (seen.height, seen.round, seen.step) == vote.hrs]
-    if any(seen.for_nil != vote.is_nil for seen in shown):
+    if any(seen.for_nil != vote.is_nil or not vote.block_id.hash.startswith(seen.block_start) for seen in shown):
         raise ConflictError(
             f"the node holds another {vote.kind} of this key at {vote.height}/{vote.round}",
             remedy="Stop every signer of this key and raise a key-compromise incident.",

@@ -244,6 +244,20 @@ def test_a_silent_node_is_given_up() -> None:
             left.receive(1)
 
 
+def test_a_connection_is_over_when_its_time_is_however_busy_the_node() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        stream = SocketStream(left, timeout_s=5, lifetime_s=0.1)
+        right.sendall(b"ab")
+        assert stream.receive(1) == b"a"
+        threading.Event().wait(0.11)
+        right.sendall(b"cd")
+        with pytest.raises(UnavailableError, match="took too long"):
+            stream.receive(3)
+        with pytest.raises(UnavailableError, match="took too long"):
+            stream.send(b"a")
+
+
 def test_a_node_that_does_not_read_is_given_up() -> None:
     with ends() as (left, _):
         left.timeout_s = 0.05

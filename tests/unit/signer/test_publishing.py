@@ -2,26 +2,28 @@
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from socket import SHUT_RDWR, create_server, socket
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from signer_world import CHAIN_ID, NIL, precommit, prevote
+from signer_world import BLOCK, CHAIN_ID, NIL, OTHER_BLOCK, precommit, prevote
 
 from vedr.adapters.privval_socket import SocketStream, TcpAddress, dial
-from vedr.chain.block import Validator, ValidatorSet
+from vedr.chain.block import BlockId, Validator, ValidatorSet
+from vedr.chain.encoding import delimited
 from vedr.chain.rpc import ConsensusState, SeenVote, Status
 from vedr.errors import UnavailableError
 from vedr.inventory import Height
 from vedr.signer.messages import Vote
 from vedr.signer.peer import NodeInfo
 from vedr.signer.protobuf import Message
-from vedr.signer.publishing import Entrance, Outcome, Publisher, Try
+from vedr.signer.publishing import LONGEST_VISIT_S, Entrance, Outcome, Publisher, Try
 from vedr.signer.secret_connection import SecretConnection, node_id
-from vedr.signer.stream import receive_message, send_message
+from vedr.signer.stream import Stream, receive_message, send_message
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key().public_bytes_raw()
 US = Validator(KEY, 10)
@@ -101,13 +103,13 @@ def receive_message_or_end(stream: SecretConnection) -> None:
         receive_message(stream, limit_bytes=2048)
 
 
-def seen(vote: Vote, *, for_nil: bool | None = None) -> SeenVote:
-    is_nil = vote.is_nil if for_nil is None else for_nil
-    return SeenVote(US.address, Height(vote.height), vote.round, vote.hrs[2], for_nil=is_nil)
+def seen(vote: Vote) -> SeenVote:
+    start = vote.block_id.hash[:6]
+    return SeenVote(US.address, Height(vote.height), vote.round, vote.hrs[2], for_nil=vote.is_nil, block_start=start)
 
 
 @contextmanager
-def reached(node: NodeOfOne, name: str = "val0") -> Iterator[Entrance]:
+def reached(node: NodeOfOne, name: str = "val0", *, visit_s: float = LONGEST_VISIT_S) -> Iterator[Entrance]:
     with create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=node.serve, args=(listening,), daemon=True)
         thread.start()
@@ -117,7 +119,10 @@ def reached(node: NodeOfOne, name: str = "val0") -> Iterator[Entrance]:
         def ask() -> Iterator[NodeOfOne]:
             yield node
 
-        yield Entrance(name, ask, lambda expected, key: dial(TcpAddress("127.0.0.1", port, expected), key))
+        def dial_peer(expected: str, key: Ed25519PrivateKey) -> AbstractContextManager[Stream]:
+            return dial(TcpAddress("127.0.0.1", port, expected), key, lifetime_s=visit_s)
+
+        yield Entrance(name, ask, dial_peer)
         listening.shutdown(SHUT_RDWR)
         thread.join(5)
 
@@ -179,9 +184,10 @@ def test_a_vote_that_the_node_has_or_whose_height_is_decided_is_not_sent() -> No
     assert known.taken == passed.taken == []
 
 
-def test_another_vote_of_this_key_in_its_place_ends_it() -> None:
-    node = NodeOfOne(votes=[seen(prevote(), for_nil=True)])
-    done = publish(prevote(), node)
+@pytest.mark.parametrize(("sent", "held"), [(BLOCK, NIL), (NIL, BLOCK), (BLOCK, OTHER_BLOCK)])
+def test_another_vote_of_this_key_in_its_place_ends_it(sent: BlockId, held: BlockId) -> None:
+    node = NodeOfOne(votes=[seen(prevote(block=held))])
+    done = publish(prevote(block=sent), node)
     assert (done.outcome, node.taken) == (Outcome.CONFLICTING, [])
     assert "another prevote of this key at 5/0" in done.problems[0]
 
@@ -212,6 +218,26 @@ def test_a_node_that_never_shows_the_vote_has_not_taken_it() -> None:
         done = replace(publisher).publish(prevote())
     assert done.outcome is Outcome.NOT_PUBLISHED
     assert "does not show it after 5 s" in done.problems[0]
+
+
+class Dripping(NodeOfOne):
+    """Is there, always about to say more, and never done."""
+
+    def serve(self, listening: socket) -> None:
+        with suppress(OSError), listening.accept()[0] as connected, suppress(UnavailableError):
+            stream = SecretConnection.handshake(SocketStream(connected, timeout_s=5), NODE_KEY)
+            stream.send(delimited(bytes(10_000))[:2])  # so much it says that it will say
+            while True:
+                stream.send(b"\0")
+                threading.Event().wait(0.01)
+
+
+def test_a_node_that_is_never_done_holds_the_vote_up_for_no_longer_than_a_visit_may_take() -> None:
+    with reached(Dripping(), "slow", visit_s=0.3) as slow, reached(NodeOfOne(), "full0") as other:
+        began = time.monotonic()
+        done = Publisher(CHAIN_ID, KEY, [slow, other]).publish(prevote())
+    assert time.monotonic() - began < 5, "it would drip for a hundred seconds"
+    assert (done.outcome, done.node, len(done.problems)) == (Outcome.PUBLISHED, "full0", 1)
 
 
 class Forgetful(list[SeenVote]):
