@@ -1,13 +1,17 @@
 """What every SecretVault must do; run against AWS Secrets Manager's protocol (moto's server) and the fake in memory."""
 
 import datetime as dt
+import json
 import secrets
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -119,17 +123,74 @@ def test_a_secret_is_read_from_a_region_when_the_one_it_was_made_in_is_gone(moto
     assert dt.datetime.now(dt.UTC) - began < dt.timedelta(seconds=45)
 
 
-def test_without_its_first_region_a_secret_is_made_in_the_next(moto: str, name: str) -> None:
-    AwsVault(places(moto, "us-east"), KEYS).create(name, b"value")
+def test_while_a_region_is_silent_nothing_is_made(moto: str, name: str) -> None:
+    """It may have a secret of that name, with another value, from an attempt whose answer was lost."""
+    for lost in CLOUD:
+        with pytest.raises(UnavailableError, match="was not made"):
+            AwsVault(places(moto, lost), KEYS).create(name, b"value")
     whole = AwsVault(places(moto), KEYS)
-    assert [whole.read(name, region) for region in whole.regions] == [b"value"] * 3
-    whole.retire(name)
+    for region in whole.regions:
+        with pytest.raises(NotFoundError):
+            whole.read(name, region)
+    memory = MemoryVault(*CLOUD)
+    memory.down = {"ap-south"}
+    with pytest.raises(UnavailableError):
+        memory.create(name, b"value")
+    assert not any(memory.values.values())
+
+
+class LosesAnswers(BaseHTTPRequestHandler):
+    """A region that makes a secret, copies it nowhere yet, and is gone before it says so."""
+
+    moto = ""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        makes = self.headers["X-Amz-Target"].endswith(".CreateSecret")
+        if makes:
+            body = json.dumps({**json.loads(body), "AddReplicaRegions": []}).encode()
+        headers = {key: value for key, value in self.headers.items() if key.lower() not in {"content-length", "host"}}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.moto, body, headers), timeout=10) as answer:  # noqa: S310
+                status, said = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, said = error.code, error.read()
+        self.close_connection = True
+        if not makes:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_secret_whose_answer_was_lost_never_gets_a_second_value(moto: str, name: str) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Losing", (LosesAnswers,), {"moto": moto}))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    losing = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        first, *others = places(moto)
+        with pytest.raises(UnavailableError, match=r"whether secret .* was made is not known") as caught:
+            AwsVault((replace(first, endpoint=losing), *others), KEYS).create(name, b"value")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "value" not in str(caught.value)
+    whole = AwsVault(places(moto), KEYS)
     with pytest.raises(NotFoundError):
         whole.read(name, "eu-west")
+    with pytest.raises(UnavailableError):  # once more, while that region is away
+        AwsVault(places(moto, "us-east"), KEYS).create(name, b"second")
+    with pytest.raises(ConflictError):
+        whole.create(name, b"third")
+    whole.replicate(name)
+    assert [whole.read(name, region) for region in whole.regions] == [b"value"] * 3
 
 
 def test_no_region_at_all_is_an_error(name: str) -> None:
-    with pytest.raises(UnavailableError, match="was not created"):
+    with pytest.raises(UnavailableError, match="was not made"):
         AwsVault(places(NOBODY), KEYS).create(name, b"value")
 
 

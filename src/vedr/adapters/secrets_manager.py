@@ -1,10 +1,11 @@
 """AWS Secrets Manager in every region of the site: vedr.custody.escrow.SecretVault.
 
-A secret is made in the first region that answers and replicated from there to all others; a replica is read like any
-secret, also when the region it came from is gone.
+A secret is made in the first region, once every region has said that it has none of that name, and replicated from
+there to all others; a replica is read like any secret, also when the region it came from is gone.
 
-Guarantees: errors show a secret's name and the service's code, never a value; a dead region costs seconds; botocore's
-own log, which prints values at DEBUG, is held at INFO.
+Guarantees: no name ever has two values, whatever answers are lost and whoever tries again or at the same time; errors
+show a secret's name and the service's code, never a value; a dead region costs seconds; botocore's own log, which prints
+values at DEBUG, is held at INFO.
 Leaves out: promotion of a replica (`stop_replication_to_replica`), which reading does not need, and own KMS keys.
 """
 
@@ -51,23 +52,35 @@ class AwsVault:
         return tuple(self._places)
 
     def create(self, name: str, value: bytes) -> None:
-        """As the port says.  A region that does not answer now gets its copy later, by `replicate`."""
-        silent: dict[str, VedrError] = {}
+        """As the port says: in the first region, which alone decides when two try at once."""
         for region in self.regions:
-            others = [{"Region": place.cloud_region} for place in self._places.values() if place.region != region]
-            try:
-                if name in self.names(name, region):
-                    raise ConflictError(f"secret {name} exists already", remedy="It is never changed: read it.")
-                with _translated(name, region):
-                    self._client(region).create_secret(
-                        Name=name, SecretString=value.decode("ascii"), AddReplicaRegions=others
-                    )
-            except UnavailableError as error:
-                silent[region] = error
-                continue
+            self._require_unused(name, region)
+        first, *others = self._places.values()
+        copies = [{"Region": place.cloud_region} for place in others]
+        try:
+            with _translated(name, first.region):
+                self._client(first.region).create_secret(
+                    Name=name, SecretString=value.decode("ascii"), AddReplicaRegions=copies
+                )
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"whether secret {name} was made is not known: {error.message}",
+                remedy="Run it again when every region answers: what was made is gone on with.",
+            ) from None
+
+    def _require_unused(self, name: str, region: str) -> None:
+        """Not by a retired one either.  Asked for itself: a list may show a new secret only later."""
+        try:
+            with _translated(name, region):
+                self._client(region).describe_secret(SecretId=name)
+        except NotFoundError:
             return
-        reasons = "; ".join(error.message for error in silent.values())
-        raise UnavailableError(f"secret {name} was not created: {reasons}", remedy="Try again when a region answers.")
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"secret {name} was not made: {error.message}, and may have one of that name",
+                remedy="Try again when every region answers.",
+            ) from None
+        raise ConflictError(f"secret {name} exists already in {region}", remedy="It is never changed: read it.")
 
     def replicate(self, name: str) -> None:
         """From the region where it was made, to those that have no copy in sync; failed copies are asked for again."""

@@ -21,12 +21,11 @@ class MemoryVault:
         return self._regions
 
     def create(self, name: str, value: bytes) -> None:
-        origin = next((region for region in self._regions if region not in self.down), None)
-        if origin is None:
-            raise UnavailableError(f"secret {name} was not created: no region answers", remedy="Try again.")
-        if name in self.retired or any(name in self.values[region] for region in self._answering()):
+        for region in self._regions:
+            self._check(region)
+        if name in self.retired or any(name in values for values in self.values.values()):
             raise ConflictError(f"secret {name} exists already", remedy="It is never changed: read it.")
-        self.values[origin][name] = value
+        self.values[self._regions[0]][name] = value
         self.replicate(name)
 
     def replicate(self, name: str) -> None:

@@ -48,7 +48,13 @@ class SecretVault(Protocol):
         """By priority."""
 
     def create(self, name: str, value: bytes) -> None:
-        """Put a new secret and ask for its copies; ConflictError when the name is used, and nothing is changed."""
+        """Put a new secret and ask for its copies.
+
+        Raises:
+            ConflictError: the name is used, or was; nothing is changed.
+            UnavailableError: some region does not tell whether it has one, and nothing was made; or an answer was lost:
+                then it may have been made, and is found when every region answers.
+        """
 
     def replicate(self, name: str) -> None:
         """Ask for the copies that regions lack; quiet when there is nothing to do."""
