@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -30,13 +31,14 @@ from vedr.adapters.check_probes import SiteCustody, SiteNetwork, SiteStores
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.adapters.memory_store import MemoryStore
 from vedr.adapters.secrets_memory import MemoryVault
+from vedr.adapters.shared_rpc import SharedNodes, SharingSite
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.backup import retention
 from vedr.inventory import Signing
 from vedr.readiness.finding import Finding
 from vedr.readiness.ports import BucketState, Ports
 from vedr.readiness.registry import CHECKS
-from vedr.readiness.validation import validate
+from vedr.readiness.validation import OpenPorts, validate
 from vedr.reports.binder import Binder
 
 AIMS_S: Final = {"validation": 60.0, "report": 10.0, "plan": 30.0}
@@ -71,17 +73,22 @@ class Simulated:
         self.registers = {name: MemoryRegisters(name) for name in names}
         self.vault = MemoryVault(*names)
 
-    def opened(self) -> OpenSite:
+    def opened(self, nodes: SharedNodes | None = None) -> OpenSite:
         """The site as a command opens it, with our buckets in place of S3's."""
-        opened = OpenSite(self.fleet.site)
+        opened = OpenSite(self.fleet.site) if nodes is None else SharingSite(self.fleet.site, nodes)
         for name in ("stores", "registers", "vault"):
             opened.__dict__[name] = getattr(self, name)
         return opened
 
     @contextlib.contextmanager
-    def ports(self) -> Iterator[Ports]:
-        """As adapters.check_probes.open_ports."""
-        with self.opened() as opened:
+    def shared_ports(self) -> Iterator[OpenPorts]:
+        """As adapters.check_probes.shared_ports."""
+        with SharedNodes() as nodes:
+            yield partial(self._ports, nodes)
+
+    @contextlib.contextmanager
+    def _ports(self, nodes: SharedNodes) -> Iterator[Ports]:
+        with self.opened(nodes) as opened:
             yield Ports(
                 opened=opened,
                 network=SiteNetwork(None),
@@ -120,7 +127,7 @@ def measured(folder: Path, shape: Shape) -> tuple[str, bool]:
     runs, made = timed(lambda: _fill(simulated))
     print(f"made {SNAPSHOTS} snapshots and {runs} runs in {made.wall_s:.0f} s", file=sys.stderr, flush=True)
     with serving(simulated.fleet):
-        findings, validation = timed(lambda: validate(CHECKS, simulated.ports, simulated.fleet.site.checks))
+        findings, validation = timed(lambda: _validate(simulated))
     report = timed(lambda: _report(simulated, folder / "reports"))[1]
     with simulated.opened() as opened:
         origin = simulated.fleet.site.regions_by_priority[0]
@@ -154,6 +161,11 @@ def _fill(simulated: Simulated) -> int:
     with simulated.opened() as opened:
         fill_buckets(opened.repository, simulated.fleet.site.regions_by_priority[0], now)
         return write_ledger(simulated.stores, simulated.fleet.site.name, opened.signer, now)
+
+
+def _validate(simulated: Simulated) -> tuple[Finding, ...]:
+    with simulated.shared_ports() as open_ports:
+        return validate(CHECKS, open_ports, simulated.fleet.site.checks)
 
 
 def _report(simulated: Simulated, folder: Path) -> None:

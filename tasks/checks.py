@@ -9,12 +9,11 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from tasks.binding import Api
 from tasks.orders import DailyValidation
-from vedr.adapters.check_probes import open_ports
+from vedr.adapters.check_probes import shared_ports
 from vedr.errors import VerificationFailedError
 from vedr.inventory import load_site
 from vedr.readiness.finding import Finding
@@ -43,7 +42,8 @@ def look_at_everything(ctx: Ctx) -> Validated:
     """Runs the checks side by side, each with a deadline of its own, and records what each found."""
     site = load_site(ctx.site or None)
     chosen = choose(with_boot(CHECKS) if ctx.order.boot else CHECKS, ctx.order.checks.split())
-    found = Validated(validate(chosen, partial(open_ports, site), site.checks))
+    with shared_ports(site) as open_ports:
+        found = Validated(validate(chosen, open_ports, site.checks))
     for finding in found.findings:
         if not finding.passed:
             ctx.say(f"{finding.check}: {finding.status}: {finding.observed}")

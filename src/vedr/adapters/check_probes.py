@@ -11,6 +11,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from cryptography import x509
 from vedr.adapters import pkcs11_token_site, snapshots
 from vedr.adapters.dns_answers import ADDRESS_TYPES, Server, records
 from vedr.adapters.secrets import resolve
+from vedr.adapters.shared_rpc import SharedNodes, SharingSite
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.backup.repository import Listed
 from vedr.backup.verify import Verification
@@ -31,6 +33,7 @@ from vedr.custody.key_material import KeyKind
 from vedr.errors import CorruptError, NotFoundError, UnavailableError, VerificationFailedError
 from vedr.inventory import Dns, Site
 from vedr.readiness.ports import BucketState, NameAnswer, Ports
+from vedr.readiness.validation import OpenPorts
 
 CERTIFICATE_DEADLINE_S: Final = 5.0
 HEALTH_DEADLINE_S: Final = 5.0
@@ -39,9 +42,16 @@ _FOLDER: Final = "checks"
 
 
 @contextlib.contextmanager
-def open_ports(site: Site) -> Iterator[Ports]:
+def shared_ports(site: Site) -> Iterator[OpenPorts]:
+    """Opens the site for each check of one run; what several of them ask the nodes at the same time is asked once."""
+    with SharedNodes() as nodes:
+        yield partial(open_ports, site, nodes)
+
+
+@contextlib.contextmanager
+def open_ports(site: Site, nodes: SharedNodes | None = None) -> Iterator[Ports]:
     """A site's own parts and probes, for one check; closed after it."""
-    with OpenSite(site) as opened:
+    with OpenSite(site) if nodes is None else SharingSite(site, nodes) as opened:
         yield Ports(
             opened=opened,
             network=SiteNetwork(site.dns),

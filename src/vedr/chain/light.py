@@ -47,6 +47,7 @@ from vedr.inventory import Chain, Height
 MIN_SOURCES: Final = 2
 MAX_BACKWARD_HEADERS: Final = 20_000  # 1,000 calls; older headers need an anchor of their own time
 MAX_FORWARD_STEPS: Final = 1024  # a real chain needs a few dozen; a hostile one could invent them without end
+MAX_ASKED_AT_ONCE: Final = 64  # witnesses; all of a small fleet, and of a large one no thread each
 WAIT_S: Final = 20.0
 _POLL_S: Final = 0.2
 _SEAL: Final = object()
@@ -305,10 +306,10 @@ class LightClient:
             self._sleep(_POLL_S)
 
     def _cross_check(self, primary: HeaderSource, primary_id: str, target: SignedHeader) -> None:
-        """Witnesses are asked at once; those that lag are waited for only while none has agreed."""
+        """Witnesses are asked side by side; those that lag are waited for only while none has agreed."""
         witnesses = [source for source in self._sources if source is not primary]
         deadline = self._monotonic() + self._wait_s
-        with ThreadPoolExecutor(max_workers=len(witnesses), thread_name_prefix="witness") as pool:
+        with ThreadPoolExecutor(min(MAX_ASKED_AT_ONCE, len(witnesses)), "witness") as pool:
             while True:
                 ask = partial(self._ask_witness, primary.name, primary_id, target)
                 answers = list(pool.map(ask, witnesses))

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -41,7 +40,7 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Look at everything, side by side; exit 0: all passed, 1: warnings only, 3: a check failed or could not run."""
-    from vedr.adapters.check_probes import open_ports  # noqa: PLC0415 (every adapter: a second that others have not)
+    from vedr.adapters.check_probes import shared_ports  # noqa: PLC0415 (every adapter: a second that others have not)
     from vedr.readiness.registry import CHECKS, with_boot  # noqa: PLC0415
     from vedr.readiness.validation import choose, validate  # noqa: PLC0415
 
@@ -50,7 +49,8 @@ def check(
         _show_list([(one.name, one.makes_sure) for one in chosen], as_json=as_json)
         return
     loaded = load_site(site)
-    findings = validate(chosen, partial(open_ports, loaded), loaded.checks)
+    with shared_ports(loaded) as open_ports:
+        findings = validate(chosen, open_ports, loaded.checks)
     if as_json:
         print_json(document(findings))
     else:
