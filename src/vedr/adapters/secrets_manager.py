@@ -4,8 +4,8 @@ A secret is made in the first region, once every region has said that it has non
 there to all others; a replica is read like any secret, also when the region it came from is gone.
 
 Guarantees: no name ever has two values, whatever answers are lost and whoever tries again or at the same time; errors
-show a secret's name and the service's code, never a value; a dead region costs seconds; botocore's own log, which prints
-values at DEBUG, is held at INFO.
+show a secret's name and the service's code, never a value; a dead region costs seconds; botocore's own log, which
+prints values at DEBUG, is held at INFO.
 Leaves out: promotion of a replica (`stop_replication_to_replica`), which reading does not need, and own KMS keys.
 """
 
