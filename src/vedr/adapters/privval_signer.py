@@ -241,10 +241,8 @@ def entrances(site: Site, settings: Settings) -> tuple[Entrance, ...]:
 
 
 def _entrance(node: Node) -> Entrance:
-    host, _, port = node.p2p.rpartition(":")
-
     def dial_peer(node_id: str, key: Ed25519PrivateKey) -> contextlib.AbstractContextManager[Stream]:
-        return dial(TcpAddress(host.strip("[]"), int(port), node_id), key, lifetime_s=LONGEST_VISIT_S)
+        return dial(parse_address(f"tcp://{node_id}@{node.p2p}"), key, lifetime_s=LONGEST_VISIT_S)
 
     return Entrance(node.name, lambda: HttpChainRpc(node.rpc, name=node.name), dial_peer)
 

@@ -101,6 +101,8 @@ def _connect(address: UnixAddress | TcpAddress) -> socket.socket:
             raise
     except OSError as error:
         raise _gone(error) from error
+    except UnicodeError as error:  # of a host's name that no resolver takes
+        raise InvalidInputError(f"{address} has no address", remedy="Correct the host in the site's file.") from error
     return connected
 
 

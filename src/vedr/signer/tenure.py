@@ -82,20 +82,22 @@ def begin(
 
     Raises:
         ConflictError: another signer holds the key, and a take-over was not asked for.
-        RefusedError: it is alive, and the hand-over is not planned; or sign states contradict each other.
+        RefusedError: it is alive, and the hand-over is not planned; or sign states contradict each other: what this
+            host's file says was signed is not what the registers show there.
         NotFoundError: there is no register: found it.
         UnavailableError: no majority of the regions answers.
     """
+    known = [mark for mark in (own, floor) if mark is not None]
 
     def judged() -> Epoch:
         newest = look(register)
         check(newest)
+        highest([Mark.of_position(newest.position, register.validator.chain_id), *known])  # none contradicts another
         if takes_over(newest, terms) and not terms.planned:
             until = monotonic() + terms.watch_s
             _check_silent(register, newest, is_over=lambda: monotonic() >= until, sleep=sleep)
         return Epoch(newest.epoch + 1)
 
-    known = [mark for mark in (own, floor) if mark is not None]
     at_least = NEVER_SIGNED
     for mark in known:
         at_least = join(at_least, mark.position)

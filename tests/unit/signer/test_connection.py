@@ -237,6 +237,11 @@ def test_nobody_there_is_unavailable(tmp_path: Path) -> None:
                 pass
 
 
+def test_a_host_of_no_possible_name_is_an_error_of_ours() -> None:
+    with pytest.raises(InvalidInputError, match="has no address"), dial(TcpAddress("val..example", 26656), OURS):
+        pass
+
+
 def test_a_silent_node_is_given_up() -> None:
     with ends() as (left, _):
         left.timeout_s = 0.05

@@ -65,8 +65,8 @@ class Regions:
         self._stack.callback(tenure.holding.close)
         return tenure
 
-    def signer(self, terms: Terms, **marks: Mark) -> World:
-        tenure = self.begin(terms, **marks)
+    def signer(self, terms: Terms, **more: Any) -> World:
+        tenure = self.begin(terms, **more)
         state_file = self._folder / f"{terms.name}-{tenure.epoch}.json"
         return World(state_file, last=tenure.last, register=tenure.holding, key=MemoryKey())  # type: ignore[arg-type]
 
@@ -322,11 +322,21 @@ def test_an_own_file_above_the_registers_is_believed(regions: Regions) -> None:
     assert regions.begin(OURS, own=signed).last == signed
 
 
-def test_an_own_file_that_contradicts_the_registers_signs_nothing_there(regions: Regions) -> None:
+def test_an_own_file_that_contradicts_the_registers_stops_the_beginning_and_takes_nothing(regions: Regions) -> None:
     regions.found()
     regions.signer(OURS).signature(prevote(5))
     other = Mark.of((5, 0, 2), sign_bytes(prevote(5, block=NIL), CHAIN_ID), b"s" * 64)
-    signer = regions.signer(OURS, own=other)
+    with pytest.raises(RefusedError, match="two sign states at 5/0/2 are of different content"):
+        regions.begin(OURS, own=other)
+    assert look(regions.register).epoch == 1
+
+
+def test_an_own_file_that_contradicts_a_region_that_was_not_seen_in_time_signs_nothing_there(regions: Regions) -> None:
+    """What was looked at shows nothing of it yet; the take-over meets it."""
+    regions.found()
+    other = Mark.of((5, 0, 2), sign_bytes(prevote(5, block=NIL), CHAIN_ID), b"s" * 64)
+    old = regions.signer(OURS)
+    signer = regions.signer(OURS, own=other, check=lambda _: old.signature(prevote(5)))
     assert signer.refusal(prevote(5))
     assert signer.refusal(prevote(5, block=NIL))
     assert signer.signature(precommit(5))
