@@ -90,6 +90,13 @@ def test_every_labels_used_in_a_text_is_one_that_the_alert_has() -> None:
         assert used <= known, f"{alert['alert']}: {used - known}"
 
 
+def test_no_alert_mixes_sites_or_loses_whose_it_is() -> None:
+    """`on (…)` only matches; what is aggregated keeps nothing but what it names."""
+    for alert in alerts():
+        for kept in re.findall(r"^(?:max|min|sum|count|avg) by \(([^)]*)\)", alert["expr"]):
+            assert "site" in re.split(r",\s*", kept), f"{alert['alert']} does not tell its site"
+
+
 def test_every_alert_has_a_test_that_makes_it_fire() -> None:
     told = "".join(file.read_text() for file in RULE_TESTS)
     for alert in alerts():
