@@ -111,7 +111,6 @@ class Retention(Frozen):
     provider_state_days: Days = 90
     configuration_days: Days = 30
     provider_keys_days: Days = 365
-    metrics_days: Days = 90
     keep_all_days: Days = 7
     """Snapshots younger than this are all kept; older ones are thinned to the newest of each day."""
     epoch_days: Days = 10
