@@ -26,7 +26,7 @@ from vedr.errors import ConflictError, DeadlineError, NotFoundError, Unavailable
 from vedr.failover.signer_disk import NO_TICKET, OPEN, Place, Ticket
 from vedr.inventory import Height, Node
 from vedr.ledger import GENESIS, Entry, RunId
-from vedr.ports import ObjectKey, ObjectStore, StoredObject, UnitStatus
+from vedr.ports import DOCUMENT_BYTES, ObjectKey, ObjectStore, StoredObject, UnitStatus
 from vedr.runbook.replicas import Replicas
 from vedr.signature import Json, Signer
 
@@ -156,13 +156,14 @@ class Store:
         self.listings.clear()
         return StoredObject(key, len(data), None, EPOCH)
 
-    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
+    def get(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        del version, limit_bytes
         if key not in self.objects:
             raise NotFoundError(key)
         return self.objects[key]
 
-    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
-        return memoryview(self.get(key, version=version))
+    def view(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int) -> memoryview:
+        return memoryview(self.get(key, version=version, limit_bytes=limit_bytes))
 
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
         return StoredObject(key, len(self.get(key)), version, EPOCH)

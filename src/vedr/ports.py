@@ -8,12 +8,15 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NewType, Protocol
+from typing import Final, Literal, NewType, Protocol
 
 from vedr.inventory import Node
 
 ObjectKey = NewType("ObjectKey", str)
 """Slash-separated, ASCII, no leading slash."""
+
+DOCUMENT_BYTES: Final = 16 * 1024 * 1024
+"""More than any stored document has, but for the manifests of very many files: whoever reads those says so."""
 
 Clock = Callable[[], dt.datetime]
 """Gives the time, aware, UTC."""
@@ -47,10 +50,15 @@ class ObjectStore(Protocol):
             UnavailableError: not known whether it was written: repeat, and read it on ConflictError.
         """
 
-    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
-        """The whole object, of that version or the newest.  NotFoundError when there is none."""
+    def get(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        """The whole object, of that version or the newest.
 
-    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
+        Raises:
+            NotFoundError: there is none.
+            CorruptError: it is larger than whoever asks can expect; nothing of it was read.
+        """
+
+    def view(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int) -> memoryview:
         """What `get` gives, in memory that bytes need not be copied out of: for large ones."""
 
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import datetime as dt
+import resource
 import socket
 import socketserver
 import threading
@@ -14,8 +15,8 @@ import pytest
 from vedr.adapters.memory_store import MemoryStore
 from vedr.adapters.s3_control import open_control
 from vedr.adapters.s3_store import S3Store
-from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError, VedrError
-from vedr.ports import ObjectKey, ObjectStore
+from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.ports import DOCUMENT_BYTES, ObjectKey, ObjectStore
 
 pytestmark = pytest.mark.server
 
@@ -39,8 +40,8 @@ def test_what_is_created_is_read_back_whole(store: ObjectStore) -> None:
         assert made.size_bytes == len(data)
         assert store.get(key(f"a/{size}")) == data
         assert store.get(key(f"a/{size}"), version=made.version) == data
-        assert store.view(key(f"a/{size}")) == data
-        assert store.view(key(f"a/{size}"), version=made.version) == data
+        assert store.view(key(f"a/{size}"), limit_bytes=size) == data
+        assert store.view(key(f"a/{size}"), version=made.version, limit_bytes=size) == data
 
 
 def test_a_key_is_created_once_and_keeps_its_first_content(store: ObjectStore) -> None:
@@ -75,9 +76,28 @@ def test_what_is_absent_is_not_found(store: ObjectStore) -> None:
     with pytest.raises(NotFoundError):
         store.get(key("no/thing"))
     with pytest.raises(NotFoundError):
-        store.view(key("no/thing"))
+        store.view(key("no/thing"), limit_bytes=1)
     with pytest.raises(NotFoundError):
         store.head(key("no/thing"))
+
+
+def test_an_object_larger_than_asked_for_is_refused_unread(store: ObjectStore) -> None:
+    store.create(key("a/b"), bytes(1001))
+    with pytest.raises(CorruptError, match=r"a/b in us-east.* has 1001 bytes, it can have 1000 at most"):
+        store.get(key("a/b"), limit_bytes=1000)
+    with pytest.raises(CorruptError, match="1001 bytes"):
+        store.view(key("a/b"), limit_bytes=1000)
+    assert len(store.get(key("a/b"), limit_bytes=1001)) == 1001
+
+
+def test_an_object_larger_than_any_document_costs_no_memory(s3_server: Any) -> None:
+    store = s3_server.store("us-east")
+    store.create(key("a/b"), bytes(4 * DOCUMENT_BYTES))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(8):
+        with pytest.raises(CorruptError, match=f"{DOCUMENT_BYTES} at most"):
+            store.get(key("a/b"))
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2 * DOCUMENT_BYTES
 
 
 def test_an_unknown_version_is_not_found(store: ObjectStore) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vedr.errors import ConflictError, NotFoundError
-from vedr.ports import ObjectKey, StoredObject
+from vedr.ports import DOCUMENT_BYTES, ObjectKey, StoredObject
 
 
 class FolderStore:
@@ -34,18 +34,23 @@ class FolderStore:
             temporary.unlink()
         return self.head(key)
 
-    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
-        del version
+    def get(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        del version, limit_bytes
         try:
             return self._file(key).read_bytes()
         except FileNotFoundError:
             raise NotFoundError(f"no {key}") from None
 
-    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
-        return memoryview(self.get(key, version=version))
+    def view(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int) -> memoryview:
+        return memoryview(self.get(key, version=version, limit_bytes=limit_bytes))
 
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
-        return StoredObject(key, len(self.get(key, version=version)), None, dt.datetime.now(dt.UTC))
+        del version
+        try:
+            size_bytes = self._file(key).stat().st_size
+        except FileNotFoundError:
+            raise NotFoundError(f"no {key}") from None
+        return StoredObject(key, size_bytes, None, dt.datetime.now(dt.UTC))
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         keys = sorted(path.name.replace("%", "/") for path in self._folder.glob("[!.]*"))

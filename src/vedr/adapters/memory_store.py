@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
-from vedr.ports import Clock, ObjectKey, StoredObject
+from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError
+from vedr.ports import DOCUMENT_BYTES, Clock, ObjectKey, StoredObject
 
 Call = Literal["create", "get", "head", "list", "delete"]
 CALLS: Final[tuple[Call, ...]] = ("create", "get", "head", "list", "delete")
@@ -73,12 +73,18 @@ class MemoryStore:
                 raise ConflictError(f"{key} exists already in {self._region}", remedy="Read it, and compare.")
             return self.overwrite(key, data)
 
-    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
+    def get(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
         with self._mutex, _Fault(self, "get"):
-            return self._find(key, version).data
+            data = self._find(key, version).data
+        if len(data) > limit_bytes:
+            raise CorruptError(
+                f"{key} in {self._region} has {len(data)} bytes, it can have {limit_bytes} at most",
+                remedy="Use another region's copy.",
+            )
+        return data
 
-    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
-        return memoryview(self.get(key, version=version))
+    def view(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int) -> memoryview:
+        return memoryview(self.get(key, version=version, limit_bytes=limit_bytes))
 
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
         with self._mutex, _Fault(self, "head"):

@@ -18,9 +18,9 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store as _ObstoreS3
 
 from vedr.adapters.s3_answers import Place
-from vedr.errors import ConflictError, InvalidInputError
+from vedr.errors import ConflictError, CorruptError, InvalidInputError
 from vedr.inventory import StoreConfig
-from vedr.ports import ObjectKey, StoredObject
+from vedr.ports import DOCUMENT_BYTES, ObjectKey, StoredObject
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -73,11 +73,11 @@ class S3Store:
             raise self._place.error(error, key) from error
         return StoredObject(key, len(data), result["version"], dt.datetime.now(dt.UTC))
 
-    def get(self, key: ObjectKey, *, version: str | None = None) -> bytes:
-        return self._whole(key, version).to_bytes()
+    def get(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        return self._whole(key, version, limit_bytes).to_bytes()
 
-    def view(self, key: ObjectKey, *, version: str | None = None) -> memoryview:
-        return memoryview(self._whole(key, version))
+    def view(self, key: ObjectKey, *, version: str | None = None, limit_bytes: int) -> memoryview:
+        return memoryview(self._whole(key, version, limit_bytes))
 
     def head(self, key: ObjectKey, *, version: str | None = None) -> StoredObject:
         try:
@@ -109,11 +109,17 @@ class S3Store:
         """See s3_control.Bucket.facts."""
         return self._control.facts()
 
-    def _whole(self, key: ObjectKey, version: str | None) -> obstore.Bytes:
+    def _whole(self, key: ObjectKey, version: str | None, limit_bytes: int) -> obstore.Bytes:
         try:
-            return obstore.get(self._data, key, options={"version": version} if version else None).bytes()
+            found = obstore.get(self._data, key, options={"version": version} if version else None)
+            if found.meta["size"] <= limit_bytes:
+                return found.bytes()
         except (BaseError, OSError) as error:
             raise self._place.error(error, key) from error
+        raise CorruptError(
+            f"{self._place.name(key)} has {found.meta['size']} bytes, it can have {limit_bytes} at most",
+            remedy="Use another region's copy.",
+        )
 
     @property
     def _control(self) -> "Bucket":

@@ -27,7 +27,7 @@ from vedr.backup.manifest import FileEntry, PlacedObject, VerifiedManifest
 from vedr.backup.mending import mendable
 from vedr.backup.repository import Repository, load_placement, no_region, ordered
 from vedr.backup.rooms import Loan, Workspace
-from vedr.backup.sealing import Codec, Room, fresh_room
+from vedr.backup.sealing import MAX_STORED_BYTES, Codec, Room, fresh_room
 from vedr.backup.snapshot import NO_PROGRESS, Progress
 from vedr.errors import CorruptError, NoSpaceError, VedrError
 
@@ -67,35 +67,48 @@ class ObjectReader:
         Raises:
             VedrError: it is good nowhere; the message says why in each region.
         """
+        return self._first_good(number, room)[1]
+
+    def read_sealed(self, number: int, room: Room = fresh_room) -> memoryview:
+        """The same object as it is stored, once it has proven itself; raises what `read` does."""
+        return self._first_good(number, room)[0]
+
+    def read_from(self, region: str, number: int, placed: PlacedObject, room: Room = fresh_room) -> bytes | memoryview:
+        """The content of that region's copy, proven."""
+        return self._proven(region, number, placed, room)[1]
+
+    def _first_good(self, number: int, room: Room) -> tuple[memoryview, bytes | memoryview]:
         refusals: dict[str, VedrError] = {}
         for region in self._regions:
             try:
-                placed = self._placement(region)[number]
-                content = self.read_from(region, number, placed, room)
+                proven = self._proven(region, number, self._placement(region)[number], room)
             except VedrError as error:
                 refusals[region] = error
                 if error.transient:
                     self._give_up(region, error)
                 continue
             self.used.add(region)
-            return content
+            return proven
         name = self._verified.manifest.objects[number].name
         raise no_region(f"object {name} of snapshot {self._verified.id}", refusals)
 
-    def read_from(self, region: str, number: int, placed: PlacedObject, room: Room = fresh_room) -> bytes | memoryview:
-        """That region's copy of the manifest's object of that number, proven."""
+    def _proven(
+        self, region: str, number: int, placed: PlacedObject, room: Room
+    ) -> tuple[memoryview, bytes | memoryview]:
+        """As stored, and its content."""
         source, snapshot = self._verified.source, self._verified.id
         name, size = self._verified.manifest.objects[number]
         with mendable(source, snapshot, region):
             key = object_key(source, self._verified.manifest.epoch, name)
-            stored = self._repository.stores[region].view(key, version=placed.version)
+            limit_bytes = min(placed.stored_bytes, MAX_STORED_BYTES)
+            stored = self._repository.stores[region].view(key, version=placed.version, limit_bytes=limit_bytes)
             content = self._repository.codec.open_object(name, stored, room)
         if len(content) != size:
             raise CorruptError(
                 f"object {name[:16]}… has {len(content)} bytes, the manifest says {size}",
                 remedy="Choose an older snapshot.",
             )
-        return content
+        return stored, content
 
     def _placement(self, region: str) -> tuple[PlacedObject, ...]:
         with self._lock:

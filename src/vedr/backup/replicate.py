@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from vedr.backup.fetching import ObjectReader
+from vedr.backup.fetching import FORMS, ObjectReader
 from vedr.backup.layout import ObjectName, SnapshotId, epoch_prefix, manifest_key, object_key, placement_key
 from vedr.backup.manifest import PlacedObject, VerifiedManifest
 from vedr.backup.mending import mendable
 from vedr.backup.repository import Listed, Repository, load_manifest, load_placement, no_region
+from vedr.backup.rooms import Workspace
 from vedr.backup.snapshot import NO_PROGRESS, Progress, check_presence, commit_in
 from vedr.backup.upload import inspect_object
 from vedr.errors import ConflictError, CorruptError, NotFoundError, VedrError
@@ -140,6 +141,7 @@ class _Copy:
         self._repository, self._verified, self._store = repository, verified, store
         self._reader = ObjectReader(repository, verified, prefer=good)
         self._progress = progress
+        self._workspace = Workspace()
         self._lock = threading.Lock()
         self._total_bytes = sum(entry.size_bytes for entry in verified.manifest.objects)
         self._done_bytes = 0
@@ -157,7 +159,7 @@ class _Copy:
         source, manifest = self._verified.source, self._verified.manifest
         entry = manifest.objects[number]
         key = object_key(source, manifest.epoch, entry.name)
-        placed = None if key in listed else self._create(key, entry.name, number)
+        placed = None if key in listed else self._create(key, number)
         if placed is None:
             placed = inspect_object(self._store, self._repository.codec, source, manifest.epoch, entry.name)
         with self._lock:
@@ -165,8 +167,9 @@ class _Copy:
             self._progress(self._done_bytes, self._total_bytes)
         return placed
 
-    def _create(self, key: ObjectKey, name: ObjectName, number: int) -> PlacedObject | None:
-        sealed = self._repository.codec.seal(name, self._reader.read(number))
+    def _create(self, key: ObjectKey, number: int) -> PlacedObject | None:
+        with self._workspace.loan(FORMS * self._verified.manifest.objects[number].size_bytes) as loan:
+            sealed = self._reader.read_sealed(number, loan)  # proven, so it is not sealed anew
         try:
             created = self._store.create(key, sealed)
         except ConflictError:

@@ -17,7 +17,7 @@ from vedr.backup.mending import mendable
 from vedr.backup.sealing import Codec
 from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.ports import Clock, ObjectKey, ObjectStore, StoredObject
-from vedr.signature import Signer
+from vedr.signature import MAX_DOCUMENT_BYTES, Signer
 from vedr.targets import Retention
 
 _Result = TypeVar("_Result")
@@ -133,14 +133,15 @@ def load_manifest(repository: Repository, listed: Listed, *, prefer: Iterable[st
 def load_own_manifest(repository: Repository, source: Source, snapshot: SnapshotId, region: str) -> VerifiedManifest:
     """That region's own copy: another's would hide its loss."""
     with mendable(source, snapshot, region):
-        stored = repository.store(region).get(manifest_key(source, snapshot))
+        stored = repository.store(region).get(manifest_key(source, snapshot), limit_bytes=MAX_DOCUMENT_BYTES)
         return open_manifest(stored, repository.trusted, source_prefix=source.prefix, snapshot=snapshot)
 
 
 def load_placement(repository: Repository, verified: VerifiedManifest, region: str) -> Placement:
     """Where that region keeps the snapshot's objects."""
     with mendable(verified.source, verified.id, region):
-        stored = repository.store(region).get(placement_key(verified.source, verified.id))
+        key = placement_key(verified.source, verified.id)
+        stored = repository.store(region).get(key, limit_bytes=MAX_DOCUMENT_BYTES)
         return open_placement(stored, repository.trusted, verified=verified, region=region)
 
 
@@ -159,7 +160,8 @@ def put_once(store: ObjectStore, key: ObjectKey, data: bytes) -> StoredObject:
         return store.create(key, data)
     except ConflictError:
         existing = store.head(key)
-        if store.get(key, version=existing.version) != data:
+        same_size = existing.size_bytes == len(data)
+        if not same_size or store.get(key, version=existing.version, limit_bytes=len(data)) != data:
             raise ConflictError(
                 f"{key} in {store.region} was written by somebody else", remedy="Another run made it first: run again."
             ) from None

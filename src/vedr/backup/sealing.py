@@ -40,6 +40,7 @@ TAG_BYTES: Final = 16
 KEY_BYTES: Final = 32
 PART_BYTES: Final = 16 * 1024 * 1024
 MAX_CONTENT_BYTES: Final = 64 * 1024 * 1024  # what a header may claim: bounds the memory that a forged one can take
+MAX_STORED_BYTES: Final = HEADER.size + NONCE_BYTES + TAG_BYTES + MAX_CONTENT_BYTES
 NONCE_SALT_BYTES: Final = 32
 PARAMETERS: Final = zstandard.ZstdCompressionParameters(
     window_log=19, chain_log=15, hash_log=15, search_log=1, min_match=7, target_length=10,

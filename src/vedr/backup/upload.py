@@ -18,7 +18,7 @@ from vedr.backup.layout import Epoch, ObjectName, Source, epoch_prefix, object_k
 from vedr.backup.manifest import PlacedObject
 from vedr.backup.repository import Repository
 from vedr.backup.rooms import Loan, Rooms
-from vedr.backup.sealing import Codec
+from vedr.backup.sealing import MAX_STORED_BYTES, Codec
 from vedr.errors import ConflictError, CorruptError, VedrError
 from vedr.ports import ObjectStore
 
@@ -173,8 +173,8 @@ def inspect_object(store: ObjectStore, codec: Codec, source: Source, epoch: Epoc
     """
     key = object_key(source, epoch, name)
     head = store.head(key)
-    stored = store.view(key, version=head.version)
     try:
+        stored = store.view(key, version=head.version, limit_bytes=MAX_STORED_BYTES)
         codec.open_object(name, stored)
     except CorruptError as error:
         raise CorruptError(

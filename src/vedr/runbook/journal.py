@@ -33,7 +33,7 @@ from vedr.ledger import (
     verify_chain,
 )
 from vedr.ports import Clock, ObjectStore
-from vedr.runbook.replicas import Acceptable, Copies, Decided, Replicas, Slot, Undecided, decide
+from vedr.runbook.replicas import Acceptable, Copies, Decided, Replicas, Slot, Undecided, decide, read_copy
 from vedr.runbook.writer import Writer
 from vedr.signature import Json, Signer
 
@@ -285,7 +285,7 @@ class Journal:
 
         def fetch(store: ObjectStore) -> dict[str, bytes]:
             keys = [found.key for found in store.list(f"{ROOT}/{run_id}/")]
-            return {key.rsplit("/", 1)[1]: store.get(key) for key in keys}
+            return {key.rsplit("/", 1)[1]: read_copy(store, key) for key in keys}
 
         return self.replicas.gather(fetch, what=f"read run {run_id}")
 

@@ -301,18 +301,26 @@ def _create(store: ObjectStore, key: ObjectKey, data: bytes) -> bytes:
         except UnavailableError:  # once more: its answer may have been lost
             store.create(key, data)
     except ConflictError:
-        return store.get(key)
+        return read_copy(store, key)
     return data
+
+
+def read_copy(store: ObjectStore, key: ObjectKey) -> bytes:
+    """What stands there; nothing in the place of what is too large to be the ledger's: damage, of this region only."""
+    try:
+        return store.get(key)
+    except CorruptError:
+        return b""
 
 
 def _get(store: ObjectStore, key: ObjectKey) -> bytes | None:
     try:
-        return store.get(key)
+        return read_copy(store, key)
     except NotFoundError:
         return None
 
 
 def _read_slot(store: ObjectStore, slot: Slot) -> tuple[bytes | None, tuple[bytes, ...]]:
     keys = [found.key for found in store.list(f"{slot.stem}.")]
-    others = tuple(store.get(key) for key in keys if key != slot.key)
+    others = tuple(read_copy(store, key) for key in keys if key != slot.key)
     return _get(store, slot.key), others

@@ -16,6 +16,7 @@ from vedr.errors import (
     VedrError,
     VerificationFailedError,
 )
+from vedr.ports import DOCUMENT_BYTES
 from vedr.targets import Retention
 
 # Choosing
@@ -97,7 +98,9 @@ def test_a_pass_in_the_second_of_a_failure_is_recorded_after_it(world: Any) -> N
     assert proof.at == world.clock.now + dt.timedelta(seconds=1)
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"rubbish", None])
+@pytest.mark.parametrize(
+    "spoilt", [b"", b"rubbish", bytes(DOCUMENT_BYTES + 1), None], ids=["empty", "rubbish", "huge", "pass"]
+)
 def test_a_failure_whose_record_is_damaged_everywhere_still_takes_the_proof_away(
     world: Any, spoilt: bytes | None
 ) -> None:

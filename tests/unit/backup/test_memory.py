@@ -46,18 +46,28 @@ def test_a_room_of_another_loan_is_told_apart() -> None:
         assert not one.lent(other(100))
 
 
-def test_large_files_are_backed_up_and_restored_within_300_mb(tmp_path: Path) -> None:
-    data, home, store = tmp_path / "data", tmp_path / "home", tmp_path / "us-east"
+def test_large_files_are_backed_up_verified_healed_repaired_and_restored_within_300_mb(tmp_path: Path) -> None:
+    data, home, store = tmp_path / "data", tmp_path / "home", tmp_path / "stores"
     data.mkdir()
     home.mkdir()
     half = random.Random(1).randbytes(PART_BYTES // 2)
     with (data / "000001.sst").open("wb") as file:
         for number in range(14):
             file.write(half + number.to_bytes(8, "big") * (PART_BYTES // 16))
-    for action, folder in (("backup", data), ("restore", home)):
-        argv = [sys.executable, Path(__file__).with_name("large_files.py"), action, store, folder]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-        answer = subprocess.run([str(word) for word in argv], check=True, stdout=subprocess.PIPE, env=environment)
-        assert 0 < int(answer.stdout) < LIMIT_BYTES, action
+    for action in ("backup", "verify", "heal"):
+        assert 0 < peak_bytes(action, store, data) < LIMIT_BYTES, action
+    for stored in (store / "eu-west").glob("*%o%*"):
+        with stored.open("r+b") as file:
+            file.write(b"not vedr's")
+    for action in ("repair", "restore"):
+        assert 0 < peak_bytes(action, store, home) < LIMIT_BYTES, action
     restored = next(home.glob("data.vedr-staged-*"))
     assert filecmp.cmp(restored / "000001.sst", data / "000001.sst", shallow=False)
+
+
+def peak_bytes(action: str, store: Path, folder: Path) -> int:
+    """Of a process that does that."""
+    argv = [sys.executable, Path(__file__).with_name("large_files.py"), action, store, folder]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    answer = subprocess.run([str(word) for word in argv], check=True, stdout=subprocess.PIPE, env=environment)
+    return int(answer.stdout)

@@ -6,7 +6,7 @@ import pytest
 
 from vedr.adapters.memory_store import MemoryStore
 from vedr.errors import ConflictError, UnavailableError
-from vedr.ports import ObjectKey, StoredObject
+from vedr.ports import DOCUMENT_BYTES, ObjectKey, StoredObject
 from vedr.runbook.replicas import Replicas, Slot
 
 SLOT = Slot("ledger/run/00000000")
@@ -163,3 +163,13 @@ def test_who_still_works_when_the_stores_are_closed_gets_an_error_of_ours() -> N
     work()
     assert str(found[-1]) == "the regions' stores were closed  Next: Open the site again."
     assert len(found) == 3  # the two that waited for a thread, and the one that came too late
+
+
+def test_a_copy_of_monstrous_size_is_damage_of_its_region_only() -> None:
+    stores = {region: MemoryStore(region) for region in ("us-east", "eu-west", "ap-south")}
+    stores["eu-west"].create(SLOT.key, bytes(DOCUMENT_BYTES + 1))
+    replicas = Replicas(stores)
+    assert replicas.propose(SLOT, b"entry", lambda data: data == b"entry") == b"entry"
+    assert replicas.settle(SLOT, lambda data: data == b"entry") == b"entry"
+    assert replicas.copies(SLOT).main["eu-west"] == b""
+    replicas.close()
