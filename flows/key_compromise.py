@@ -12,7 +12,7 @@ RUNBOOK: Final = Runbook(
     "RB-DR-005",
     "key compromise",
     KeyCompromise,
-    [contain, preserve_evidence, fence_key, notify_security, assess, rotate_key, audit_use, report],
+    [contain, notify_security, preserve_evidence, fence_key, assess, rotate_key, audit_use, report],
     # not node/…: another runbook that works on the node must never delay the containment
     subjects=lambda order: [f"key/{order.kind}/{order.owner}"],
 )
@@ -27,11 +27,11 @@ def key_compromise(order: KeyCompromise) -> Outcome:
     """
     with open_run(RUNBOOK, order) as run:
         contained = run.step(contain)  # first of all: every second the key may be used
+        run.step(notify_security, contained)  # before whatever may fail
         evidence = run.step(preserve_evidence, contained)
         fenced = run.step(fence_key, contained)
-        run.step(notify_security, contained, fenced)
         assessed = run.step(assess, fenced)
-        rotated = run.step(rotate_key, fenced)
+        rotated = run.step(rotate_key, contained, fenced)
         audited = run.step(audit_use, contained, fenced)  # late, so that there are blocks after the containment
         run.step(report, contained, items=evidence, rotated=rotated, audited=audited, assessed=assessed)
     return run.outcome

@@ -1,8 +1,8 @@
 """Steps of RB-DR-005: a validator's, provider's or node's key is, or may be, in other hands.
 
-Guarantees: the first step acts: the unit is stopped and its key file is taken out of its place, kept beside it; nothing
-that could be evidence is destroyed; the old key is revoked in every region, so that no restore brings it back; a
-consensus key is never said to be rotated.  Steps return public facts only.
+Guarantees: the first step acts (tasks.compromise_containing), and the second tells people; nothing that could be
+evidence is destroyed; the old key is revoked in every region, so that no restore brings it back; a consensus key is
+never said to be rotated.  Steps return public facts only.
 Leaves out: what only the chain and people can do, which the report lists.
 """
 
@@ -13,22 +13,22 @@ from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
-from tasks.key_hosts import holders_in_ledger, key_on
+from tasks.compromise_containing import InToken, keep_from_use, unit_of
 from tasks.notifying import Announced, announce
-from tasks.observing import ask, tip_of
+from tasks.observing import ask, references, tip_of
 from tasks.orders import OneLine
-from tasks.signing import deny_signers
 from vedr.adapters.site import OpenSite, open_site
+from vedr.chain import quorum
+from vedr.chain.rpc import signing_lately
 from vedr.custody import compromise, key_backup_store
 from vedr.custody.compromise import Item
 from vedr.custody.key_backup_catalogue import Backup, Revocation
 from vedr.custody.key_backup_collect import Owner, live_home
-from vedr.custody.key_material import NODE_FILE, VALIDATOR_FILE, read_key_file
+from vedr.custody.key_material import read_key_file
 from vedr.custody.key_material_process import no_core_dumps
-from vedr.errors import DeadlineError, InvalidInputError, NotFoundError, UnavailableError, VedrError
-from vedr.inventory import Gateway
+from vedr.errors import InvalidInputError, NotFoundError, UnavailableError, VedrError
+from vedr.inventory import Node
 from vedr.policies.names import NodeName
-from vedr.ports import UnitStatus
 from vedr.runbook.order import Order
 from vedr.runbook.steps import Context, Retry, step
 from vedr.signature import canonical_json
@@ -71,7 +71,11 @@ Ctx = Context[KeyCompromise]
 
 @dataclass(frozen=True, slots=True)
 class Contained:
-    """What was done within the first seconds.  `stopped` is what the supervisor said, nothing less."""
+    """What was done within the first seconds.
+
+    `stopped`: the supervisor says so, the key file is out of its place, and the registers refuse its signers; nothing
+    less.  `in_tokens`: where its own HSM may sign with it still.
+    """
 
     unit: str
     was: str
@@ -81,6 +85,7 @@ class Contained:
     at: dt.datetime
     tip: int
     set_aside: tuple[str, ...]
+    in_tokens: tuple[InToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,108 +112,74 @@ class Notice:
 
 @step(title="Contain: stop the unit, take the key out of its place", budget_s=60, retry=ACT)
 def contain(ctx: Ctx) -> Contained:
-    """Stops the unit on its host, by force if need be, and renames the key file so that no start can use it."""
+    """Stops the unit, renames the key file, denies remote signers and tokens the key: all at once, by force."""
     no_core_dumps()
     with open_site(ctx.order.site) as opened:
         owner = owner_of(opened, ctx.order)
-        unit, zone = unit_of(opened, owner)
-        before, why_not = _stopped(ctx, opened, unit, zone)
-        why_signs = _deny_signers(ctx, opened, owner)
-        why_given = _contain_given_hosts(ctx, opened, owner)
-        why_not = why_not or why_signs or why_given
-        aside: tuple[str, ...] = ()
-        try:
-            aside = tuple(str(path) for path in take_aside(opened, owner, ctx.run_id))
-        except UnavailableError as error:
-            why_not = why_not or error.message
+        kept = keep_from_use(opened, owner, ctx.run_id, ctx.say)
         contained = Contained(
-            unit=unit,
-            was=before.state if before else "unknown",
-            pid=(before.pid or 0) if before else 0,
-            stopped=not why_not,
-            why_not=why_not,
+            unit=unit_of(opened, owner)[0],
+            was=kept.before.state if kept.before else "unknown",
+            pid=(kept.before.pid or 0) if kept.before else 0,
+            stopped=not kept.why_not,
+            why_not=kept.why_not,
             at=opened.journal.clock(),
             tip=tip_of(ask(opened, opened.site.nodes)) or 0,
-            set_aside=aside,
+            set_aside=kept.aside,
+            in_tokens=kept.in_tokens,
         )
-    ctx.say(
-        f"{unit}: " + ("stopped, its key is out of its place" if contained.stopped else f"NOT contained: {why_not}")
-    )
+    ctx.say(f"{contained.unit}: {state_of(contained)}")
     return contained
 
 
-def _stopped(ctx: Ctx, opened: OpenSite, unit: str, zone: str) -> tuple[UnitStatus | None, str]:
-    """The unit's status before, and why it is not stopped; a host that stays silent does not end the runbook here."""
-    before: UnitStatus | None = None
+def state_of(contained: Contained) -> str:
+    """In words, for people: nothing that is open is left out."""
+    found = "contained" if contained.stopped else f"NOT CONTAINED ({contained.why_not})"
+    return "; ".join((found, *map(str, contained.in_tokens)))
+
+
+# --- (2) notify
+
+
+@step(title="Notify security", budget_s=15, acts=False)
+def notify_security(ctx: Ctx, contained: Contained) -> Notice:
+    """Tells the site's channels what is known and what it means for the chain; shown too, should it reach nobody."""
+    order = ctx.order
+    with open_site(order.site) as opened:
+        owner = owner_of(opened, order)
+        key = opened.site.node(owner.name).address if owner.kind == "validator" else ""
+        node = None if owner.kind == "provider" else opened.site.node(owner.name)
+        means = chain_without(opened, node) if node is not None and node.is_validator else ""
+        state = state_of(contained)
+        text = (
+            f"{ctx.run_id}: {order.certainty} compromise of {order.owner}'s {order.kind} key{f' ({key})' * bool(key)}: "
+            f"{state} at {contained.at:%H:%M:%S} UTC.  {means}{'.  ' * bool(means)}{order.reason}"
+        )
+        ctx.say(text)
+        facts = {"state": state, "key": key, "certainty": order.certainty, "seen": order.reason, "chain": means}
+        announced = announce(opened, ctx, "declared", {name: fact for name, fact in facts.items() if fact})
+    return Notice(("security on call", "incident commander"), text.strip(), announced)
+
+
+def chain_without(opened: OpenSite, validator: Node) -> str:
+    """What the chain is without this validator, as the nodes that answer show it; also that it can't be told."""
     try:
-        before = opened.fleet.status(unit, zone)
-        if before.state in ("running", "paused"):
-            opened.fleet.kill(unit, zone)  # no grace: every second of it the key might be used
-        try:
-            ended = opened.fleet.stop(unit, zone)  # also says that it is meant to stay so
-        except DeadlineError:
-            opened.fleet.kill(unit, zone)
-            ended = opened.fleet.stop(unit, zone)
-    except UnavailableError as error:
-        if ctx.attempt < ACT.attempts:
-            raise
-        return before, error.message
-    still = ended.state not in ("stopped", "failed") or ended.desired != "stopped"
-    return before, f"unit {unit} is {ended.state}, meant to be {ended.desired}" if still else ""
+        witness = references(opened, validator)[0]
+        height = witness.status.latest_height
+        powers = quorum.map_power(opened.site, witness.rpc.validators(height))
+        online = signing_lately(witness.rpc, height)
+        impact = quorum.assess(powers, online, losing=[quorum.Domain("node", validator.name)])
+    except VedrError as error:
+        return f"what the chain is without it is not known: {error.message}"
+    if not impact.halted:
+        return f"without it: {impact}"
+    return (
+        f"without it the CHAIN HALTS: {impact}.  It stands until {-impact.margin} power is back: bring other nodes "
+        "back (RB-DR-001, RB-DR-003); never start this key again, a double sign costs more than the halt"
+    )
 
 
-def _deny_signers(ctx: Ctx, opened: OpenSite, owner: Owner) -> str:
-    """Why a remote signer of a validator's key may sign on; empty: none can, or it has none."""
-    if owner.kind != "validator" or not opened.site.signers_of(owner.name):
-        return ""
-    try:
-        deny_signers(opened, opened.site.node(owner.name), ctx.run_id)
-    except UnavailableError as error:
-        if ctx.attempt < ACT.attempts:
-            raise
-        return f"its remote signers may sign on: {error.message}"
-    ctx.say(f"the registers refuse every signer of {owner.name}'s key")
-    return ""
-
-
-def _contain_given_hosts(ctx: Ctx, opened: OpenSite, owner: Owner) -> str:
-    """Why a full node that was given a validator's key file may sign on; empty: none can, or there is none."""
-    key_file = opened.site.key_file_of(owner.name) if owner.kind == "validator" else None
-    if key_file is None:
-        return ""
-    reasons = []
-    holder = holders_in_ledger(opened)[owner.name]
-    for node in map(opened.site.node, key_file.hosts):
-        try:
-            if key_on(opened, node) is None:
-                continue
-            reasons.append(_stopped(ctx, opened, node.unit, node.zone)[1])
-            compromise.set_aside(opened.files.home(node) / VALIDATOR_FILE, ctx.run_id)
-            ctx.say(f"{node.name} had the key file of {owner.name}")
-        except UnavailableError as error:
-            reasons.append(f"{node.name}: {error.message}" if node.name == holder else "")
-    return "; ".join(filter(None, reasons))
-
-
-def take_aside(opened: OpenSite, owner: Owner, incident: str) -> list[Path]:
-    """Rename the owner's key files; where they are now.  The incident's own new keys are left alone."""
-    suffix = compromise.aside_suffix(incident)
-    for path in _key_paths(opened, owner):
-        if incident not in path.name:
-            compromise.set_aside(path, incident)
-    return _key_paths(opened, owner, suffix)
-
-
-def _key_paths(opened: OpenSite, owner: Owner, suffix: str = "") -> list[Path]:
-    """The owner's key files, or with a suffix those that were renamed to it; only files that are there."""
-    home, _, _ = live_home(opened.site, opened.files, owner)
-    patterns: tuple[str, ...] = (VALIDATOR_FILE,) if owner.kind == "validator" else (NODE_FILE,)
-    if owner.kind == "provider":
-        patterns = opened.site.custody.provider_key_files
-    return sorted({path for pattern in patterns for path in home.glob(f"{pattern}{suffix}")})
-
-
-# --- (2) preserve
+# --- (3) preserve
 
 
 @step(title="Preserve the evidence", budget_s=60, retry=ACT)
@@ -239,7 +210,7 @@ def preserve_evidence(ctx: Ctx, contained: Contained) -> tuple[Item, ...]:
     return kept
 
 
-# --- (3) fence the key
+# --- (4) fence the key
 
 
 @step(title="Revoke the key in every region", budget_s=30, retry=ACT)
@@ -282,26 +253,6 @@ def _backup_before(opened: OpenSite, owner: Owner, contained: Contained) -> Back
     return next((entry for entry in entries if entry.created_at <= contained.at), None)
 
 
-# --- (4) notify
-
-
-@step(title="Notify security", budget_s=10, acts=False)
-def notify_security(ctx: Ctx, contained: Contained, fenced: Fenced) -> Notice:
-    """Tells the site's channels what is known, and records whom it reached; also shown, should it reach nobody."""
-    order = ctx.order
-    state = "contained" if contained.stopped else f"NOT CONTAINED ({contained.why_not})"
-    keys = ", ".join(print_[:16] for print_ in fenced.fingerprints) or "unknown"
-    text = (
-        f"{ctx.run_id}: {order.certainty} compromise of {order.owner}'s {order.kind} key ({keys}): {state} at "
-        f"{contained.at:%H:%M:%S} UTC.  {order.reason}"
-    )
-    ctx.say(text)
-    facts = {"state": state, "key": keys, "certainty": order.certainty, "seen": order.reason}
-    with open_site(order.site) as opened:
-        announced = announce(opened, ctx, "declared", facts)
-    return Notice(("security on call", "incident commander"), text.strip(), announced)
-
-
 # --- shared with tasks.compromise_aftermath
 
 
@@ -320,14 +271,6 @@ def owner_of(opened: OpenSite, order: KeyCompromise) -> Owner:
             f"{node.name} is a {node.role} node: it has no consensus key", remedy="Choose kind node, or a validator."
         )
     return Owner(order.kind, node.name, node.region)
-
-
-def unit_of(opened: OpenSite, owner: Owner) -> tuple[str, str]:
-    """Unit and zone, without a look at any disk."""
-    for thing in opened.site.placed:
-        if thing.name == owner.name and not isinstance(thing, Gateway):
-            return thing.unit, thing.zone
-    raise NotFoundError(f"site {opened.site.name} has no {owner.name!r}", remedy="See vedr site show.")
 
 
 def evidence_folder(opened: OpenSite, run_id: str) -> Path:

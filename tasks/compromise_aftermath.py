@@ -6,18 +6,18 @@ Guarantees: as tasks.compromise.
 import datetime as dt
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tasks.compromise import Contained, Ctx, Fenced, evidence_folder, naming, owner_of, take_aside, unit_of
+from tasks.compromise import Contained, Ctx, Fenced, chain_without, evidence_folder, naming, owner_of
+from tasks.compromise_containing import InToken, disable_in_tokens, keep_from_use, take_aside, unit_of
 from tasks.keys import provider_passphrase
 from tasks.observing import ask, others, references, tip_of
 from tasks.signing import guard, start_guarded
 from vedr.adapters.site import OpenSite, open_site
 from vedr.backup.repository import put_once
-from vedr.chain import quorum
-from vedr.chain.rpc import ChainRpc, signing_lately
+from vedr.chain.rpc import ChainRpc
 from vedr.custody import compromise, key_backup_store
 from vedr.custody.compromise import Item, SigningAudit, Window
 from vedr.custody.key_backup import make_bundle
@@ -59,6 +59,7 @@ class Rotated:
     installed: str
     started: str
     peers_to_change: tuple[str, ...]
+    in_tokens: tuple[InToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def assess(ctx: Ctx, fenced: Fenced) -> Assessment:
         owner = owner_of(opened, ctx.order)
         try:
             if owner.kind == "validator":
-                result = Assessment(_power_without(opened, opened.site.node(owner.name)), ())
+                result = Assessment(chain_without(opened, opened.site.node(owner.name)), ())
             elif owner.kind == "node":
                 peers = naming(opened, owner, fenced.addresses)
                 result = Assessment(f"{len(peers)} nodes name its id in their configuration", peers)
@@ -106,29 +107,42 @@ def assess(ctx: Ctx, fenced: Fenced) -> Assessment:
     return result
 
 
-def _power_without(opened: OpenSite, node: Node) -> str:
-    witness = references(opened, node)[0]
-    height = witness.status.latest_height
-    powers = quorum.map_power(opened.site, witness.rpc.validators(height))
-    online = signing_lately(witness.rpc, height)
-    return str(quorum.assess(powers, online, losing=[quorum.Domain("node", node.name)]))
-
-
 # --- (6) rotate
 
 
 @step(title="Make the new key", budget_s=180, retry=ACT)
-def rotate_key(ctx: Ctx, fenced: Fenced) -> Rotated:
+def rotate_key(ctx: Ctx, contained: Contained, fenced: Fenced) -> Rotated:
     """Makes and backs up a new key; installs a node's and starts it; a consensus key is kept for the new validator."""
     no_core_dumps()
     with open_site(ctx.order.site) as opened:
         owner = owner_of(opened, ctx.order)
-        unit, zone = unit_of(opened, owner)
-        _require_stopped(opened, unit, zone)
+        in_tokens = _contained_by_now(ctx, opened, owner, contained)
+        _require_stopped(opened, *unit_of(opened, owner))
         aside = take_aside(opened, owner, ctx.run_id)  # where the host was out of reach before
         if owner.kind == "validator":
-            return _new_validator_key(ctx, opened, owner, fenced)
+            return replace(_new_validator_key(ctx, opened, owner, fenced), in_tokens=in_tokens)
         return _new_installed_key(ctx, opened, owner, fenced, aside)
+
+
+def _contained_by_now(ctx: Ctx, opened: OpenSite, owner: Owner, contained: Contained) -> tuple[InToken, ...]:
+    """What could not be contained at first is contained now; the tokens that may sign still, which hold up nothing.
+
+    Raises:
+        UnavailableError: the unit, the key file or the registers are open still.
+    """
+    if not contained.stopped:
+        kept = keep_from_use(opened, owner, ctx.run_id, ctx.say, tries=1)
+        if kept.why_not:
+            raise UnavailableError(
+                f"{owner.name}'s key is not contained: {kept.why_not}",
+                remedy="Stop its unit on its host (vedr lab kill, systemctl mask --now), bring two regions' stores "
+                "back, then resume this incident: it is contained again first.",
+            )
+        ctx.say(f"{owner.name}'s key is contained by now")
+        return kept.in_tokens
+    if any(token.again for token in contained.in_tokens):
+        return disable_in_tokens(opened, owner)
+    return contained.in_tokens
 
 
 def _require_stopped(opened: OpenSite, unit: str, zone: str) -> None:
@@ -285,10 +299,15 @@ def report(
     """Writes checklist, what people have to do, and the evidence's hashes; signed, into every region."""
     order = ctx.order
     with open_site(order.site) as opened:
-        steps = compromise.operator_steps(order.kind, order.owner, new=rotated.known_as, backup=rotated.backup)
-        done = compromise.checklist(order.kind, contained=contained.stopped, rotated=True, audited=audited.audited)
+        steps = (
+            *(f"{token}: disable it by hand, in that token" for token in rotated.in_tokens),
+            *compromise.operator_steps(order.kind, order.owner, new=rotated.known_as, backup=rotated.backup),
+        )
+        is_contained = not rotated.in_tokens  # all else was, before there was a new key
+        done = compromise.checklist(order.kind, contained=is_contained, rotated=True, audited=audited.audited)
         alarm = "ALARM: the key is used by somebody else. " if audited.alarm else ""
-        headline = f"{alarm}{order.owner}'s {order.kind} key: contained, replaced by {rotated.known_as}"
+        state = "contained" if is_contained else "contained but for its HSMs"
+        headline = f"{alarm}{order.owner}'s {order.kind} key: {state}, replaced by {rotated.known_as}"
         folder = evidence_folder(opened, ctx.run_id)
         text = _markdown(ctx, headline, done, (*rotated.peers_to_change, *steps), (assessed.summary, audited.finding))
         kept = (*items, *compromise.preserve(folder, {"report.md": (text.encode(), "the report")}))

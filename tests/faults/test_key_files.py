@@ -5,7 +5,7 @@ The flows themselves on a site in files (key_file_world), with EC2 stood in for 
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import boto3
@@ -16,7 +16,7 @@ from moto import mock_aws
 from flows import failovers
 from tasks import (
     aftercare,
-    compromise,
+    compromise_containing,
     outages,
     signing,
 )
@@ -27,6 +27,7 @@ from vedr.custody.key_backup_collect import Owner
 from vedr.errors import RefusedError
 from vedr.failover.key_disk import address_on
 from vedr.failover.signer_disk import double_sign_check
+from vedr.ledger import RunId
 
 HERE = Path(__file__).parent
 STAGES = ["locked", "fenced", "observed", "quieted", "floored", "key_ready", "arming", "armed", "watched"]
@@ -252,10 +253,10 @@ def test_a_compromised_key_is_contained_at_the_full_node_that_was_given_it(
 ) -> None:
     site = made()
     sites.empty_zone()
-    ctx: Any = SimpleNamespace(run_id="inc-20260214-120000-aaaa", attempt=3, say=print)
+    run_id = RunId("inc-20260214-120000-aaaa")
     with site.open() as opened:
         owner = Owner("validator", site.home.name, site.home.region)
-        assert compromise._contain_given_hosts(ctx, opened, owner) == ""
+        assert compromise_containing._contain_given_hosts(opened, owner, run_id, print) == ""
     assert not site.signs_at()
     assert address_on(site.standby.home) == ""
     assert site.world.unit(site.standby.unit) == "stopped"

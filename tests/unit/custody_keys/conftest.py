@@ -12,7 +12,7 @@ from vedr.custody.envelope_format import PassphraseSlot
 
 HERE = Path(__file__).parent
 beside("chainmaker", HERE.parent / "chain" / "chainmaker.py")
-for _name in ("keysworld", "sitemaker"):
+for _name in ("keysworld", "sitemaker", "compromise_world"):
     beside(_name, HERE / f"{_name}.py")
 
 
