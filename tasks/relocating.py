@@ -4,7 +4,9 @@
 2. Start its unit: it connects to its node and waits; at the node's first request it takes the registers over, and
    whoever held them before is refused from then on, dead, cut off or alive.
 3. Let its node wait for it, and restart that.
-4. Await that the registers name it; then release the one that held it before, if that answers.
+4. Await that the registers name it: a node in sync that is refused its first signature, because the registers did not
+   answer just then, does not ask for it again, which on a halted chain is for ever; it is restarted, and asks anew.
+   Then release the one that held it before, if that answers.
 5. A standby that ends by itself, or whose host is silent, is released, and the next one appointed.
 
 Guarantees: no key is used by two signers, whatever happens between these; each step may be repeated.
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tasks.observing import ask, in_sync
 from tasks.outages import named_in, shown_of
 from tasks.providers import take_state
 from tasks.signing import start_with_signer, wait_until
@@ -39,6 +42,7 @@ from vedr.runbook.steps import Context, Retry, step
 ACT: Final = Retry(attempts=3, delay_s=2.0)
 HOLD_LIMIT_S: Final = 60.0  # until the standby's signer was asked for a signature, and holds the registers
 SERVE_LIMIT_S: Final = 30.0
+ASK_ANEW_S: Final = 20.0  # a node in sync asks for its first signature within a block, or a round's first timeouts
 MOST_STARTS: Final = 3  # of a signer that ends: a register that was slow at its first look is not its token's loss
 
 Ctx = Context[Order]
@@ -145,10 +149,15 @@ def put_in_charge(ctx: Ctx, opened: OpenSite, signer: RemoteSigner, *, hold_limi
     let_wait(ctx, opened, node, signer.listen, check_signer=check_signer)  # (3)
     last: list[Content] = []
 
+    ask_anew = _asking(ctx, opened, node, signer.listen, check_signer=check_signer)
+
     def is_named() -> bool:
         check_signer()
-        last[:] = [shown_of(opened, validator)]
-        return named_in(opened, last[0]) == signer.name
+        last[:] = [shown_of(opened, validator)]  # while no majority answers, its node could only be refused again
+        if named_in(opened, last[0]) == signer.name:
+            return True
+        ask_anew()
+        return False
 
     wait_until(  # (4)
         is_named,
@@ -175,6 +184,27 @@ def _restarted(opened: OpenSite, signer: RemoteSigner) -> Callable[[], None]:
             )
         starts += 1
         opened.fleet.start(signer.unit, zone)
+
+    return check
+
+
+def _asking(
+    ctx: Ctx, opened: OpenSite, node: Node, address: str, *, check_signer: Callable[[], None]
+) -> Callable[[], None]:
+    """Restarts the node when it has been in sync for ASK_ANEW_S, and its signer still holds nothing."""
+    since_s: float | None = None
+
+    def check() -> None:
+        nonlocal since_s
+        if not in_sync(ask(opened, [node])):
+            since_s = None
+        elif since_s is None:
+            since_s = time.monotonic()
+        elif time.monotonic() - since_s >= ASK_ANEW_S:
+            ctx.say(f"{node.name} is in sync and its signer was given nothing to sign: it is restarted, and asks anew")
+            stop_unit(ctx, opened, node)
+            start_with_signer(opened, node, address, check_signer=check_signer)
+            since_s = None
 
     return check
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from tasks import relocating, signing
-from tasks.relocating import promote
+from tasks.relocating import promote, put_in_charge
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.appointment import appointed
 from vedr.chain.register import NEVER_SIGNED, Validator
 from vedr.chain.register_holding import SignStateRegister
-from vedr.errors import UnavailableError, VerificationFailedError
-from vedr.failover.relocation import Move
+from vedr.errors import DeadlineError, UnavailableError, VerificationFailedError
+from vedr.failover.relocation import Move, signer_named
 from vedr.ledger import RunId
 from vedr.runbook.order import Order
 from vedr.runbook.steps import Context
@@ -67,6 +67,9 @@ class World:
         self.killed_at: set[str] = set()  # the run's own process, when it is about to stop one of these
         self.at_once = threading.Barrier(1)
         self.broken: set[str] = set()  # their hosts are silent
+        self.unasked: dict[str, int] = {}  # by signer: how often its node is refused its first signature
+        self.down: set[str] = set()  # units that were stopped
+        self.syncing: set[str] = set()  # nodes that catch up
         self.tokenless: set[str] = set()  # they end by themselves
         for one in self.validators:
             register = self.register(one)
@@ -96,17 +99,21 @@ class World:
 
     def start(self, unit: str, zone: str) -> Any:
         self.started.append(unit)
+        self.down.discard(unit)
         if unit in self.broken:
             raise UnavailableError(f"{unit} in {zone} does not answer", remedy="Wait.")
         for signer in self.signers:
-            if signer.unit == unit and unit not in self.tokenless:
+            if signer.name in self.unasked:
+                self._asks(signer, unit)
+            elif signer.unit == unit and unit not in self.tokenless:
                 self.at_once.wait(BOTH_S)
                 self._begins(signer)
         return SimpleNamespace(state="running")
 
     def status(self, unit: str, zone: str) -> Any:
         del zone
-        return SimpleNamespace(state="failed" if unit in self.tokenless else "running")
+        state = "failed" if unit in self.tokenless else "stopped" if unit in self.down else "running"
+        return SimpleNamespace(state=state)
 
     def stop(self, unit: str, zone: str) -> Any:
         if unit in self.killed_at:
@@ -114,7 +121,15 @@ class World:
         self.stopped.append(unit)
         if zone == "us-east-1a":
             raise UnavailableError(f"{unit} in {zone} does not answer", remedy="Wait.")
+        self.down.add(unit)
         return SimpleNamespace(state="stopped")
+
+    def _asks(self, signer: Any, unit: str) -> None:
+        """Once after its node has come up: the signer that waits takes the key over, or is refused."""
+        if signer.node == unit and self.unasked[signer.name]:
+            self.unasked[signer.name] -= 1
+        elif signer.node == unit:
+            self._begins(signer)
 
     def _begins(self, signer: Any) -> None:
         """As the unit does: by its appointment, unless it holds the key already."""
@@ -164,7 +179,9 @@ def fleet_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         yield world.opened()
 
     monkeypatch.setattr(relocating, "open_site", open_world)
-    monkeypatch.setattr(signing, "ask", lambda _opened, nodes: list(nodes))  # a node that was started answers
+    for module in (signing, relocating):
+        monkeypatch.setattr(module, "ask", lambda _, nodes: [node for node in nodes if node.name not in world.down])
+    monkeypatch.setattr(relocating, "in_sync", lambda seen: [node for node in seen if node.name not in world.syncing])
     return world
 
 
@@ -245,3 +262,26 @@ def test_what_no_retry_can_help_is_raised_before_what_one_may(fleet_of_two: Worl
     with pytest.raises(Exception, match=r"validator-0-spare.*; .*config.toml") as caught:
         promote.fn(context(), fleet_of_two.moves)
     assert type(caught.value).__name__ == "NotFoundError"
+
+
+def test_a_node_that_was_refused_its_first_signature_is_restarted_and_asks_anew(
+    fleet_of_two: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a halted chain no round ends, and the node would wait for ever: no resume of the run would help either."""
+    monkeypatch.setattr(relocating, "ASK_ANEW_S", 0.2)
+    fleet_of_two.unasked = {"validator-0-standby": 1}
+    for store in list(fleet_of_two.registers.values())[:1]:
+        store.faults.down = True
+    done = promote.fn(context(), fleet_of_two.moves)
+    assert fleet_of_two.holders() == ["validator-0-standby", "validator-1-standby"]
+    assert [one.signer for one in done] == fleet_of_two.holders()
+    assert [fleet_of_two.stopped.count(f"full-{number}") for number in range(2)] == [2, 1]  # once for its configuration
+
+
+def test_a_node_that_catches_up_is_left_to_it(fleet_of_two: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relocating, "ASK_ANEW_S", 0.0)
+    fleet_of_two.unasked, fleet_of_two.syncing = {"validator-0-standby": 1}, {"full-0"}
+    standby = signer_named(fleet_of_two.opened().site, "validator-0-standby")
+    with pytest.raises(DeadlineError, match="was not asked for a signature"):
+        put_in_charge(context(), fleet_of_two.opened(), standby, hold_limit_s=0.5)
+    assert fleet_of_two.stopped.count("full-0") == 1
