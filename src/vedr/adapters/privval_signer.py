@@ -122,9 +122,11 @@ def run(opened: OpenSite, settings: Settings, *, log: Log, stopping: threading.E
     connection_key = _connection_key(settings.connection_key)
     metrics = Metrics()
     with contextlib.ExitStack() as closing:
-        closing.enter_context(_only_process(settings.state_file))
         key = closing.enter_context(open_key(opened, settings))
         check_key(key, settings.validator)
+        closing.enter_context(
+            _only_process(settings.state_file)
+        )  # makes its folder: not before the key is the right one
         if settings.metrics:
             closing.enter_context(serve_metrics(settings.metrics, metrics.text))
         beginning = Beginning(opened, settings, key, closing=closing, metrics=metrics, log=log)
@@ -206,6 +208,8 @@ class Beginning:
         self.epoch = tenure.epoch
         self._metrics.begins(tenure.epoch, tenure.last.hrs)
         self._log("holds", {"epoch": tenure.epoch, "hrs": str(tenure.last), "validator": settings.validator.name})
+        if tenure.left_out:
+            self._log("left_out", {"hrs": str(tenure.last), "sign_bytes": tenure.left_out.hex().upper()})
         signer = Signer(
             chain_id=self._opened.site.chain.chain_id,
             key=self._key,

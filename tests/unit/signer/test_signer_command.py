@@ -308,6 +308,18 @@ def test_what_is_wrong_is_said_before_the_register_is_touched(
     assert newest.epoch == 0
 
 
+@pytest.mark.parametrize("changes", [{"key": "file:/no/such/key.json"}, {"validator": node(address="AB" * 20)}])
+def test_no_folder_is_made_for_a_key_that_is_not_the_validators(
+    opened: OpenSite, settings: Settings, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    state_file = tmp_path / "mistyped" / "state.json"
+    with pytest.raises(VedrError):
+        run(
+            opened, changed(settings, state_file=state_file, **changes), log=lambda *_: None, stopping=threading.Event()
+        )
+    assert not state_file.parent.exists()
+
+
 def test_a_key_that_signs_wrongly_is_refused_before_it_is_used() -> None:
     check_key(MemoryKey(KEY), node())
     with pytest.raises(VerificationFailedError, match="do not verify"):
