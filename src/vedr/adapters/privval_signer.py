@@ -124,9 +124,7 @@ def run(opened: OpenSite, settings: Settings, *, log: Log, stopping: threading.E
     with contextlib.ExitStack() as closing:
         key = closing.enter_context(open_key(opened, settings))
         check_key(key, settings.validator)
-        closing.enter_context(
-            _only_process(settings.state_file)
-        )  # makes its folder: not before the key is the right one
+        closing.enter_context(_only_process(settings.state_file))  # makes its folder: only for the right key
         if settings.metrics:
             closing.enter_context(serve_metrics(settings.metrics, metrics.text))
         beginning = Beginning(opened, settings, key, closing=closing, metrics=metrics, log=log)
