@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LOCKED_CODES: Final = frozenset({"AccessDenied", "ObjectLocked", "InvalidRequest"})
 MISSING_CODES: Final = frozenset({"NoSuchKey", "NoSuchVersion"})
 UNLOCKED_CODES: Final = frozenset({"ObjectLockConfigurationNotFoundError"})
+UNRULED_CODES: Final = frozenset({"NoSuchLifecycleConfiguration"})
+EXPIRY_RULE: Final = "vedr-expiry"
 REGISTER_PREFIX: Final = "sign-state/"
 LACKING_CODES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
@@ -42,11 +44,15 @@ class BucketSettings:
 
 @dataclass(frozen=True, slots=True)
 class BucketFacts:
-    """How the server says that a bucket is set up; `lock_days` 0 and `lock_mode` "" when nothing is locked by rule."""
+    """How the server says that a bucket is set up; `lock_days` 0 and `lock_mode` "" when nothing is locked by rule.
+
+    `expire_days`: how long replaced versions stay by our rule; 0 without it, None where the server knows no such rules.
+    """
 
     versioned: bool
     lock_mode: str
     lock_days: int
+    expire_days: int | None
 
 
 class Bucket:
@@ -105,9 +111,10 @@ class Bucket:
         try:
             versioning = self._client.get_bucket_versioning(Bucket=self._config.bucket).get("Status")
             rule = _lock_rule(self._client, self._config.bucket)
+            expire_days = _expire_days(self._client, self._config.bucket)
         except (ClientError, BotoCoreError) as error:
             raise self._place.error(error) from error
-        return BucketFacts(versioning == "Enabled", str(rule.get("Mode", "")), int(rule.get("Days", 0)))
+        return BucketFacts(versioning == "Enabled", str(rule.get("Mode", "")), int(rule.get("Days", 0)), expire_days)
 
 
 def _lock_rule(client: "S3Client", bucket: str) -> dict[str, Any]:
@@ -119,6 +126,19 @@ def _lock_rule(client: "S3Client", bucket: str) -> dict[str, Any]:
             return {}
         raise
     return dict(found.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention", {}))
+
+
+def _expire_days(client: "S3Client", bucket: str) -> int | None:
+    try:
+        found = client.get_bucket_lifecycle_configuration(Bucket=bucket).get("Rules", [])
+    except ClientError as error:
+        if _code(error) in LACKING_CODES:
+            return None
+        if _code(error) not in UNRULED_CODES:
+            raise
+        found = []
+    ours = [rule for rule in found if rule.get("ID") == EXPIRY_RULE and rule.get("Status") == "Enabled"]
+    return ours[0].get("NoncurrentVersionExpiration", {}).get("NoncurrentDays", 0) if ours else 0
 
 
 def _code(error: Exception) -> str:
@@ -144,7 +164,7 @@ def _set_lifecycle(client: "S3Client", bucket: str, expire_days: int) -> bool:
             LifecycleConfiguration={
                 "Rules": [
                     {
-                        "ID": "vedr-expiry",
+                        "ID": EXPIRY_RULE,
                         "Status": "Enabled",
                         "Filter": {"Prefix": ""},
                         "NoncurrentVersionExpiration": {"NoncurrentDays": expire_days},

@@ -1,4 +1,4 @@
-"""`vedr snapshot`: create, list, verify, restore, prune, heal."""
+"""`vedr snapshot`: create, list, verify, restore, prune, heal, buckets."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,11 +18,13 @@ from vedr.backup.repository import Listed, Listing, list_snapshots
 from vedr.backup.snapshot import Created
 from vedr.backup.snapshot import Progress as Report
 from vedr.backup.verify import Proof, Verification, newest_proofs, verify
+from vedr.cli.buckets import buckets_command
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stderr, stdout
 from vedr.errors import InvalidInputError, NoSpaceError, NotFoundError, UnavailableError, VedrError
 from vedr.signature import Json
 
 app = typer.Typer()
+app.command("buckets")(buckets_command)
 
 GIGABYTE: Final = 1e9
 
