@@ -47,11 +47,16 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Tenure:
-    """The registers held, the epoch, and the mark to begin from."""
+    """The registers held, the epoch, and the mark to begin from.
+
+    `left_out`: sign-bytes of that mark which a minority of the regions showed.  They are not signed on its word, and
+    are written over; people may know whether they are the key's (docs/decisions/recorded-votes.md).
+    """
 
     holding: Holding
     epoch: int
     last: Mark
+    left_out: bytes = b""
 
 
 def begin(
@@ -89,14 +94,14 @@ def begin(
     """
     known = [mark for mark in (own, floor) if mark is not None]
 
-    def judged() -> Epoch:
+    def judged() -> Content:
         newest = look(register)
         check(newest)
         highest([Mark.of_position(newest.position, register.validator.chain_id), *known])  # none contradicts another
         if takes_over(newest, terms) and not terms.planned:
             until = monotonic() + terms.watch_s
             _check_silent(register, newest, is_over=lambda: monotonic() >= until, sleep=sleep)
-        return Epoch(newest.epoch + 1)
+        return newest
 
     at_least = NEVER_SIGNED
     for mark in known:
@@ -108,18 +113,19 @@ def begin(
         is_harmless=functools.partial(is_nil_vote, chain_id=register.validator.chain_id),
         deadline_s=deadline_s,
     )
-    epoch = judged()
+    before = judged()
     try:
-        holding = take_over(epoch)
+        holding = take_over(Epoch(before.epoch + 1))
     except StaleEpochError:  # a region that the look did not wait for has seen a take-over that failed, or somebody's
-        epoch = judged()
-        holding = take_over(epoch)
+        before = judged()
+        holding = take_over(Epoch(before.epoch + 1))
     try:
-        taken = Mark.of_position(holding.position, register.validator.chain_id)
-        return Tenure(holding, epoch, highest([taken, *known]))
+        last = highest([Mark.of_position(holding.position, register.validator.chain_id), *known])
     except RefusedError:
         holding.close()
         raise
+    is_left_out = before.position == last.position and not last.sign_bytes
+    return Tenure(holding, before.epoch + 1, last, before.position.sign_bytes if is_left_out else b"")
 
 
 def look(register: SignStateRegister) -> Content:

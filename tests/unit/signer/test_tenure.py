@@ -34,7 +34,7 @@ class Regions:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.stores = {region: MemoryRegisters(region) for region in REGIONS}
         self.register = SignStateRegister(self.stores, VALIDATOR)
-        self._folder = folder
+        self.folder = folder
         self._stack = stack
         self._pids = count(1)
         self._now_s = 0.0
@@ -67,7 +67,7 @@ class Regions:
 
     def signer(self, terms: Terms, **more: Any) -> World:
         tenure = self.begin(terms, **more)
-        state_file = self._folder / f"{terms.name}-{tenure.epoch}.json"
+        state_file = self.folder / f"{terms.name}-{tenure.epoch}.json"
         return World(state_file, last=tenure.last, register=tenure.holding, key=MemoryKey())  # type: ignore[arg-type]
 
 
@@ -158,6 +158,29 @@ def test_whoever_writes_to_one_bucket_does_not_choose_the_block_that_the_key_sig
         assert new.last.hrs == chosen.hrs
         assert new.signer.finish() is None
         assert new.key.asked == 0
+
+
+def test_sign_bytes_that_were_left_out_are_shown_and_signed_once_people_put_them_into_the_own_file(
+    regions: Regions,
+) -> None:
+    """Cut off after the block had come, and back before the take-over: the one register that took the vote shows it."""
+    regions.found()
+    old = regions.signer(OURS)
+    regions.down("eu-west", "ap-south")
+    assert "not durable in a majority" in old.refusal(prevote(5))
+    old.register.close()  # type: ignore[attr-defined]
+    regions.down("ap-south")
+    tenure = regions.begin(replace(THEIRS, planned=True))
+    assert tenure.left_out == sign_bytes(prevote(5), CHAIN_ID)
+    tenure.holding.close()
+
+    state_file = regions.folder / "by-people.json"
+    state_file.write_text(f'{{"height":"5","round":0,"step":2,"signbytes":"{tenure.left_out.hex().upper()}"}}')
+    again = regions.signer(replace(THEIRS, planned=True), own=own_mark(state_file))
+    vote = again.signer.finish()
+    assert vote is not None
+    assert sign_bytes(vote, CHAIN_ID) == tenure.left_out
+    assert regions.begin(replace(THEIRS, planned=True)).left_out == b"", "a majority has them now"
 
 
 def test_registers_of_before_sign_bytes_were_kept_and_bytes_of_nothing_bind_by_their_digest_alone(
