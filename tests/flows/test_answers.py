@@ -18,12 +18,11 @@ HELD = {"quarter": "Q1", "moderator": "ana", "participants": "ben, cho, dan", "f
 
 
 class Caller:
-    """Somebody with the API's address and nothing else, and the worker that does what is ordered."""
+    """Somebody with the API's address and nothing else, and the process that does what is ordered."""
 
     def __init__(self, server: Server, state: Path) -> None:
         path = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "stores")))
         self._env = server.env | {"VEDR_TEST_STATE": str(state), "PYTHONPATH": path}
-        self._env["PREFECT_RUNNER_SERVER_ENABLE"] = "false"
 
     def deploy(self, flow: str, function: str) -> str:
         """As `prefect deploy` registers it; its name."""
@@ -37,8 +36,8 @@ class Caller:
         found = asked("GET", f"/deployments/name/{deployment}")
         body = {"parameters": parameters, "idempotency_key": str(uuid.uuid4())}
         run = asked("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"]
-        worker = [sys.executable, "-m", "prefect", "flow-run", "execute", run]
-        subprocess.run(worker, env=self._env, cwd=ROOT, capture_output=True, timeout=180, check=False)
+        engine = [sys.executable, "-m", "prefect.engine", run]  # what a worker's own processes start in the end
+        subprocess.run(engine, env=self._env, cwd=ROOT, capture_output=True, timeout=180, check=False)
         ended: dict[str, Any] = asked("GET", f"/flow_runs/{run}")
         return ended
 
