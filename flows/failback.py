@@ -3,6 +3,7 @@
 from typing import Final
 
 from tasks.binding import open_run, runbook_flow
+from tasks.cordoning import uncordon
 from tasks.failover_orders import Failback, subjects_of_failback
 from tasks.key_files import move_key_file
 from tasks.key_files_last import move_key_files
@@ -31,6 +32,7 @@ RUNBOOK: Final = Runbook(
     "failback",
     Failback,
     [
+        uncordon,
         confirm_home,
         decide_return,
         take_key_home,
@@ -57,6 +59,7 @@ def failback(order: Failback) -> Outcome:
         order: Which zone or region is healthy again.
     """
     with open_run(RUNBOOK, order) as run:
+        run.step(uncordon)  # first: what is asked for next needs somewhere to run
         run.step(confirm_home)
         found = run.step(decide_return)
         with open_site(order.site) as opened:

@@ -3,6 +3,7 @@
 from typing import Any, Final, TypeVar, cast
 
 from tasks.binding import open_run, runbook_flow
+from tasks.cordoning import cordon
 from tasks.failover_orders import RegionFailover, ZoneFailover, subjects_of_failover
 from tasks.key_files import move_key_file
 from tasks.key_files_last import move_key_files
@@ -32,7 +33,14 @@ STEPS: Final = (
     watch_blocks,
 )
 
-ZONE: Final = Runbook("RB-DR-002", "zone failover", ZoneFailover, STEPS, subjects=subjects_of_failover, plan=plan_of)
+ZONE: Final = Runbook(
+    "RB-DR-002",
+    "zone failover",
+    ZoneFailover,
+    (*STEPS[:3], cordon, *STEPS[3:]),
+    subjects=subjects_of_failover,
+    plan=plan_of,
+)
 REGION: Final = Runbook(
     "RB-DR-003", "region failover", RegionFailover, STEPS, subjects=subjects_of_failover, plan=plan_of
 )
@@ -67,6 +75,8 @@ def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
     run.step(declare, run.step(confirm_outage))
     found = run.step(decide)
     run.approve(describe(found))
+    if found.cordons and not found.planned:
+        run.step(cordon, found)
     run.step(start_reserves, found.gateways)
     if found.planned:  # one after the other: a chain that is at work misses one signature at a time
         for move in found.moves:
@@ -78,6 +88,8 @@ def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
     for handover in found.handovers:
         run.step(hand_over.named(handover.provider), handover)
     done = move_key_files(run, found)
+    if found.cordons and found.planned:
+        run.step(cordon, found)
     with done.named():
         run.step(verify_service, done.found)
         run.step(watch_blocks, done.found)

@@ -272,11 +272,22 @@ def describe(found: Relocation) -> Plan:
         Action(f"give {one.provider}'s state to {one.reserve}", one.zone, 60, "its orders are served there")
         for one in found.handovers
     ]
+    closed = (
+        [Action(f"cordon {found.domain}", "its cluster", 15, "nothing new is placed there")] if found.cordons else []
+    )
     opened_up = [Action(f"start {name}", found.target, 10, "one more API gateway") for name in found.gateways]
     traffic = Action(f"send users to {found.target}", "DNS and mesh", 60, f"nobody is sent to {found.domain}")
     return Plan(
         title=f"{'empty' if found.planned else 'leave'} {found.domain}, to {found.target}",
-        actions=(*opened_up, *moved, traffic, *handed, *map(describe_key_move, found.key_moves)),
+        actions=(
+            *(() if found.planned else closed),
+            *opened_up,
+            *moved,
+            traffic,
+            *handed,
+            *map(describe_key_move, found.key_moves),
+            *(closed if found.planned else ()),
+        ),
         notes=(power, *(f"{left.name} stays: {left.reason}" for left in found.left)),
         warnings=found.warnings,
         refusals=found.refusals,

@@ -92,7 +92,7 @@ def scale_back(ctx: Ctx, scaled: tuple[Scaled, ...] | None) -> str:
     return "nothing was scaled"
 
 
-@step(title="Scale what serves in the target", budget_s=60, retry=ACT, undo=scale_back)
+@step(title="Scale what serves in the target", budget_s=45, retry=ACT, undo=scale_back)
 def scale_target(ctx: Ctx, wanted: Scaling) -> tuple[Scaled, ...]:
     """Asks for the replicas that the site wants while a place is lost, and sees for a moment how many are ready."""
     if not wanted.scales:

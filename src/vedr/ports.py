@@ -191,14 +191,6 @@ class ZoneHosts(Protocol):
     def uncordon(self, zone: str) -> tuple[str, ...]:
         """Let them be used again; their names.  Idempotent."""
 
-    def drain(self, zone: str, *, limit_s: float) -> tuple[str, ...]:
-        """Move what runs there elsewhere, respecting disruption budgets; what was moved.
-
-        Raises:
-            RefusedError: something there would not be started elsewhere; nothing was moved.
-            DeadlineError: a budget forbids it still, or something does not go, named.
-        """
-
 
 @dataclass(frozen=True, slots=True)
 class PlacedUnit:

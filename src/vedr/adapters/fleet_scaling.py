@@ -1,8 +1,7 @@
-"""Scaling of a region's workloads, and emptying of a zone's nodes, over Kubernetes.
+"""Scaling of a region's workloads, and cordoning of a zone's nodes, over Kubernetes.
 
-Guarantees: what vedr.ports.Scaling and ZoneHosts promise.  Pods leave a node by the eviction API only, so that
-disruption budgets hold; a pod that nothing would start elsewhere keeps the whole drain from beginning.
-Leaves out: retries; data in `emptyDir`, which goes with its pod (kubectl asks, sidecars have such volumes everywhere).
+Guarantees: what vedr.ports.Scaling and ZoneHosts promise.
+Leaves out: retries, and draining (tasks.cordoning says why).
 """
 
 import time
@@ -11,14 +10,13 @@ from typing import Any, Final
 
 from vedr.adapters.fleet_kubernetes import Workload
 from vedr.adapters.kubernetes_api import KubernetesApi, Object, conditions, dig, name_of
-from vedr.errors import ConflictError, DeadlineError, InvalidInputError, NotFoundError, RefusedError, UnavailableError
+from vedr.errors import DeadlineError, InvalidInputError, NotFoundError
 from vedr.policies.fleet import Kubernetes
 from vedr.ports import Replicas
 
 POLL_S: Final = 0.5
 MOST_REPLICAS: Final = 100  # a slip of the finger, not a plan
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
-MIRROR: Final = "kubernetes.io/config.mirror"
 
 
 class KubernetesScaling:
@@ -96,33 +94,6 @@ class KubernetesZones:
     def uncordon(self, zone: str) -> tuple[str, ...]:
         return self._mark(zone, unschedulable=False)
 
-    def drain(self, zone: str, *, limit_s: float) -> tuple[str, ...]:
-        api = self._api(zone)
-        until = time.monotonic() + limit_s
-        there = self._movable(zone)
-        doomed = {uid: _full_name(pod) for uid, pod in there.items()}
-        if orphans := [_full_name(pod) for pod in there.values() if not dig(pod, "metadata", "ownerReferences")]:
-            raise RefusedError(
-                f"zone {zone}: nothing would start {', '.join(orphans)} elsewhere",
-                remedy="Move or delete them by hand.",
-            )
-        while True:
-            said = [f"{doomed[uid]}: {_evicted(api, pod)}" for uid, pod in there.items() if uid in doomed]
-            there = self._movable(zone)
-            if not doomed.keys() & there.keys():
-                return tuple(sorted(doomed.values()))
-            if time.monotonic() > until:
-                raise DeadlineError(
-                    f"zone {zone} is not empty after {limit_s:g} s: {'; '.join(said)}", remedy=_NOT_GONE
-                )
-            time.sleep(POLL_S)
-
-    def _movable(self, zone: str) -> dict[str, Object]:
-        """The pods on the zone's nodes that have to go, by uid."""
-        api = self._api(zone)
-        pods = [pod for node in self._nodes(zone) for pod in _pods_on(api, node)]
-        return {str(dig(pod, "metadata", "uid")): pod for pod in pods if not _stays(pod)}
-
     def _mark(self, zone: str, *, unschedulable: bool) -> tuple[str, ...]:
         api, nodes = self._api(zone), self._nodes(zone)
         for node in nodes:
@@ -139,9 +110,6 @@ class KubernetesZones:
         if zone not in self._regions:
             raise NotFoundError(f"no region has a zone {zone!r}", remedy=f"Choose one of: {', '.join(self._regions)}.")
         return self._open(self._regions[zone])
-
-
-_NOT_GONE: Final = "Relax the disruption budget, or fence the machine of a pod that does not go; never delete by force."
 
 
 def _replicas(name: str, workload: Object) -> Replicas:
@@ -161,40 +129,3 @@ def _reason(pod: Object) -> str:
     held: Sequence[Any] = [dig(c, "state", "waiting", "reason") for c in dig(pod, "status", "containerStatuses") or ()]
     told = [str(reason) for reason in (*held, *(condition.get("reason") for condition in unmet)) if reason]
     return told[0] if told else str(dig(pod, "status", "phase"))
-
-
-def _pods_on(api: KubernetesApi, node: str) -> list[Object]:
-    pods = api.list("/api/v1/pods", fieldSelector=f"spec.nodeName={node}")
-    return [pod for pod in pods if dig(pod, "status", "phase") not in ("Succeeded", "Failed")]
-
-
-def _stays(pod: Object) -> bool:
-    """A node's own: of a DaemonSet, or a static pod's mirror."""
-    owners: Sequence[Object] = dig(pod, "metadata", "ownerReferences") or ()
-    return any(owner.get("kind") == "DaemonSet" for owner in owners) or MIRROR in (
-        dig(pod, "metadata", "annotations") or {}
-    )
-
-
-def _evicted(api: KubernetesApi, pod: Object) -> str:
-    """Ask for its eviction; what it now waits for."""
-    if dig(pod, "metadata", "deletionTimestamp"):
-        return "it is going"
-    namespace, name = dig(pod, "metadata", "namespace"), name_of(pod)
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": name, "namespace": namespace},
-        "deleteOptions": {"preconditions": {"uid": dig(pod, "metadata", "uid")}},
-    }
-    try:
-        api.create(f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", eviction)
-    except (NotFoundError, ConflictError):
-        return "it is gone"  # or another of its name is there; the next look tells
-    except UnavailableError as error:
-        return error.message
-    return "it is going"
-
-
-def _full_name(pod: Object) -> str:
-    return f"{dig(pod, 'metadata', 'namespace')}/{name_of(pod)}"

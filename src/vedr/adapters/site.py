@@ -29,7 +29,7 @@ from vedr.chain.inspection import Inspector
 from vedr.chain.light import LightClient
 from vedr.errors import InvalidInputError
 from vedr.inventory import Node, Site, StoreConfig, load_site
-from vedr.ports import FaultInjector, Files, Fleet, Scaling
+from vedr.ports import FaultInjector, Files, Fleet, Scaling, ZoneHosts
 from vedr.runbook.journal import Journal
 from vedr.signature import Signer
 
@@ -158,6 +158,13 @@ class OpenSite:
         from vedr.adapters.fleet_site import open_scaling  # noqa: PLC0415 (the same)
 
         return open_scaling(self.site, self._closing)
+
+    @cached_property
+    def zones(self) -> ZoneHosts:
+        """A zone's hosts, on which nothing new may be placed; RefusedError where there is no cluster."""
+        from vedr.adapters.fleet_site import open_zones  # noqa: PLC0415 (the same)
+
+        return open_zones(self.site, self._closing)
 
     def instances(self, region: str) -> "Instances":
         """The region's machines, which a fence stops."""

@@ -82,7 +82,7 @@ class Handover:
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """The whole plan; powers are voting power of the active set."""
+    """The whole plan; powers are voting power of the active set.  `cordons`: the zone's hosts take nothing new."""
 
     domain: str
     target: str
@@ -97,6 +97,7 @@ class Relocation:
     tip_height: int
     tip_hash: str
     key_moves: tuple[KeyMove, ...] = ()
+    cordons: bool = False
 
     @property
     def validators(self) -> tuple[str, ...]:
@@ -185,6 +186,7 @@ def plan(site: Site, domain: Domain, target: Domain, situation: Situation, *, pl
         tip_height=situation.tip_height,
         tip_hash=situation.tip_hash,
         key_moves=key_moves,
+        cordons=_has_cluster(site, domain),
     )
 
 
@@ -362,6 +364,12 @@ def _stands_in(site: Site, domain: Domain, validator: str, situation: Situation)
 
 def _is_at(domain: Domain, thing: Node | Provider | Gateway) -> bool:
     return within(domain, thing.zone, thing.region)
+
+
+def _has_cluster(site: Site, domain: Domain) -> bool:
+    """Whether it is a zone whose hosts can be cordoned."""
+    policy = site.fleet.kubernetes
+    return policy is not None and domain.kind == "zone" and _region_of(site, domain.name) in policy.clusters
 
 
 def _region_of(site: Site, zone: str) -> str:
