@@ -381,6 +381,12 @@ def test_applying_a_floor_never_lowers_and_may_be_repeated(
     assert not holds(floor, SignState(Height(0), 0, 0))
 
 
+def test_a_standby_that_has_no_state_yet_begins_at_the_floor(tmp_path: Path) -> None:
+    path = tmp_path / "data" / FILE_NAME
+    floor = floor_while_moving(*made(proof(), 40, (41, 0, 3)))
+    assert apply_floor(floor, path) == read_sign_state(path) == floor.state == SignState(Height(62), 0, 0)
+
+
 def test_an_unreadable_file_is_set_aside_only_by_a_floor_that_stands_without_it(tmp_path: Path) -> None:
     fenced = proof()
     own = floor_from_final_state(final_state(SignState(Height(9), 0, 1), tmp_path, fenced), made(fenced, 8, None)[2])

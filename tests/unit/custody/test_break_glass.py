@@ -8,6 +8,7 @@ import runpy
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -283,17 +284,34 @@ def test_a_slot_without_a_reference_is_fine_and_slots_of_the_other_kind_are_pass
     assert out.getvalue() == b""
 
 
-def test_a_removed_slot_is_noticed() -> None:
+def refused_with_slots(change: Callable[[list[dict[str, str]]], object]) -> str:
+    """What is said to the right secret about the vector with its slots changed."""
     data = bytes.fromhex(VECTOR["both"])
     length = int.from_bytes(data[8:12], "big")
     header = json.loads(data[12 : 12 + length])
-    header["slots"].pop(0)
+    change(header["slots"])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     forged = data[:8] + len(text).to_bytes(4, "big") + text + data[12 + length :]
-    with pytest.raises(break_glass.Refused, match="changed after"):
+    with pytest.raises(break_glass.Refused) as caught:
         break_glass.decrypt(
             BytesIO(forged), len(forged), bytes.fromhex(VECTOR["recovery_private_key"]), "recovery", BytesIO()
         )
+    return str(caught.value)
+
+
+def test_a_removed_slot_is_noticed() -> None:
+    assert "changed after" in refused_with_slots(lambda slots: slots.pop(0))
+
+
+def test_a_slot_whose_public_key_anybody_can_answer_opens_for_nobody() -> None:
+    """A point of low order: what is agreed on with it is the same for every private key."""
+
+    def weaken(slots: list[dict[str, str]]) -> None:
+        for slot in slots:
+            if slot["kind"] == "recovery":
+                slot["sealed"] = bytes(32).hex() + slot["sealed"][64:]
+
+    assert "no slot opens with that" in refused_with_slots(weaken)
 
 
 @pytest.mark.parametrize("from_the_end", [1, 17, len(PAYLOAD)], ids=["tag", "last byte", "payload"])
