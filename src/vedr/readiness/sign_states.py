@@ -22,6 +22,9 @@ from vedr.readiness.finding import Part, Verdict, combine
 from vedr.readiness.side_by_side import side_by_side
 
 _SHIP: Final = "Start the shipper on its host (vedr sign-state ship), or restore the regions' stores."
+_BEHIND: Final = "If that bucket was put back from a copy, delete the object there and restart the signer of {}."
+    "If that bucket was put back from a copy, delete the object and restart the signer of {}; else see its log."
+)
 _REGISTER: Final = "Restore the regions' stores; see vedr signer status --validator {}."
 
 
@@ -71,7 +74,20 @@ def judge_register(name: str, seen: Seen, tip: int, policy: Checks) -> Part:
     part = _judge_lag(name, "register", tip - seen.newest.position.height, policy)
     if part.status == "passed" and problems:
         return Part(name, "warning", f"its register is not everywhere ({problems})", remedy)
+    behind = _behind(seen, policy.sign_state_warn_blocks)
+    if part.status == "passed" and behind:
+        return Part(name, "warning", f"its register stays behind ({behind})", _BEHIND.format(name))
     return part
+
+
+def _behind(seen: Seen, most_blocks: int) -> str:
+    """Regions that answer and are not written: put back from a copy, or forbidden to write."""
+    top = max(content.position.height for content in seen.contents.values())
+    return "; ".join(
+        f"{region}: at {content.position}"
+        for region, content in sorted(seen.contents.items())
+        if top - content.position.height > most_blocks
+    )
 
 
 def judge_copies(name: str, copies: Copies, tip: int, policy: Checks) -> Part:

@@ -3,7 +3,7 @@
 import datetime as dt
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -11,7 +11,8 @@ from network_world import LENGTH, NOW, POLICY, REGIONS, Net
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.adapters.memory_store import MemoryStore
-from vedr.chain.register import NEVER_SIGNED, Position, Validator
+from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, Validator
+from vedr.chain.register import encode as encode_register
 from vedr.chain.register_holding import SignStateRegister
 from vedr.chain.rpc import ChainRpc
 from vedr.chain.shipping import Shipped, encode, key_of
@@ -51,6 +52,7 @@ class Signing:
         register = SignStateRegister(self.registers, Validator(self.net.site.chain.chain_id, address))
         register.found(NEVER_SIGNED)
         holding = register.take_over(1, f"{name}/1", at_least=Position(Height(height), 0, 3))
+        assert holding.wait_until_everywhere(deadline_s=5)
         holding.close(wait_s=5)
 
     def look(self) -> Verdict:
@@ -100,6 +102,21 @@ def test_a_register_counts_in_place_of_copies_while_somebody_holds_it(signing: S
     signing.ship(LENGTH, besides=("val3",))
     signing.hold("val3", LENGTH)
     assert signing.look().status == "passed"
+
+
+def test_a_register_that_stays_behind_in_one_region_is_warned_of(signing: Signing) -> None:
+    """Its bucket was put back from a copy: whoever holds the register writes it no more, and two regions are left."""
+    signing.ship(LENGTH, besides=("val3",))
+    signing.hold("val3", LENGTH)
+    who = Validator("made-1", next(node.address for node in signing.net.site.nodes if node.name == "val3"))
+    old = Content(Epoch(1), "val3/1", Position(Height(LENGTH - POLICY.sign_state_warn_blocks), 0, 3))
+    signing.registers["eu-west"].overwrite(who.key, encode_register(who, old))
+    assert signing.look().status == "passed"
+    older = replace(old, position=replace(old.position, height=Height(old.position.height - 1)))
+    signing.registers["eu-west"].overwrite(who.key, encode_register(who, older))
+    verdict = signing.look()
+    assert (verdict.status, "val3: its register stays behind (eu-west: at" in verdict.observed) == ("warning", True)
+    assert "delete the object there and restart the signer of val3" in verdict.remedy
 
 
 def test_a_register_that_nobody_holds_fails(signing: Signing) -> None:
