@@ -23,8 +23,6 @@ from vedr.readiness.side_by_side import side_by_side
 
 _SHIP: Final = "Start the shipper on its host (vedr sign-state ship), or restore the regions' stores."
 _BEHIND: Final = "If that bucket was put back from a copy, delete the object there and restart the signer of {}."
-    "If that bucket was put back from a copy, delete the object and restart the signer of {}; else see its log."
-)
 _REGISTER: Final = "Restore the regions' stores; see vedr signer status --validator {}."
 
 
