@@ -114,7 +114,7 @@ def answer_when_asked(site: Site, people: dict[str, bool], seen: list[str]) -> t
     def work() -> None:
         question = None
         while question is None:
-            threading.Event().wait(0.05)
+            threading.Event().wait(0.5)  # each look reads the whole ledger
             runs = journal.runs_of("RB-DR-002")
             entries = [entry for entry in journal.read(runs[-1]).entries if entry.seq not in before] if runs else []
             question = asked(entries)

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ BLOCKS_PER_S: Final = 40
 PASSPHRASE: Final = b"a passphrase of the escrow, which every process of these tests knows"
 REGIONS: Final = ("us-east", "eu-west", "ap-south")
 GONE: Final = (Flag.ABSENT, b"")
+_SIGNED: Final[dict[Path, tuple[int, list[tuple[int, int, str]]]]] = {}  # what this process has read of it
 
 
 def key_document(name: str) -> bytes:
@@ -152,10 +154,16 @@ class KeyWorld(World):
                 file.write(f"{first} {last} {node.name}\n")
 
     def signed(self) -> list[tuple[int, int, str]]:
-        """First and last height, and the host."""
+        """First and last height, and the host; spans that follow one another are one."""
         path = self.state / "signed"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(int(first), int(last), host) for first, last, host in (line.split() for line in lines)]
+        text = path.read_text() if path.exists() else ""
+        length, spans = _SIGNED.get(path, (0, []))
+        for first, last, host in (line.split() for line in text[length:].splitlines()):
+            if spans and spans[-1][2] == host and spans[-1][1] + 1 == int(first):
+                first = str(spans.pop()[0])  # noqa: PLW2901 (it goes on)
+            spans.append((int(first), int(last), host))
+        _SIGNED[path] = (len(text), spans)
+        return spans
 
     def signers_of_height(self, height: int) -> list[str]:
         return [host for first, last, host in self.signed() if first <= height <= last]
