@@ -23,7 +23,7 @@ from tasks.drills import (
     respond,
 )
 from tasks.drills_evidence import with_evidence
-from tasks.drills_orders import Drill, FullDrill, NodeDrill, RegionDrill, Rehearsal, ZoneDrill, rehearses
+from tasks.drills_orders import Drill, FullDrill, NodeDrill, RegionDrill, Rehearsal, ZoneDrill, instead_of, rehearses
 from tasks.drills_tabletop import Tabletop, record_tabletop
 from vedr.drills.rehearsal import Tried
 from vedr.drills.scenario import HOME_S, REHEARSAL_TITLE, SCENARIOS, Scenario
@@ -163,9 +163,7 @@ def tabletop(order: Tabletop) -> Outcome:
 def drill(runbook: Runbook[D], order: D, scenario: Scenario) -> Outcome:
     """A drill in the form that was ordered, or that the site allows; its evidence is signed however it ends."""
     if rehearses(order):
-        target = "" if scenario.cadence == "weekly" else getattr(order, "target", "")
-        fields = {"site": order.site, "cadence": scenario.cadence, "target": target, "reason": order.reason}
-        return cast("Outcome", REHEARSAL.perform(Rehearsal.model_validate(fields)))
+        return cast("Outcome", REHEARSAL.perform(instead_of(order, scenario)))
     with with_evidence(order) as told, open_run(runbook, order) as run:
         told.run_id = run.run_id
         one_at_a_time(run)

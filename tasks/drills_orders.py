@@ -6,6 +6,7 @@ from pydantic import Field
 
 from tasks.failover_orders import Place
 from tasks.orders import OneLine
+from vedr.drills.scenario import Scenario
 from vedr.inventory import load_site
 from vedr.readiness.drill_schedule import Cadence
 from vedr.runbook.order import Order
@@ -71,6 +72,12 @@ def rehearses(order: Drill) -> bool:
     return order.form == "non-disruptive"
 
 
+def instead_of(order: Drill, scenario: Scenario) -> "Rehearsal":
+    """The non-disruptive drill in a drill's place, of the same target."""
+    target = getattr(order, "target", "")
+    return Rehearsal(site=order.site, cadence=scenario.cadence, target=target, reason=order.reason)
+
+
 class Rehearsal(Order):
     """The non-disruptive form of a drill."""
 
@@ -81,8 +88,9 @@ class Rehearsal(Order):
     )
     target: Place = Field(
         default="",
-        title="Zone or region",
-        description="Whose keys would move.  Empty: all of the site.",
-        json_schema_extra={"vedr_choices": "places"},
+        title="Node, zone or region",
+        description="Whose region's snapshot is restored: a node, for weekly only.  Whose keys would move: a zone or "
+        "region.  Empty: the primary region, and all of the site.",
+        json_schema_extra={"vedr_choices": "nodes_and_places"},
     )
     reason: OneLine = Field(default="", title="Why now", description="One line for the record.")

@@ -32,8 +32,8 @@ from vedr.custody.key_material_process import no_core_dumps
 from vedr.drills import census, rehearsal, steady
 from vedr.drills.census import Census, Compared
 from vedr.drills.rehearsal import Tried
-from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
-from vedr.inventory import Node
+from vedr.errors import InvalidInputError, NotFoundError, UnavailableError, VedrError, VerificationFailedError
+from vedr.inventory import Node, Site
 from vedr.runbook.steps import Context, Retry, step
 
 PROBE: Final = Retry(attempts=3, delay_s=2.0)
@@ -68,7 +68,8 @@ def count_before(ctx: Ctx) -> Census:
 def restore_isolated(ctx: Ctx) -> Restored:
     """Restores the region's newest snapshot to scratch, boots a node without keys or peers, compares its app hash."""
     with open_site(ctx.order.site) as opened:
-        region = region_of(opened, ctx.order)
+        check_target(opened.site, ctx.order)
+        region = region_of(opened.site, ctx.order)
         listed = next(iter(restore.candidates(opened.repository, origins=[region])), None)
         if listed is None:
             raise NotFoundError(f"{region} has no snapshot to restore", remedy="Take one: vedr run chain-snapshot.")
@@ -77,19 +78,30 @@ def restore_isolated(ctx: Ctx) -> Restored:
     return Restored(region, listed.id, str(outcome.facts.get("app_hash", "")))
 
 
-def region_of(opened: OpenSite, order: Rehearsal) -> str:
-    """The region of what was named, else the primary."""
-    return next(
-        (name for name, region in opened.site.regions.items() if order.target in (name, *region.zones)),
-        opened.site.regions_by_priority[0],
-    )
+def region_of(site: Site, order: Rehearsal) -> str:
+    """The region of what was named, else the primary; NotFoundError when the site has nothing of that name."""
+    if not order.target:
+        return site.regions_by_priority[0]
+    for name, region in site.regions.items():
+        if order.target in (name, *region.zones):
+            return name
+    return site.node(order.target).region
+
+
+def check_target(site: Site, order: Rehearsal) -> None:
+    """InvalidInputError for a node where promotions are rehearsed: no key would move, and nothing be tried."""
+    if order.cadence != "weekly" and any(node.name == order.target for node in site.nodes):
+        raise InvalidInputError(
+            f"the {order.cadence} drill is not about one node, such as {order.target}",
+            remedy="Name a zone or region, or order the weekly one.",
+        )
 
 
 @step(title="Plan the failover", budget_s=60, retry=PROBE, acts=False)
 def plan_failover(ctx: Ctx) -> str:
     """Decides what would move where, as RB-DR-002 or -003 would now; refused plans fail here."""
     with open_site(ctx.order.site) as opened:
-        region = region_of(opened, ctx.order)
+        region = region_of(opened.site, ctx.order)
         order: Failover
         if ctx.order.target not in ("", region):
             order = ZoneFailover(site=ctx.order.site, zone=ctx.order.target, mode="planned")

@@ -24,6 +24,7 @@ def offered(site: Site) -> Mapping[str, list[str]]:
         "regions": list(site.regions_by_priority),
         "zones": zones,
         "places": [*site.regions_by_priority, *zones],
+        "nodes_and_places": [*(node.name for node in site.nodes), *site.regions_by_priority, *zones],
         "providers": [provider.name for provider in site.providers],
         "key_owners": [*(node.name for node in site.nodes), *(provider.name for provider in site.providers)],
     }
