@@ -1,12 +1,14 @@
 """Controllers as processes, over real stores: they agree, one acts, and its lease passes on when it stands still."""
 
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +43,9 @@ def eventually(is_so: Callable[[], bool], what: str) -> None:
 class Watched:
     """A site, its services and its controllers' processes."""
 
-    def __init__(self, folder: Path, real: ModuleType, servers: list[Any], free_port: Callable[[], int]) -> None:
+    def __init__(
+        self, folder: Path, real: ModuleType, servers: list[Any], free_port: Callable[[], int], **policy: Any
+    ) -> None:
         self.folder = folder
         self.prefect = real.FakePrefect()
         self.prefect_service = self.prefect.service()
@@ -56,13 +60,28 @@ class Watched:
             nodes={zone: service.url for zone, service in self.nodes.items()},
             gateways={zone: service.url for zone, service in self.gateways.items()},
             api=self.prefect_service.url,
-            **POLICY,
+            **{**POLICY, **policy},
         )
+        regions = tomllib.loads(self.site.read_text())["regions"]
+        self.stores = {name: region["store"]["endpoint"] for name, region in regions.items()}
+        self.nowhere = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.metrics = {region: free_port() for region in real.REGIONS}
 
-    def start(self, region: str) -> None:
-        arguments = ["controller", "run", "--region", region, "--site", str(self.site)]
+    def cut_off(self, region: str) -> Path:
+        """The same site as a controller sees it that reaches nothing outside its region: its own file of it."""
+        text = self.site.read_text()
+        services = (*self.nodes.items(), *self.gateways.items())
+        reached = [service.url for zone, service in services if region not in zone]
+        reached += [endpoint for name, endpoint in self.stores.items() if name != region]
+        for url in (*reached, self.prefect_service.url):
+            text = text.replace(url, f"http://127.0.0.1:{self.nowhere}")
+        path = self.folder / f"cut-{region}.toml"
+        path.write_text(text)
+        return path
+
+    def start(self, region: str, site: Path | None = None) -> None:
+        arguments = ["controller", "run", "--region", region, "--site", str(site or self.site)]
         arguments += ["--metrics", f"127.0.0.1:{self.metrics[region]}"]
         with (self.folder / f"{region}.log").open("ab") as log:
             self.processes[region] = subprocess.Popen(
@@ -118,6 +137,15 @@ class Watched:
         self.nodes[zone].stop()
         self.gateways[zone].stop()
 
+    def kill(self, region: str) -> None:
+        self.processes[region].kill()
+        self.processes[region].wait()
+
+    def holder(self) -> str:
+        """The region whose controller holds the lease, by its metrics; empty: none of those that run."""
+        alive = [region for region, process in self.processes.items() if process.poll() is None]
+        return next((region for region in alive if self.is_holder(region)), "")
+
     def end(self) -> None:
         for process in self.processes.values():
             with contextlib.suppress(ProcessLookupError):
@@ -130,10 +158,14 @@ class Watched:
 
 @pytest.fixture
 def watched(
-    tmp_path: Path, real: ModuleType, start_server: Callable[[], Any], unused_port: Callable[[], int]
+    tmp_path: Path,
+    real: ModuleType,
+    start_server: Callable[[], Any],
+    unused_port: Callable[[], int],
+    request: pytest.FixtureRequest,
 ) -> Iterator[Watched]:
     servers = [start_server() for _ in real.REGIONS]
-    world = Watched(tmp_path, real, servers, unused_port)
+    world = Watched(tmp_path, real, servers, unused_port, **getattr(request, "param", {}))
     yield world
     world.end()
     for server in servers:
@@ -172,3 +204,47 @@ def test_a_holder_that_stands_still_loses_its_lease_and_does_not_act_when_it_wak
     watched.processes["eu-west"].terminate()
     assert watched.processes["eu-west"].wait(timeout=30) == 0
     eventually(lambda: watched.is_holder("us-east"), "a lease that was given back is taken at once")
+
+
+def in_maintenance(zone: str) -> dict[str, Any]:
+    now = dt.datetime.now(dt.UTC)
+    day = dt.timedelta(days=1)
+    return {"maintenance": [{"domains": [zone], "reason": "new disks", "start": now - day, "end": now + day}]}
+
+
+@pytest.mark.parametrize("watched", [in_maintenance("us-east-1b")], indirect=True)
+def test_a_holder_that_is_killed_is_followed_by_one_that_acts_once_and_a_partitioned_minority_never_acts(
+    watched: Watched,
+) -> None:
+    watched.start("us-east")
+    eventually(lambda: watched.is_holder("us-east"), "the first controller holds the lease")
+    for region in ("eu-west", "ap-south"):
+        watched.start(region)
+        eventually(lambda of=region: watched.said(of) != [], f"{region} watches")
+    watched.kill("us-east")
+    watched.start("us-east", watched.cut_off("us-east"))  # comes back, and reaches nobody: all else is down to it
+    watched.down("eu-west-1a")
+    watched.down("us-east-1b")  # in its maintenance window
+    eventually(lambda: watched.proposals() != [], "the two that see each other agree, and one of them proposes")
+    eventually(lambda: len(held_back(watched)) > 0, "the zone in maintenance is said to be left alone")
+    acted = watched.holder()
+    if acted:  # and is killed in its turn: whoever follows finds what was done
+        watched.kill(acted)
+        watched.start(acted)
+        eventually(lambda: watched.holder() not in ("", "us-east"), "the lease passes on again")
+    before = len(watched.said("eu-west")) + len(watched.said("ap-south"))
+    places = {place["name"]: place for place in watched.status()["places"]}
+    assert places["eu-west-1a"]["outage"]["state"] == "proposed"
+    assert places["us-east-1b"]["outage"]["state"] == "open"
+    lines = [line for region in watched.processes for line in watched.said(region)]
+    assert before
+    assert [line["outage"] for line in lines if line["event"] == "proposed"] == [places["eu-west-1a"]["outage"]["id"]]
+    own = watched.said("us-east")
+    minority = own[max(n for n, line in enumerate(own) if line["event"] == "watching") :]
+    assert not [line for line in minority if line["event"] in ("opened", "proposed", "started", "closed")]
+    assert not [line for line in minority if "held by this controller" in line.get("text", "")]
+
+
+def held_back(watched: Watched) -> list[dict[str, Any]]:
+    lines = [line for region in watched.processes for line in watched.said(region)]
+    return [line for line in lines if line["event"] == "held-back" and "new disks" in line["text"]]
