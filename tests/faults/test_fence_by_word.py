@@ -142,14 +142,14 @@ def test_a_key_moves_when_its_host_is_cut_off_and_two_people_saw_its_process_sto
 @pytest.mark.parametrize(
     ("people", "said"),
     [
-        ({"zoe": True, "zoe@virtengine.com": True}, "1 of 2 people said"),
+        ({"zoe": True, "zoe@virtengine.com": True}, "[01] of 2 people agreed"),
         ({"zoe": True, "yan": False}, "yan refused"),
     ],
 )
 def test_without_two_people_s_word_the_key_stays_and_nobody_is_asked_twice(
-    dark: Callable[..., Any], sites: ModuleType, people: dict[str, bool], said: str
+    dark: Callable[..., Any], sites: ModuleType, paper: Any, people: dict[str, bool], said: str
 ) -> None:
-    site = dark()
+    site = dark(approval=paper.approval.model_copy(update={"limit_s": 3}))
     thread = sites.answer_when_asked(site, people, [])
     with pytest.raises(RefusedError, match=said):
         fail_over(sites)

@@ -20,7 +20,12 @@ PEOPLE: Final[dict[People, int]] = {"none": 0, "one": 1, "two": 2}
 
 PERSON: Final = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
 Person = Annotated[str, StringConstraints(pattern=PERSON)]
-"""As the site's directory knows them, lower case: `zoe` or `zoe@virtengine.com`."""
+"""As the site's directory knows them, lower case: `zoe` or `zoe@virtengine.com`, which are one person."""
+
+
+def identity_of(person: str) -> str:
+    """What two spellings of one person share: an address's part before the `@`."""
+    return person.partition("@")[0]
 
 
 class Approval(Frozen):
@@ -37,8 +42,9 @@ class Approval(Frozen):
     @model_validator(mode="after")
     def _enough_people(self) -> Self:
         most = max((PEOPLE[people] for people in self.runbooks.values()), default=0)
-        if self.people and len(set(self.people)) < most:
-            raise ValueError(f"{most} people have to agree, but only {len(set(self.people))} may: name more in people")
+        different = len({identity_of(person) for person in self.people})
+        if self.people and different < most:
+            raise ValueError(f"{most} people have to agree, but only {different} may: name more in people")
         return self
 
     def needed(self, runbook: str) -> int:

@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, VerificationFailedError
 from vedr.ledger import Entry, RunId
+from vedr.policies.approval import identity_of
 from vedr.ports import ObjectStore
 from vedr.runbook.journal import Journal
 from vedr.runbook.plan import Plan, parse_plan
@@ -160,8 +161,13 @@ def _parse(signed: dict[str, Json]) -> Answer | None:
 
 
 def counted(answers: Iterable[Answer], allowed: Sequence[str]) -> tuple[Answer, ...]:
-    """Those that count: one a person, and only of the people who may answer (empty: everybody)."""
-    by_person = {answer.person: answer for answer in answers if not allowed or answer.person in allowed}
+    """Those that count: one a person by whatever name, a refusal first; of the people who may answer (empty: all)."""
+    by_person: dict[str, Answer] = {}
+    for answer in answers:
+        if not allowed or answer.person in allowed:
+            known = by_person.setdefault(identity_of(answer.person), answer)
+            if known.approved and not answer.approved:
+                by_person[identity_of(answer.person)] = answer
     return tuple(by_person.values())
 
 

@@ -141,10 +141,17 @@ def test_a_runbook_without_a_plan_of_its_own_asks_before_its_first_step_that_act
 
 
 def test_two_people_means_two_different_people(world: World, acted: list[str]) -> None:
-    run = perform(world, TWO, [says(world, "zoe"), says(world, "zoe"), says(world, "yan")])
+    run = perform(world, TWO, [says(world, "zoe"), says(world, "zoe@virtengine.com"), says(world, "yan")])
     people = [entry.payload["person"] for entry in run.entries if entry.kind == "answered"]
     assert people == ["zoe", "yan"]
     assert acted
+
+
+def test_a_refusal_counts_by_whatever_name_it_was_given(world: World, acted: list[str]) -> None:
+    refusal = says(world, "zoe@virtengine.com", approved=False, why="I see it run")
+    with pytest.raises(RefusedError, match="refused the plan"):
+        perform(world, TWO, [says(world, "zoe"), refusal])
+    assert acted == []
 
 
 def test_an_answer_to_another_plan_does_not_count(world: World, acted: list[str]) -> None:
@@ -369,7 +376,7 @@ def test_a_policy_that_nobody_could_fulfil_is_refused() -> None:
         Approval.model_validate({"runbooks": {"RB-DR-03": "two"}})
     assert Approval.model_validate({"runbooks": {"failback": "one"}}).needed("failback") == 1
     with pytest.raises(ValidationError, match="2 people have to agree, but only 1 may"):
-        Approval(runbooks={"RB-DR-003": "two"}, people=("zoe",))
+        Approval(runbooks={"RB-DR-003": "two"}, people=("zoe", "zoe@virtengine.com"))
     assert parse_person(" Zoe@VirtEngine.com") == "zoe@virtengine.com"
     with pytest.raises(InvalidInputError, match="not a person's name"):
         parse_person("zoe; rm")
