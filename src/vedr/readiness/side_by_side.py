@@ -43,6 +43,8 @@ def side_by_side(
     for key, call in calls.items():
         todo.put((key, call))
     for number in range(min(threads, len(calls))):
+        if todo.empty():  # calls that answer at once need no thread each
+            break
         threading.Thread(target=_work, args=(todo, done), name=f"side-{number}", daemon=True).start()
     answers: dict[K, Answer[T]] = {}
     while len(answers) < len(calls):
