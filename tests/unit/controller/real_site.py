@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import tomli_w
 from cryptography.hazmat.primitives import serialization
@@ -16,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 REGIONS = ("us-east", "eu-west", "ap-south")
 ZONES = tuple(f"{region}-1{letter}" for region in REGIONS for letter in "ab")
 CHAIN = "chain-1"
+RECORDED = json.loads((Path(__file__).parents[1] / "chain" / "kvstore_chain.json").read_text())
+LAST = max(int(height) for height in RECORDED["commit"])
 
 
 @dataclass
@@ -63,16 +66,23 @@ def _reply(handler: BaseHTTPRequestHandler, status: int, document: object) -> No
 
 
 def node_service(state: NodeState, port: int = 0) -> Service:
-    """CometBFT's /status and nothing else."""
+    """CometBFT's /status, and what a real chain once answered to /commit and /validators: it stands still since."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if state.hangs is not None:
                 state.hangs.wait(10)
-            if not self.path.startswith("/status"):
-                _reply(self, 500, {"jsonrpc": "2.0", "error": {"code": -1, "message": "no", "data": "not here"}})
-                return
-            _reply(self, 200, {"jsonrpc": "2.0", "id": -1, "result": status_of(state)})
+            asked = urlsplit(self.path)
+            height = parse_qs(asked.query).get("height", [str(LAST)])[0]
+            match asked.path.strip("/"):
+                case "status":
+                    result = status_of(state)
+                case "commit" | "validators" as name if height in RECORDED[name]:
+                    result = RECORDED[name][height]
+                case _:
+                    _reply(self, 500, {"jsonrpc": "2.0", "error": {"code": -1, "message": "no", "data": "not here"}})
+                    return
+            _reply(self, 200, {"jsonrpc": "2.0", "id": -1, "result": result})
 
         def log_message(self, *_: object) -> None:
             pass

@@ -245,6 +245,31 @@ def test_a_holder_that_is_killed_is_followed_by_one_that_acts_once_and_a_partiti
     assert not [line for line in minority if "held by this controller" in line.get("text", "")]
 
 
+@pytest.mark.parametrize("watched", [{"zone": "start"}], indirect=True)
+def test_a_start_whose_answer_is_lost_and_whose_holder_is_killed_is_made_once(watched: Watched) -> None:
+    watched.prefect.lose_answers = True
+    for region in ("us-east", "eu-west", "ap-south"):
+        watched.start(region)
+    eventually(lambda: watched.holder() != "", "one holds the lease")
+    watched.down("eu-west-1a")
+    eventually(lambda: events(watched, "start-unclear") != [], "it was sent, and is said not to be known")
+    first = watched.holder()
+    if first:
+        watched.kill(first)
+    watched.prefect.lose_answers = False
+    eventually(lambda: events(watched, "started") != [], "whoever holds the lease asks again with the same key")
+    (run,) = watched.prefect.runs.values()
+    assert run["deployment"] == "dep-2"
+    assert run["parameters"]["order"]["zone"] == "eu-west-1a"
+    place = next(place for place in watched.status()["places"] if place["name"] == "eu-west-1a")
+    assert run["idempotency_key"] == f"vedr-controller/{place['outage']['id']}"
+    assert place["outage"]["state"] == "started"
+    assert not list((watched.folder / "work" / "controller").glob("*"))  # nor plainly besides
+
+
+def events(watched: Watched, kind: str) -> list[dict[str, Any]]:
+    return [line for region in watched.processes for line in watched.said(region) if line["event"] == kind]
+
+
 def held_back(watched: Watched) -> list[dict[str, Any]]:
-    lines = [line for region in watched.processes for line in watched.said(region)]
-    return [line for line in lines if line["event"] == "held-back" and "new disks" in line["text"]]
+    return [line for line in events(watched, "held-back") if "new disks" in line["text"]]
