@@ -146,10 +146,6 @@ class LightClient:
         """The newest header that the primary has, verified like any other."""
         return self._through_a_primary(lambda primary: self._verified(primary, None))
 
-    def app_hash_at(self, height: Height) -> str:
-        """The application's hash after block `height`: header `height + 1` tells it, and is waited for."""
-        return self.verified_header(Height(height + 1)).app_hash
-
     def _through_a_primary(self, verify: Callable[[HeaderSource], VerifiedHeader]) -> VerifiedHeader:  # (2)
         failures: list[VedrError] = []
         for primary in self._sources:

@@ -140,10 +140,4 @@ def assess(powers: PowerMap, online: Iterable[bytes], *, losing: Iterable[Domain
     )
 
 
-def halts_without(powers: PowerMap, *domains: Domain) -> bool:
-    """Whether losing these domains from the whole set halts the chain, everybody else being online."""
-    everybody = (member.address for member in powers.members)
-    return assess(powers, everybody, losing=domains).halted
-
-
 _KINDS: Final[tuple[DomainKind, ...]] = ("node", "zone", "region")

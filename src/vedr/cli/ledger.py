@@ -72,6 +72,7 @@ def show(run: RunArgument, site: SiteOption = None, as_json: JsonFlag = False) -
     path = ", ".join(f"{name} {_s(ms)}" for name, ms in measured.critical_path)
     verdict = "within" if measured.met else "[red]over[/]"
     stdout.print(f"{_s(measured.total_ms)} since detection, {verdict} the target of {_s(measured.target_ms)}: {path}")
+    stdout.print(f"vedr itself took {measured.overhead_share_pct:.1f} % of the target", highlight=False)
 
 
 @app.command()
@@ -205,6 +206,7 @@ def _summary(run: Recorded) -> dict[str, Json]:
         "target_ms": measured.target_ms,
         "waiting_ms": measured.waiting_ms,
         "overhead_ms": measured.overhead_ms,
+        "overhead_share_permille": round(10 * measured.overhead_share_pct),
         "met": measured.met,
         "entries": len(run.entries),
     }

@@ -35,6 +35,24 @@ def _time(seconds: float | None) -> str:
     return _NONE if seconds is None else duration(round(seconds * 1000)) if seconds else "0"
 
 
+def _measures() -> str:
+    sooner = sorted(
+        {
+            (one.mtd_s, one.title.lower())
+            for one in functions.FUNCTIONS.values()
+            if one.priority == "P0" and one.mtd_s < functions.MTD_S
+        }
+    )
+    exceptions = "".join(f"; {title} {_time(mtd_s)}" for mtd_s, title in sooner)
+    rows = (
+        ("Maximum tolerable downtime", f"{_time(functions.MTD_S)}{exceptions}", "after it, the damage is severe"),
+        ("Recovery time", "by function and by runbook, below", "to restored service, from detection"),
+        ("Recovery point", "by what is lost, below; 0 for chain state and keys", "what may be lost"),
+        ("Work recovery", _time(functions.WORK_RECOVERY_S), "from restored service to full capacity"),
+    )
+    return _table(("Measure", "Value", "Meaning"), rows)
+
+
 def _functions() -> str:
     rows = (
         (
@@ -147,6 +165,7 @@ def _tests() -> str:
 
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "measures": _measures,
     "functions": _functions,
     "tiers": _tiers,
     "strategies": _strategies,

@@ -44,7 +44,6 @@ MAX_REFERENCE_CHARS: Final = 512
 MIN_CHUNK_BYTES: Final = 1024
 MAX_CHUNK_BYTES: Final = 4 * 1024 * 1024  # what a reader holds in memory
 MAX_CHUNKS: Final = 2**20  # 1 TiB in chunks of 1 MiB
-MAX_PAYLOAD_BYTES: Final = MAX_CHUNKS * MAX_CHUNK_BYTES
 
 ARGON2_T: Final = range(3, 10 + 1)  # passes
 ARGON2_M_KIB: Final = range(64 * 1024, 2 * 1024 * 1024 + 1)  # 64 MiB to 2 GiB

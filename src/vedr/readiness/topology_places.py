@@ -103,11 +103,6 @@ def percent(permille: int) -> str:
     return f"{permille / 10:.1f} %"
 
 
-def share_of(power: int, total: int) -> str:
-    """Such as 40.0 %."""
-    return percent(1000 * power // total)
-
-
 def standbys_of(site: Site, hosts: Mapping[str, str] | None = None) -> tuple[Standby, ...]:
     """Where the site's validators can sign besides the place where they do, in regions that have an HSM.
 

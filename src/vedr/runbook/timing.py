@@ -60,6 +60,7 @@ class Timing:
 
     @property
     def overhead_share_pct(self) -> float:
+        """How much of the target is our own: neither a step's work nor people's."""
         return 100 * self.overhead_ms / self.target_ms
 
     @property

@@ -105,7 +105,7 @@ def test_the_tip_is_verified_and_the_app_hash_at_a_height_is_in_the_next_header(
     light_client = client(MadeNode("a", CHAIN), MadeNode("b", CHAIN))
 
     assert light_client.verified_tip().height == 60
-    assert light_client.app_hash_at(Height(41)) == CHAIN[42].header.app_hash.hex().upper()
+    assert light_client.verified_header(Height(42)).app_hash == CHAIN[42].header.app_hash.hex().upper()
 
 
 def test_only_a_light_client_makes_a_verified_header() -> None:
@@ -243,7 +243,7 @@ def test_the_next_block_is_waited_for(client: MakeClient) -> None:
     def grows() -> None:
         a.tip = b.tip = 41
 
-    assert client(a, b, waits=[grows]).app_hash_at(Height(40)) == CHAIN[41].header.app_hash.hex().upper()
+    assert client(a, b, waits=[grows]).verified_header(Height(41)).app_hash == CHAIN[41].header.app_hash.hex().upper()
 
 
 def test_a_block_that_never_comes_or_is_far_ahead_is_not_waited_for_without_end(client: MakeClient) -> None:
