@@ -12,6 +12,7 @@ Leaves out: draining.  A lost zone has nothing that would leave, and a validator
 from dataclasses import dataclass
 from typing import Final
 
+from tasks.failover_orders import Failback
 from vedr.adapters.site import OpenSite, open_site
 from vedr.errors import VedrError
 from vedr.failover.relocation import Relocation, place_of, within
@@ -58,7 +59,7 @@ def cordon(ctx: Ctx, found: Relocation) -> Cordoned:
 
 
 @step(title="Let the zone's hosts be used", budget_s=15, retry=ACT, cannot_undo="they may be used: cordon them by hand")
-def uncordon(ctx: Ctx) -> tuple[str, ...]:
+def uncordon(ctx: Context[Failback]) -> tuple[str, ...]:
     """Gives back what failovers since the last way home have cordoned there; other sites and zones have nothing."""
     with open_site(ctx.order.site) as opened:
         zones = cordoned_in(opened, ctx.order.place)
@@ -89,4 +90,5 @@ def cordoned_in(opened: OpenSite, place: str) -> tuple[str, ...]:
 def _zones(entries: tuple[Entry, ...]) -> list[str]:
     """Also when a cluster was silent: it may have heard."""
     done = [entry for entry in entries if entry.kind == "step_completed" and entry.payload.get("step") == cordon.key]
-    return [cordon.decode(entry.payload["result"]).zone for entry in done]
+    found = [cordon.decode(entry.payload["result"]) for entry in done]
+    return [one.zone for one in found if one is not None]
