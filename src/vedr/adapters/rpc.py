@@ -1,7 +1,8 @@
 """CometBFT's RPC over HTTP.
 
 Guarantees: each call ends within its deadline and reads no more than its size limit; every failure is one of ours.
-Leaves out: retries, which the callers' steps have.
+Leaves out: retries, which the callers' steps have; a node that sends its HTTP head byte by byte, each within the
+deadline.
 """
 
 import time
