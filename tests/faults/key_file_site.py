@@ -15,6 +15,7 @@ from flows import failback, failovers
 from tasks import (
     aftercare,
     binding,
+    cordoning,
     failover_orders,
     key_files,
     outages,
@@ -83,7 +84,18 @@ class Site:
 def put_in_place(site: Site, patch: pytest.MonkeyPatch) -> None:
     """What the steps open."""
     patch.setenv("VEDR_PLAIN", "1")
-    for module in (aftercare, binding, outages, relocating, returning, scaling, serving, failback, key_files):
+    for module in (
+        aftercare,
+        binding,
+        cordoning,
+        outages,
+        relocating,
+        returning,
+        scaling,
+        serving,
+        failback,
+        key_files,
+    ):
         patch.setattr(module, "open_site", site.open)
     for module in (outages, relocating, returning, serving):
         patch.setattr(module, "answers_http", site.world.answers_http)

@@ -18,7 +18,7 @@ import killed_run
 from failover_world import LOST, World, paper_site
 
 from flows import failback, failovers
-from tasks import binding, failover_orders, key_files, outages, relocating, returning, scaling, serving
+from tasks import binding, cordoning, failover_orders, key_files, outages, relocating, returning, scaling, serving
 from tasks.failover_orders import Failback, RegionFailover, ZoneFailover
 from vedr.adapters.site import OpenSite
 from vedr.errors import VedrError
@@ -70,7 +70,7 @@ def put_in_place(world: World, opened: OpenSite) -> None:
     def open_site(_: object) -> Iterator[OpenSite]:
         yield opened
 
-    for module in (binding, outages, relocating, returning, scaling, serving, failback, key_files):
+    for module in (binding, cordoning, outages, relocating, returning, scaling, serving, failback, key_files):
         vars(module)["open_site"] = open_site
     for module in (outages, relocating, returning, serving):
         vars(module)["answers_http"] = world.answers_http
