@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
+from vedr.adapters import dns_answers
 from vedr.adapters.check_probes import SiteNetwork, SiteStores, open_ports
 from vedr.adapters.pkcs11_token_process import TokenProcess
 from vedr.adapters.pkcs11_token_site import make as make_reference
@@ -185,7 +186,9 @@ def test_a_real_lock_is_read_as_it_is(station: Station) -> None:
 # --- names
 
 
-def test_a_real_name_server_is_asked(station: Station, make_knot: Callable[..., Any]) -> None:
+def test_a_real_name_server_is_asked(
+    station: Station, make_knot: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     zone = sys.modules["traffic_parts"].ZONE
     lines = [f"{zone}. 60 SOA ns.{zone}. h.{zone}. 1 300 60 86400 10", f"{zone}. 60 NS ns.{zone}."]
     lines += [f"{name}.{zone}. 60 A 127.0.0.1" for name in ("ns", "api", "rpc", *(f"rpc-{r}" for r in REGIONS))]
@@ -205,7 +208,8 @@ def test_a_real_name_server_is_asked(station: Station, make_knot: Callable[..., 
     knot.update(("api", 60, "A", "192.0.2.66"))
     finding = station.look("dns-health")
     assert (finding.status, "api: points to 192.0.2.66" in finding.observed) == ("failed", True)
-    with knot.frozen():
+    with knot.frozen(), monkeypatch.context() as patch:
+        patch.setattr(dns_answers, "TIMEOUT_S", 0.2)
         finding = station.look("dns-health")
     assert finding.status == "could not run"
     knot.stop()

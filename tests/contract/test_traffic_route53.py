@@ -8,7 +8,7 @@ from loopback_ports import free_port
 from traffic_parts import ALL, ZONE
 from traffic_route53_parts import error_text, record_of
 
-from vedr.adapters import traffic_route53
+from vedr.adapters import dns_answers, traffic_route53
 from vedr.chain.quorum import Domain
 from vedr.errors import ConflictError, CorruptError, DeadlineError, NotFoundError, RefusedError, UnavailableError
 from vedr.failover.traffic_answers import wait_until_answered
@@ -179,7 +179,8 @@ def test_two_guards_are_one_too_many(zone: Any) -> None:
         zone.traffic().picture()
 
 
-def test_a_name_server_that_is_silent_is_no_answer(zone: Any) -> None:
+def test_a_name_server_that_is_silent_is_no_answer(zone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_answers, "TIMEOUT_S", 0.2)
     traffic = zone.traffic(servers=[f"127.0.0.1:{free_port()}"])
     (answer,) = traffic.answers(["api"])
     assert "does not answer" in answer.problem

@@ -1,6 +1,6 @@
 """The key backup in a real Prefect, over real stores and a real secrets manager, and the needles that must be nowhere.
 
-One session: Prefect's server, an S3 server, moto's server; the flow runs in a process of its own, as a worker runs it.
+Prefect's server and the S3 server are the session's; the flow runs in a process of its own, as a worker runs it.
 """
 
 import base64
@@ -25,6 +25,7 @@ import httpx
 import pytest
 from beside import beside
 from loopback_ports import free_port
+from prefect_server import Server, asked
 
 pytestmark = pytest.mark.server
 
@@ -61,7 +62,7 @@ class World:
     folder: Path
     site: Path
     env: dict[str, str]
-    api: str
+    prefect: Path
     moto: str
     maker: ModuleType
     buckets: Path
@@ -111,17 +112,12 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, s3_server: Any) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, s3_server: Any, server: Server) -> Iterator[World]:
+    server.start()  # another file may have left it dead
     folder = tmp_path_factory.mktemp("keys")
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(name: str, command: list[str], env: dict[str, str], ready: str) -> None:
-        with (folder / f"{name}.log").open("ab") as log:
-            processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
-        until(lambda: answers(ready), READY_S, f"{name} answers")
-
-    moto, api = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}/api"
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "VEDR_", "AWS_"))}
+    port = str(free_port())
+    moto = f"http://127.0.0.1:{port}"
+    env = {name: value for name, value in server.env.items() if not name.startswith("AWS_")}
     maker = beside("sitemaker", MAKER)
     home = folder / "home"
     home.mkdir()
@@ -143,28 +139,16 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: Any) -> Iterator[
         "provider_passphrase": maker.secret(folder / "secrets" / "daemon", DAEMON_NEEDLE.encode()),
     }
     site = maker.make_site(home, stores=stores, custody=custody)
-    env = {
-        **plain,
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_URL": api,
-        "PREFECT_LOCAL_STORAGE_PATH": str(folder / "prefect" / "results"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_V2_ENABLED": "false",
-        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
-        "DO_NOT_TRACK": "1",
-        "VEDR_SITE": str(site),
-    }
+    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", port]
+    with (folder / "moto.log").open("ab") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        moto_port, api_port = moto.rpartition(":")[2], api.removesuffix("/api").rpartition(":")[2]
-        server = str(Path(sys.executable).with_name("moto_server"))
-        start("moto", [server, "-H", "127.0.0.1", "-p", moto_port], plain, f"{moto}/moto-api/")
-        prefect = [sys.executable, "-m", "prefect", "server", "start", "--port", api_port]
-        start("prefect", prefect, env, f"{api}/health")
-        yield World(folder, site, env, api, moto, maker, s3_server.folder)
+        until(lambda: answers(f"{moto}/moto-api/"), READY_S, "moto answers")
+        prefect = Path(env["PREFECT_HOME"])
+        yield World(folder, site, env | {"VEDR_SITE": str(site)}, prefect, moto, maker, s3_server.folder)
     finally:
-        for process in processes:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_without_a_passphrase_the_job_fails_and_says_what_to_do(world: World) -> None:
@@ -277,9 +261,9 @@ def test_the_needles_are_nowhere(world: World) -> None:
     """Database, results, logs, events, artifacts, ledger, buckets: every secret in every spelling."""
     needles = world.needles()
     assert len(needles) > 100
-    until(lambda: _flow_runs_ended(world), 60, "Prefect has written what it writes")
+    until(_flow_runs_ended, 60, "Prefect has written what it writes")
     haystack: list[tuple[str, bytes]] = []
-    for path in (world.folder / "prefect").rglob("*"):
+    for path in world.prefect.rglob("*"):
         if path.is_file():
             haystack.append((str(path), path.read_bytes()))
             haystack += [(f"{path} decoded", one) for one in _decoded(path)]
@@ -288,7 +272,7 @@ def test_the_needles_are_nowhere(world: World) -> None:
     haystack += [(str(path), path.read_bytes()) for path in stored]
     haystack += [(str(path), path.read_bytes()) for path in world.folder.glob("*.out")]
     haystack += [(str(path), path.read_bytes()) for path in world.folder.glob("*.log")]
-    database = next(world.folder.glob("prefect/*.db"))
+    database = next(world.prefect.glob("*.db"))
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         for (table,) in connection.execute("select name from sqlite_master where type='table'").fetchall():
             rows = connection.execute(f'select * from "{table}"').fetchall()  # noqa: S608 (its own names)
@@ -312,8 +296,8 @@ def _decoded(path: Path) -> list[bytes]:
         return []
 
 
-def _flow_runs_ended(world: World) -> bool:
-    runs = httpx.post(f"{world.api}/flow_runs/filter", json={}).raise_for_status().json()
+def _flow_runs_ended() -> bool:
+    runs = asked("POST", "/flow_runs/filter", {"flows": {"name": {"any_": ["key-backup"]}}})
     return bool(runs) and all(run["state_type"] in ("COMPLETED", "FAILED") for run in runs)
 
 
