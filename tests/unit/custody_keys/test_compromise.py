@@ -136,8 +136,9 @@ def test_a_consensus_key_is_said_not_to_be_rotatable() -> None:
     assert any("vedr keys restore b" in step for step in steps)
     assert any("peer" in step for step in compromise.operator_steps("node", "n", new="id", backup="b"))
     assert any("Register" in step for step in compromise.operator_steps("provider", "p", new="id", backup="b"))
-    done = compromise.checklist("validator", contained=True, rotated=True, audited=False)
+    done = compromise.checklist("validator", contained=True, evidence=False, rotated=True, audited=False)
     assert done[0].startswith("[x] contained")
+    assert done[1].startswith("[ ] evidence preserved")
     assert "[ ] use of the key audited" in done
 
 
