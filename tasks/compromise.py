@@ -34,6 +34,7 @@ from vedr.runbook.steps import Context, Retry, step
 from vedr.signature import canonical_json
 
 ACT: Final = Retry(attempts=3, delay_s=1.0)
+NO_HOME: Final = "home.txt"  # evidence that says why there is none of the home
 
 
 class KeyCompromise(Order):
@@ -197,7 +198,7 @@ def preserve_evidence(ctx: Ctx, contained: Contained) -> tuple[Item, ...]:
         try:
             home, _, _ = live_home(opened.site, opened.files, owner)
         except UnavailableError as error:
-            items["home.txt"] = (error.message.encode(), "why nothing of the home was kept")
+            items[NO_HOME] = (error.message.encode(), "why nothing of the home was kept")
         else:
             paths = [Path(path) for path in contained.set_aside]
             folder = sorted((home / ("keys" if owner.kind == "provider" else "config")).glob("*"))

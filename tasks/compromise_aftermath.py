@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tasks.compromise import Contained, Ctx, Fenced, chain_without, evidence_folder, naming, owner_of
+from tasks.compromise import NO_HOME, Contained, Ctx, Fenced, chain_without, evidence_folder, naming, owner_of
 from tasks.compromise_containing import InToken, disable_in_tokens, keep_from_use, take_aside, unit_of
 from tasks.keys import provider_passphrase
 from tasks.observing import ask, others, references, tip_of
@@ -304,7 +304,10 @@ def report(
             *compromise.operator_steps(order.kind, order.owner, new=rotated.known_as, backup=rotated.backup),
         )
         is_contained = not rotated.in_tokens  # all else was, before there was a new key
-        done = compromise.checklist(order.kind, contained=is_contained, rotated=True, audited=audited.audited)
+        has_home = all(item.name != NO_HOME for item in items)
+        done = compromise.checklist(
+            order.kind, contained=is_contained, evidence=has_home, rotated=True, audited=audited.audited
+        )
         alarm = "ALARM: the key is used by somebody else. " if audited.alarm else ""
         state = "contained" if is_contained else "contained but for its HSMs"
         headline = f"{alarm}{order.owner}'s {order.kind} key: {state}, replaced by {rotated.known_as}"

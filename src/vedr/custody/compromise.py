@@ -290,15 +290,18 @@ def operator_steps(kind: KeyKind, owner: str, *, new: str, backup: str) -> tuple
     )
 
 
-def checklist(kind: KeyKind, *, contained: bool, rotated: bool, audited: bool) -> tuple[str, ...]:
+def checklist(kind: KeyKind, *, contained: bool, evidence: bool, rotated: bool, audited: bool) -> tuple[str, ...]:
     """The runbook's points, each said to be done or open."""
 
     def mark(done: bool, text: str) -> str:
         return f"[{'x' if done else ' '}] {text}"
 
     return (
-        mark(contained, "contained: the unit is stopped on its host and its key file is out of its place"),
-        mark(True, "evidence preserved and hashed"),
+        mark(
+            contained,
+            "contained: unit stopped, key file out of its place, refused by registers and HSMs where it has any",
+        ),
+        mark(evidence, "evidence preserved and hashed, also of its home"),
         mark(False, "security on call confirmed that they were reached"),
         mark(rotated, "a new key was made and backed up"),
         mark(audited, "use of the key audited" if kind != "provider" else "use of the key audited (by people)"),
