@@ -70,6 +70,7 @@ class S3Server:
     port: int
     credentials: Credentials
     process: subprocess.Popen[bytes] | None = None
+    options: tuple[str, ...] = ()
 
     @property
     def endpoint(self) -> str:
@@ -81,7 +82,7 @@ class S3Server:
             "ROOT_SECRET_ACCESS_KEY": self.credentials.secret_key,
         }
         arguments = [find_binary("labs3"), "--listen", f"127.0.0.1:{self.port}"]
-        arguments += ["--data", str(self.folder / "data"), "--versions", str(self.folder / "versions")]
+        arguments += ["--data", str(self.folder / "data"), "--versions", str(self.folder / "versions"), *self.options]
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(arguments, env=environment, stdout=log, stderr=log)
@@ -140,8 +141,8 @@ class S3Server:
         pytest.fail((self.folder / "log").read_text(), pytrace=False)
 
 
-def start_s3(folder: Path) -> S3Server:
-    server = S3Server(folder, free_port(), Credentials("test-access", random_source.token_hex(16)))
+def start_s3(folder: Path, *options: str) -> S3Server:
+    server = S3Server(folder, free_port(), Credentials("test-access", random_source.token_hex(16)), options=options)
     server.start()
     return server
 
@@ -155,9 +156,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], S3Server]:
-    """Starts a server of the test's own, which the test may kill."""
-    return lambda: start_s3(tmp_path_factory.mktemp("s3"))
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., S3Server]:
+    """Starts a server of the test's own, with those options, which the test may kill."""
+    return lambda *options: start_s3(tmp_path_factory.mktemp("s3"), *options)
 
 
 REGIONS = ("us-east", "eu-west", "ap-south")

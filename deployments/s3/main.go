@@ -60,6 +60,7 @@ func run(ctx context.Context, args []string) error {
 	data := flags.String("data", "", "folder of the buckets (a file system with extended attributes)")
 	versions := flags.String("versions", "", "folder of older object versions; empty: no versioning")
 	region := flags.String("region", "us-east-1", "region name that requests are signed for")
+	durable := flags.Bool("fsync", false, "answer a put only when its object is on the disk, whatever the machine does")
 	verbose := flags.Bool("verbose", false, "print a line for each request")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -75,7 +76,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return embedgw.RunVersityGW(ctx, newAtomicPuts(store), &embedgw.Config{
+	return embedgw.RunVersityGW(ctx, newAtomicPuts(store, *data, *durable), &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: *region, Ports: []string{*listen},
 		MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: maxParts,
 		KeepAlive: true, Quiet: !*verbose, Version: "labs3", IAMCacheDisable: true,

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
+	"path"
+	"path/filepath"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -19,13 +22,18 @@ const etagAttribute = "etag" // set on every object, and not on delete markers
 //
 // The lock is held only from after the body has been received until the object is visible, so that a client that stalls
 // in mid-body holds nobody up.
+//
+// A durable one answers a put when content, attributes and name are on the disk; the gateway itself leaves that to the
+// kernel, which is enough against the death of the process and not against that of the machine.
 type atomicPuts struct {
 	*posix.Posix
-	keys keyedLocks
+	root    string
+	durable bool
+	keys    keyedLocks
 }
 
-func newAtomicPuts(store *posix.Posix) *atomicPuts {
-	return &atomicPuts{Posix: store, keys: keyedLocks{held: make(map[string]*keyLock)}}
+func newAtomicPuts(store *posix.Posix, root string, durable bool) *atomicPuts {
+	return &atomicPuts{Posix: store, root: root, durable: durable, keys: keyedLocks{held: make(map[string]*keyLock)}}
 }
 
 // PutObject writes one object.
@@ -35,7 +43,12 @@ func (a *atomicPuts) PutObject(ctx context.Context, in s3response.PutObjectInput
 	}
 	var unlock func()
 	var refusal error
-	out, err := a.Posix.PutObjectWithPostFunc(ctx, in, func(*os.File) error {
+	out, err := a.Posix.PutObjectWithPostFunc(ctx, in, func(file *os.File) error {
+		if a.durable {
+			if err := file.Sync(); err != nil { // before the lock: nobody waits for another's disk
+				return err
+			}
+		}
 		unlock = a.keys.lock(*in.Bucket + "/" + *in.Key)
 		refusal = recheck(in)
 		return refusal
@@ -46,7 +59,25 @@ func (a *atomicPuts) PutObject(ctx context.Context, in s3response.PutObjectInput
 	if refusal != nil {
 		return s3response.PutObjectOutput{}, refusal // the bare error: the gateway answers 412 only to that
 	}
+	if err == nil && a.durable {
+		err = a.syncName(*in.Bucket, *in.Key)
+	}
 	return out, err
+}
+
+// syncName makes an object's name durable, and those of the folders that it is in, which it may have been the first of.
+func (a *atomicPuts) syncName(bucket, key string) error {
+	for folder := path.Join(bucket, key); folder != "."; {
+		folder = path.Dir(folder)
+		opened, err := os.Open(filepath.Join(a.root, folder))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(opened.Sync(), opened.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // GetObject opens one object; the gateway reads the ETag first and the file afterwards, and a put between the two would

@@ -6,7 +6,7 @@ import resource
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -198,6 +198,31 @@ def locked_store(request: pytest.FixtureRequest) -> ObjectStore:
         return MemoryStore("us-east", locked_for=dt.timedelta(days=1))
     store: S3Store = request.getfixturevalue("s3_server").locked_store("us-east")
     return store
+
+
+def test_a_server_that_waits_for_its_disk_gives_one_winner_and_has_it_after_it_was_killed(
+    start_server: Callable[..., Any],
+) -> None:
+    server = start_server("--fsync")
+    store = server.store("us-east")
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda me: _creates(store, f"writer {me}".encode()), range(8)))
+        server.stop()
+        server.start()
+        assert [store.get(key("deep/in/folders"))] == [mine for mine in won if mine is not None]
+        with pytest.raises(ConflictError):
+            store.create(key("deep/in/folders"), b"later")
+    finally:
+        server.stop()
+
+
+def _creates(store: ObjectStore, data: bytes) -> bytes | None:
+    try:
+        store.create(key("deep/in/folders"), data)
+    except ConflictError:
+        return None
+    return data
 
 
 def test_an_object_lock_refuses_deletion_and_keeps_the_content(locked_store: ObjectStore) -> None:
