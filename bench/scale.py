@@ -11,6 +11,7 @@ registers are in memory; snapshots, proofs and ledger entries are signed.
 import argparse
 import contextlib
 import datetime as dt
+import resource
 import socket
 import sys
 import tempfile
@@ -126,8 +127,10 @@ def measured(folder: Path, shape: Shape) -> tuple[str, bool]:
     simulated = Simulated(folder, shape)
     runs, made = timed(lambda: _fill(simulated))
     print(f"made {SNAPSHOTS} snapshots and {runs} runs in {made.wall_s:.0f} s", file=sys.stderr, flush=True)
+    before_s = _children_cpu_s()
     with serving(simulated.fleet):
         findings, validation = timed(lambda: _validate(simulated))
+    nodes_s = _children_cpu_s() - before_s
     report = timed(lambda: _report(simulated, folder / "reports"))[1]
     with simulated.opened() as opened:
         origin = simulated.fleet.site.regions_by_priority[0]
@@ -150,6 +153,8 @@ def measured(folder: Path, shape: Shape) -> tuple[str, bool]:
         "| What | Clock | CPU | Aim |",
         "|---|---|---|---|",
         *(f"| {what} | {one.wall_s:.1f} | {one.cpu_s:.1f} | {_aim(name)} |" for name, what, one in rows),
+        "",
+        f"The simulated nodes took {nodes_s:.1f} CPU seconds of their own, on the same cores, while they were asked.",
         "",
         *_findings(findings),
     ]
@@ -181,6 +186,12 @@ def timed(act: Callable[[], T]) -> tuple[T, Took]:
     wall_s, cpu_s = time.monotonic(), time.process_time()
     result = act()
     return result, Took(time.monotonic() - wall_s, time.process_time() - cpu_s)
+
+
+def _children_cpu_s() -> float:
+    """Of processes that have ended: the one that answers for the nodes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _aim(name: str) -> str:
