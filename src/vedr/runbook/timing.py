@@ -60,8 +60,8 @@ class Timing:
 
     @property
     def overhead_share_pct(self) -> float:
-        """How much of the target is our own: neither a step's work nor people's."""
-        return 100 * self.overhead_ms / self.target_ms
+        """How much of the target is our own: neither a step's work nor people's; 0 for a run that has no target."""
+        return 100 * self.overhead_ms / self.target_ms if self.target_ms else 0.0
 
     @property
     def critical_path(self) -> tuple[tuple[str, int], ...]:

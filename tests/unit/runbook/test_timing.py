@@ -88,6 +88,7 @@ def test_every_second_from_detection_is_accounted_for_once() -> None:
     assert sum(ms for _, ms in measured.critical_path) == measured.total_ms
     assert measured.critical_path[0] == ("interrupted", 30_000)
     assert measured.overhead_share_pct == pytest.approx(10.0)
+    assert dataclasses.replace(measured, target_ms=0).overhead_share_pct == 0
     assert measured.outcome == "completed"
     assert not measured.met
     assert not measured.rows[0].over_budget
