@@ -14,10 +14,11 @@ from vedr.adapters.memory_store import MemoryStore
 from vedr.adapters.s3_store import Credentials, S3Store
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectStore
+from vedr.runbook.execution import Executor, Plainly
 from vedr.runbook.journal import Journal
 from vedr.runbook.opening import opened_run
 from vedr.runbook.order import Order
-from vedr.runbook.run import Executor, Outcome, Plainly
+from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Context, Runbook, step
 from vedr.signature import Signer
 

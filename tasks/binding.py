@@ -32,9 +32,10 @@ from vedr.errors import VedrError
 from vedr.ledger import RunId
 from vedr.runbook.asking import Inbox
 from vedr.runbook.choices import check_choices
+from vedr.runbook.execution import Executor, Listener, Plainly
 from vedr.runbook.opening import opened_run
 from vedr.runbook.order import new_run_id
-from vedr.runbook.run import Executor, Listener, Outcome, Plainly, Run
+from vedr.runbook.run import Outcome, Run
 from vedr.runbook.steps import O, Retry, Runbook
 from vedr.signature import Json
 
@@ -170,7 +171,7 @@ class PrefectExecutor:
         self._api = api
 
     def execute(self, title: str, key: str, retry: Retry, attempt: Callable[[], T]) -> T:
-        """As vedr.runbook.run.Executor says."""
+        """As vedr.runbook.execution.Executor says."""
         if not self._api.answers():
             return Plainly().execute(title, key, retry, attempt)
         watched = _Watched(attempt)

@@ -57,7 +57,7 @@ class PrefectShow:
         self._thread.join(FLUSH_S)
 
     def entry(self, entry: Entry, measured: Timing, forecast: Forecast) -> None:
-        """As vedr.runbook.run.Listener says."""
+        """As vedr.runbook.execution.Listener says."""
         if entry.kind not in _SILENT_KINDS:
             self._todo.put((entry, measured, forecast))
 

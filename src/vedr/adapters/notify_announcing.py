@@ -156,7 +156,7 @@ class Announcer:
         self._thread.join(2 * self._opened.site.notifications.deadline_s)
 
     def entry(self, entry: Entry, _measured: Timing, _forecast: Forecast) -> None:
-        """As vedr.runbook.run.Listener says."""
+        """As vedr.runbook.execution.Listener says."""
         if event := event_of(entry):
             self._todo.put((entry.run_id, event, entry.seq))
 

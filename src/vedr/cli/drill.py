@@ -71,7 +71,7 @@ class Seen:
         self.run_id: RunId | None = None
 
     def entry(self, entry: Entry, measured: Timing, _: Forecast) -> None:
-        """As vedr.runbook.run.Listener says."""
+        """As vedr.runbook.execution.Listener says."""
         if self.run_id is None and measured.runbook.startswith(DRILL):
             self.run_id = entry.run_id
 

@@ -210,7 +210,7 @@ class Watcher:
         self._step_since_s = time.monotonic()
 
     def entry(self, entry: Entry, measured: Timing, forecast: Forecast) -> None:
-        """As vedr.runbook.run.Listener says."""
+        """As vedr.runbook.execution.Listener says."""
         self.measured, self._forecast = measured, forecast
         if entry.kind == "step_started":
             self._step_since_s = time.monotonic()

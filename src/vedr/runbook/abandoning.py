@@ -18,10 +18,11 @@ from typing import Generic
 
 from vedr.errors import InvalidInputError, RefusedError, VedrError
 from vedr.ledger import Entry, RunId, is_closed
+from vedr.runbook.execution import Executor, Listener, Plainly
 from vedr.runbook.journal import Journal
 from vedr.runbook.lease import Leases
 from vedr.runbook.liveness import Process, await_quiet, this_process
-from vedr.runbook.run import Executor, Listener, Outcome, Plainly, Run
+from vedr.runbook.run import Outcome, Run
 from vedr.runbook.steps import AnyStep, O, Runbook
 from vedr.signature import Json
 

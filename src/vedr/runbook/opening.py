@@ -18,10 +18,11 @@ from vedr.policies.approval import Approval
 from vedr.runbook import timing
 from vedr.runbook.asking import Inbox
 from vedr.runbook.catching_up import LATELY_DAYS, catch_up
+from vedr.runbook.execution import Executor, Listener, Plainly
 from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import Process, await_quiet, this_process
 from vedr.runbook.order import detection_time, new_run_id
-from vedr.runbook.run import Executor, Listener, Plainly, Run
+from vedr.runbook.run import Run
 from vedr.runbook.steps import O, Runbook, without_floats
 from vedr.runbook.writer import Writer
 from vedr.signature import Json

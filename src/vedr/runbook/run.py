@@ -13,7 +13,8 @@ Guarantees: nothing acts without its `step_started` in a majority of regions, no
 site asks; a completed step is never executed
 again; an overrun is recorded and announced, also when it is only predicted, and never ends a run; a run that fails
 stays open.
-Leaves out: what steps do; each must be safe to repeat, and is told (`resuming`) when an earlier process began it.
+Leaves out: what steps do; each must be safe to repeat, and is told (`resuming`) when an earlier process began it.  Who
+executes them, and who is told, are `vedr.runbook.execution`'s.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, Protocol, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from vedr.errors import ConflictError, InvalidInputError, RefusedError, UnavailableError, VedrError
 from vedr.ledger import Entry, Kind, RunId
@@ -31,11 +32,12 @@ from vedr.policies.approval import Approval
 from vedr.runbook import timing
 from vedr.runbook.approval import Answer, Answers
 from vedr.runbook.asking import Asker, Asking, Inbox, UnansweredError
+from vedr.runbook.execution import Executor, Listener
 from vedr.runbook.journal import Journal
 from vedr.runbook.lease import Lease, Leases
 from vedr.runbook.liveness import HEARTBEAT_S
 from vedr.runbook.plan import Plan
-from vedr.runbook.steps import AnyStep, Context, O, P, R, Retry, Runbook, Step, Undo
+from vedr.runbook.steps import AnyStep, Context, O, P, R, Runbook, Step, Undo
 from vedr.runbook.timing import Forecast, Timing, millis
 from vedr.runbook.writer import Writer
 from vedr.signature import Json
@@ -62,42 +64,6 @@ class Outcome:
     met: bool
     waiting_ms: int
     overhead_ms: int
-
-
-class Executor(Protocol):
-    """Executes a step's attempts: plainly, or as the orchestrator's task."""
-
-    def execute(self, title: str, key: str, retry: Retry, attempt: Callable[[], T]) -> T:
-        """Call `attempt` until it returns, the policy is used up, or its error is not transient."""
-
-
-class Listener(Protocol):
-    """Is told everything that happens.  An error that it raises is logged and ends its listening, never the run."""
-
-    def entry(self, entry: Entry, measured: Timing, forecast: Forecast) -> None:
-        """An entry was recorded."""
-
-    def say(self, message: str) -> None:
-        """A line of progress."""
-
-
-class Plainly:
-    """Executes in the calling thread."""
-
-    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._sleep = sleep
-
-    def execute(self, title: str, key: str, retry: Retry, attempt: Callable[[], T]) -> T:
-        """As Executor says."""
-        for delay_s in retry.delays_s:
-            try:
-                return attempt()
-            except VedrError as error:
-                if not error.transient:
-                    raise
-                log.info("%s (%s): %s; again in %g s", title, key, error.message, delay_s)
-            self._sleep(delay_s)
-        return attempt()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from vedr.custody.key_backup_store import KeyRepository
 from vedr.errors import DeadlineError, UnavailableError
 from vedr.inventory import Node, Site, load_site
 from vedr.ports import Pause, UnitState, UnitStatus
-from vedr.runbook.run import Outcome, Plainly
+from vedr.runbook.execution import Plainly
+from vedr.runbook.run import Outcome
 
 POWERS = {1: 10, 2: 10, 3: 10, 4: 10}
 LENGTH, STOPPED_AT = 60, 30

@@ -18,11 +18,12 @@ from vedr.errors import (
 )
 from vedr.ledger import RunId
 from vedr.runbook.abandoning import Abandoned, abandon, ways_back
+from vedr.runbook.execution import Plainly
 from vedr.runbook.lease import Leases
 from vedr.runbook.liveness import this_process
 from vedr.runbook.opening import opened_run
 from vedr.runbook.order import Order
-from vedr.runbook.run import Plainly, Run
+from vedr.runbook.run import Run
 from vedr.runbook.steps import Context, Retry, Runbook, step
 from vedr.runbook.timing import measure
 

@@ -18,11 +18,12 @@ from vedr.errors import (
     VerificationFailedError,
 )
 from vedr.ledger import RunId
+from vedr.runbook.execution import Plainly
 from vedr.runbook.lease import Lease, Leases
 from vedr.runbook.liveness import this_process
 from vedr.runbook.opening import opened_run, recorded_order
 from vedr.runbook.order import Order
-from vedr.runbook.run import Plainly, Run
+from vedr.runbook.run import Run
 from vedr.runbook.steps import Context, Retry, Runbook, step
 from vedr.runbook.timing import measure
 from vedr.targets import TargetOverrides
