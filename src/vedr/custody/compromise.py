@@ -113,12 +113,9 @@ def audit_signatures(
             why_not = f"{source.name} has no block {height} any more"
             break
         _check_link(found, expected, height, source.name)
-        for index, sig in enumerate(found.commit.signatures):
-            if sig.flag is not Flag.ABSENT and sig.address == address:
-                if _is_genuine(found, index, sig, key, tip.chain_id):
-                    signed.append(height)
-                else:
-                    forged += 1
+        genuine = _genuine_ones(found, address, key, tip.chain_id)
+        signed += [height] * genuine.count(True)
+        forged += genuine.count(False)
         scanned.append(height)
         if window.since is not None and found.header.time_ns < window.since.timestamp() * 1e9:
             break
@@ -135,6 +132,15 @@ def audit_signatures(
         forged=forged,
         after_containment=tuple(sorted(h for h in signed if contained_at and h > limit))[:MAX_LISTED],
     )
+
+
+def _genuine_ones(found: SignedHeader, address: bytes, key: Ed25519PublicKey, chain_id: str) -> list[bool]:
+    """Of each signature in the commit that says it is this key's, whether it is."""
+    return [
+        _is_genuine(found, index, sig, key, chain_id)
+        for index, sig in enumerate(found.commit.signatures)
+        if sig.flag is not Flag.ABSENT and sig.address == address
+    ]
 
 
 def _check_link(found: SignedHeader, expected: bytes, height: int, source: str) -> None:
