@@ -97,7 +97,7 @@ def begin(
     def judged() -> Content:
         newest = look(register)
         check(newest)
-        highest([Mark.of_position(newest.position, register.validator.chain_id), *known])  # none contradicts another
+        highest([Mark.of_position(newest.position, register.validator.chain_id), *known])  # or they contradict
         if takes_over(newest, terms) and not terms.planned:
             until = monotonic() + terms.watch_s
             _check_silent(register, newest, is_over=lambda: monotonic() >= until, sleep=sleep)
@@ -119,11 +119,8 @@ def begin(
     except StaleEpochError:  # a region that the look did not wait for has seen a take-over that failed, or somebody's
         before = judged()
         holding = take_over(Epoch(before.epoch + 1))
-    try:
-        last = highest([Mark.of_position(holding.position, register.validator.chain_id), *known])
-    except RefusedError:
-        holding.close()
-        raise
+    # It covers all that is known, and what is known was seen to agree: none contradicts another here.
+    last = highest([Mark.of_position(holding.position, register.validator.chain_id), *known])
     is_left_out = before.position == last.position and not last.sign_bytes
     return Tenure(holding, before.epoch + 1, last, before.position.sign_bytes if is_left_out else b"")
 
