@@ -18,7 +18,7 @@ from vedr.readiness.ports import Ports
 from vedr.readiness.side_by_side import Answer, side_by_side
 
 OpenPorts = Callable[[], AbstractContextManager[Ports]]
-"""Opens the site anew, for one check: what one of them breaks or blocks is no other's.  They may share a node's client."""
+"""Opens the site anew, for one check: what one breaks or blocks is no other's.  A node's client may be shared."""
 
 
 @dataclass(frozen=True, slots=True)
