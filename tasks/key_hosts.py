@@ -7,7 +7,6 @@ Leaves out: moving them (tasks.key_files).
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
 
 from tasks.observing import MAX_ASKED_AT_ONCE, others
 from vedr.adapters.fence_site import why_not
@@ -15,27 +14,18 @@ from vedr.adapters.site import OpenSite
 from vedr.errors import RefusedError, UnavailableError, VedrError
 from vedr.failover.fencing import InstanceStopped
 from vedr.failover.key_disk import address_on
-from vedr.failover.promotion_record import ArmedAt, armed_in, stages_in
+from vedr.failover.key_holders import MOVERS, KeyHolders
+from vedr.failover.promotion_record import stages_in
 from vedr.failover.promotion_stages import Evidence, StageName
 from vedr.failover.relocation_key_files import KeyHosts
 from vedr.failover.signer_disk import LocalSignerDisk
 from vedr.inventory import Node
 from vedr.policies.key_files import FenceWay, KeyFile
 
-MOVERS: Final = ("RB-DR-002", "RB-DR-003", "failback")
-
 
 def holders_in_ledger(opened: OpenSite) -> dict[str, str]:
     """The host where each key file signs, or did last; its validator's own when no run ever moved it."""
-    if not opened.site.key_files:
-        return {}
-    newest: dict[str, ArmedAt] = {}
-    for runbook in MOVERS:
-        for run_id in opened.journal.runs_of(runbook):
-            for name, armed in armed_in(opened.journal.read(run_id).entries).items():
-                newest[name] = max(armed, newest.get(name, armed), key=lambda one: one.epoch)
-    named = {one.validator: one.validator for one in opened.site.key_files}
-    return named | {name: armed.host for name, armed in newest.items() if name in named}
+    return KeyHolders(opened.site.key_files, opened.journal).look()
 
 
 def earlier_stages(opened: OpenSite, validator: str) -> list[tuple[StageName, Evidence]]:
