@@ -19,8 +19,7 @@ from vedr.custody.key_material import KeyKind
 from vedr.inventory import Site
 from vedr.policies.checks import Checks
 from vedr.readiness.ages import judge_age
-from vedr.readiness.backups import JOBS, TAKE
-from vedr.readiness.copies import newest, newest_good
+from vedr.readiness.copies import JOBS, TAKE, newest, newest_good
 from vedr.readiness.custody import BACK_UP, in_files, newest_of_owners
 from vedr.readiness.examining import MARGIN, examine
 from vedr.readiness.finding import Part, Verdict, combine, part_of
