@@ -74,24 +74,6 @@ class Machinery:
         )
         self.workloads[name] = (plural, node)
 
-    def protect(self, name: str, *, allowed: int) -> None:
-        """A disruption budget over the workload's pods."""
-        path = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets"
-        spec = {"minAvailable": 1, "selector": {"matchLabels": {"app.kubernetes.io/name": name}}}
-        with contextlib.suppress(ConflictError):
-            self.api.create(
-                path,
-                {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec},
-            )
-        status = {
-            "disruptionsAllowed": allowed,
-            "currentHealthy": 2,
-            "desiredHealthy": 1,
-            "expectedPods": 2,
-            "observedGeneration": 1,
-        }
-        self.api.merge(f"{path}/{name}/status", {"status": status})
-
     def pods(self, name: str) -> list[Json]:
         return [dict(pod) for pod in self.api.list(PODS, labelSelector=f"app.kubernetes.io/name={name}")]
 

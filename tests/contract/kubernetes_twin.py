@@ -1,8 +1,8 @@
 """A Kubernetes API for tests: the documented semantics that vedr relies on, over HTTPS, in this process.
 
 Objects have uid, generation and resourceVersion; a PUT with another resourceVersion is a 409; lists take label and
-field selectors and come in pages; pods are deleted in two steps, the second by the kubelet with a grace of 0; an
-eviction is a 429 while a disruption budget allows none; `scale` is a view of its workload.
+field selectors and come in pages; pods are deleted in two steps, the second by the kubelet with a grace of 0;
+`scale` is a view of its workload.
 
 No watches, no admission, no schema.
 """
@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 TOKEN: Final = "a-token-of-the-test"
 PAGE: Final = 2  # smaller than any client asks for, so that every client has to page
-KINDS: Final = ("namespaces", "nodes", "pods", "statefulsets", "deployments", "poddisruptionbudgets")
+KINDS: Final = ("namespaces", "nodes", "pods", "statefulsets", "deployments")
 Json = dict[str, Any]
 
 
@@ -47,12 +47,10 @@ class Store:
     versions: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def answer(self, method: str, path: str, query: Mapping[str, str], body: Json) -> Json:  # noqa: PLR0911
+    def answer(self, method: str, path: str, query: Mapping[str, str], body: Json) -> Json:
         with self.lock:
             if path.endswith("/scale"):
                 return self._scale(method, path.removesuffix("/scale"), body)
-            if path.endswith("/eviction"):
-                return self._evict(path.removesuffix("/eviction"), body)
             target = path.removesuffix("/status")
             match method:
                 case "GET":
@@ -129,18 +127,6 @@ class Store:
             "spec": {"replicas": replicas} if replicas else {},
             "status": {"replicas": 0, "selector": ",".join(f"{k}={v}" for k, v in labels.items())},
         }
-
-    def _evict(self, path: str, body: Json) -> Json:
-        pod = self._read(path)
-        budgets = self._list(
-            re.sub(r"/api/v1/(namespaces/[^/]+)/.*", r"/apis/policy/v1/\1/poddisruptionbudgets", path), {}
-        )
-        for budget in budgets["items"]:
-            selector = ",".join(f"{k}={v}" for k, v in budget["spec"]["selector"]["matchLabels"].items())
-            is_covered = _has(pod["metadata"]["labels"], selector) and "deletionTimestamp" not in pod["metadata"]
-            if is_covered and not budget.get("status", {}).get("disruptionsAllowed"):
-                raise Refused(429, "Cannot evict pod as it would violate the pod's disruption budget.")
-        return self._delete(path, body.get("deleteOptions") or {})
 
 
 def _has(labels: Mapping[str, str], selector: str) -> bool:
