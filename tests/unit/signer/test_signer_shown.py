@@ -19,7 +19,6 @@ from vedr.adapters.metrics_http import serve_metrics
 from vedr.adapters.privval_signer import CountedRegisters, Settings
 from vedr.adapters.site import OpenSite
 from vedr.cli import signer as command
-from vedr.cli.output import stdout
 from vedr.errors import (
     ConflictError,
     InvalidInputError,
@@ -70,7 +69,7 @@ class Terminal:
             yield opened
 
         monkeypatch.setattr(command, "open_site", open_site)
-        monkeypatch.setattr(stdout, "width", 200)
+        monkeypatch.setenv("COLUMNS", "200")  # a width that is set on the console stays with it
 
     def __call__(self, *arguments: str) -> str:
         result = CliRunner().invoke(command.app, list(arguments))
