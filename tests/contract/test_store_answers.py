@@ -16,6 +16,7 @@ from vedr.adapters.s3_answers import MAX_SAID_CHARS, Place
 from vedr.adapters.s3_registers import S3Registers
 from vedr.adapters.s3_store import Credentials, S3Store
 from vedr.errors import NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey
 from vedr.runbook.replicas import Replicas, Slot
 
@@ -142,6 +143,11 @@ def test_an_overloaded_server_is_tried_again_and_quoted_in_one_short_line(s3_ser
         with pytest.raises(UnavailableError, match="503 SlowDown"):
             store.facts()
     assert len(found.value.message) < MAX_SAID_CHARS + 120
+
+
+def test_amazons_own_endpoint_is_named_as_amazons() -> None:
+    place = Place("eu-west", StoreConfig(bucket="state", cloud_region="eu-west-1"))
+    assert place.name("a/b") == "s3://state/a/b in eu-west (Amazon S3, eu-west-1)"
 
 
 def test_an_absent_object_is_told_from_an_absent_bucket(s3_server: Any) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from vedr.backup import replicate, restore, retention, verify
 from vedr.backup.layout import manifest_key, object_key
-from vedr.backup.repository import list_snapshots, load_manifest
+from vedr.backup.repository import list_snapshots, load_manifest, no_region
 from vedr.errors import (
+    ConflictError,
     NotFoundError,
+    RefusedError,
     UnavailableError,
     VedrError,
     VerificationFailedError,
@@ -117,6 +119,24 @@ def test_a_failure_whose_record_is_damaged_everywhere_still_takes_the_proof_away
         for key in failed:
             store.damage(key, store.get(passed) if spoilt is None else spoilt)
     assert verify.newest_proofs(world.repository, "us-east", "state") == {}
+
+
+def test_verifications_that_pile_up_in_one_second_end_with_an_error_and_not_unrecorded(world: Any) -> None:
+    world.back_up()
+    outcome = verify.verify(world.repository, world.listed()[0], depth=1)
+    for number in range(1, verify.SAME_SECOND):
+        verify.record(world.repository, dataclasses.replace(outcome, took_s=float(1000 + number)))
+    with pytest.raises(ConflictError):
+        verify.record(world.repository, dataclasses.replace(outcome, took_s=2000.0))
+
+
+def test_stores_that_all_refuse_are_told_as_refusing_with_what_to_correct() -> None:
+    wrong = RefusedError("the secret key is wrong", remedy="Correct the credentials.")
+    error = no_region("manifest x", {"us-east": wrong, "eu-west": wrong})
+    assert isinstance(error, RefusedError)
+    assert error.remedy == "Correct the credentials."
+    mixed = no_region("manifest x", {"us-east": wrong, "eu-west": UnavailableError("down")})
+    assert isinstance(mixed, UnavailableError)
 
 
 def test_a_failure_in_one_regions_record_outweighs_a_pass_of_the_same_second(world: Any) -> None:
