@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from vedr.errors import RefusedError
 from vedr.failover.promotion_record import TEXT, ArmedAt, armed_in, facts_of, stages_in
 from vedr.failover.promotion_stages import Evidence, StageName
 from vedr.ledger import Digest, Entry, Kind, RunId
@@ -26,8 +27,6 @@ def armed(epoch: int, host: str) -> Evidence:
 
 OTHERS = [
     entry({"text": "promotion of a colleague", "validator": "a", "stage": "armed", "evidence": {}}),
-    entry({"text": TEXT, "validator": "a", "stage": "armed", "evidence": "none"}),
-    entry({"text": TEXT, "validator": "a", "stage": "danced", "evidence": {"epoch": 9, "host": "x"}}),
     entry({**facts_of("a", "armed", armed(9, "x")), "text": TEXT}, kind="step_completed"),
 ]
 """Entries that a run has besides, and that are no stage of this key."""
@@ -44,6 +43,23 @@ def test_a_key_s_stages_come_back_in_order_and_no_other_key_s() -> None:
     assert stages_in(entries, "a") == [("locked", locked), ("armed", armed(1, "standby"))]
     assert stages_in(entries, "b") == [("locked", {"epoch": 2})]
     assert stages_in(entries, "c") == []
+
+
+UNREADABLE = [
+    entry({"text": TEXT, "validator": "a", "stage": "armed", "evidence": "none"}),
+    entry({"text": TEXT, "validator": "a", "stage": "danced", "evidence": {"epoch": 9, "host": "x"}}),
+]
+"""Records of this key by another version."""
+
+
+@pytest.mark.parametrize("odd", UNREADABLE)
+def test_a_record_that_cannot_be_read_stops_this_key_and_no_other(odd: Entry) -> None:
+    """It may say that a host was let sign."""
+    entries = [note("a", "armed", armed(1, "standby")), odd, note("b", "locked", {"epoch": 2})]
+    with pytest.raises(RefusedError, match=r"entry 1 of run inc-20270101-000000-aaaa tells of a's key"):
+        stages_in(entries, "a")
+    assert stages_in(entries, "b") == [("locked", {"epoch": 2})]
+    assert armed_in(entries) == {"a": ArmedAt(1, "standby")}
 
 
 def test_a_host_that_was_only_about_to_be_let_sign_counts_as_one_that_may_have() -> None:
