@@ -115,11 +115,16 @@ class Journal:
         """Go on with a run under the next epoch, which fences every earlier writer of it.
 
         Raises:
-            NotFoundError: no such run.
+            NotFoundError: no such run, or nothing genuine of it.
             RefusedError: it is closed.
             ConflictError: its last entry cannot be decided before another region answers, or somebody writes right now.
         """
         chain = self.settled(run_id)
+        if not chain:
+            raise NotFoundError(
+                f"no genuine entry of run {run_id} is in the ledger of site {self.site}",
+                remedy="Somebody wrote what is there: vedr ledger verify names it. Start a new run.",
+            )
         writer = Writer(self, run_id, chain)
         if chain[-1].entry.kind == "closed":
             raise RefusedError(

@@ -128,6 +128,12 @@ def test_a_stale_writer_is_fenced_by_the_one_that_resumed(world: World) -> None:
     assert [e.kind for e in world.journal().read(RUN).entries] == ["opened", "resumed", "note"]
 
 
+def test_a_run_of_which_only_a_forgery_is_stored_cannot_be_gone_on_with(world: World) -> None:
+    world.stores["eu-west"].create(key(0), b"{}")
+    with pytest.raises(NotFoundError, match=r"no genuine entry of run inc-20260214-031500-aaaa"):
+        world.journal().resume(RUN, {})
+
+
 def test_a_run_that_died_between_two_puts_is_completed_by_the_next_reader(world: World) -> None:
     writer = world.journal().open(RUN, "RB-DR-001", {})
     settled(world, 0)
