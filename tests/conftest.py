@@ -50,6 +50,7 @@ free_port = beside("loopback_ports", HERE / "ports.py").free_port
 beside("folder_store", HERE / "stores" / "folder_store.py")
 REPOSITORY = HERE.parent
 START_DEADLINE_S = 15.0
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it to 80, and a console that is made then stays so narrow
 
 
 def find_binary(name: str) -> str:
