@@ -104,6 +104,7 @@ class Knot:
         """It is there and says nothing."""
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # a thread that runs elsewhere still answers a moment longer
         try:
             yield
         finally:
