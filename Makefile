@@ -13,7 +13,7 @@ SHELL := /bin/bash
 LAB ?= lab
 NETWORK ?=
 PORT_BASE ?=
-WORKERS ?= 0
+WORKERS ?= 2
 
 VENV := .venv/bin
 VEDR := $(VENV)/vedr
@@ -70,10 +70,12 @@ gotest: build
 	cd deployments/lab && $(GO) vet ./... && $(GO) test ./...
 	cd deployments/s3 && $(GO) vet ./... && $(GO) test ./...
 
-# WORKERS=2 shares out the test files among as many processes; networks that stay up for their tests run alone, in order
+# The files are shared out in this order among WORKERS processes; 0: one after the other in this one.  Those with Prefect
+# come last: its server takes processor time for as long as it is up.  Networks that stay up for their tests run alone.
 pytest: build
 	@export PATH="$(CURDIR)/$(VENV):$$PATH" failed=0; \
-	pytest --numprocesses $(WORKERS) --dist loadfile tests/unit tests/properties tests/contract tests/faults tests/flows || failed=1; \
+	pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	    tests/unit tests/properties tests/contract tests/faults tests/flows || failed=1; \
 	pytest tests/chain tests/lab || failed=1; \
 	exit $$failed
 
