@@ -186,7 +186,10 @@ def _newest_snapshot(opened: OpenSite) -> tuple[int, Height | None]:
     return verified.manifest.total_bytes, verified.manifest.height
 
 
-@step(title="Stop what is left of it", budget_s=30, retry=ACT)
+@step(
+    title="Stop what is left of it", budget_s=30, retry=ACT,
+    cannot_undo="the node had failed before: run RB-DR-001 for it again, which guards its signature",
+)  # fmt: skip
 def stop_node(ctx: Ctx) -> str:
     """Stops the unit on its host, by force when it does not end by itself, so that nothing writes and nothing signs."""
     with open_site(ctx.order.site) as opened:
@@ -194,7 +197,10 @@ def stop_node(ctx: Ctx) -> str:
         return ensure_stopped(ctx, opened, node)
 
 
-@step(title="Recover the data", budget_s=90, retry=ACT)
+@step(
+    title="Recover the data", budget_s=90, retry=ACT,
+    cannot_undo="what was there before lies in the node's home as data.vedr-old-<run>, where it was exchanged",
+)  # fmt: skip
 def recover_data(ctx: Ctx, choice: Choice) -> Recovered:
     """Brings the data back by the chosen way; the old data stays beside it until the node serves again."""
     with open_site(ctx.order.site) as opened:
@@ -246,21 +252,24 @@ def sync_plan(run_id: str, opened: OpenSite, node: Node) -> state_sync.StateSync
     return state_sync.StateSyncPlan(opened.files.home(node), run_id)
 
 
-@step(title="Guard against a second signature", budget_s=25, retry=PROBE)
+@step(
+    title="Guard against a second signature", budget_s=25, retry=PROBE,
+    cannot_undo="a sign-state only ever rises: nothing has to be done",
+)  # fmt: skip
 def guard_signing(ctx: Ctx) -> Guarded:
     """Validators: fences the old signer, finds the floor that its disk, the chain and survivors prove, writes it."""
     with open_site(ctx.order.site) as opened:
         return guard(opened, opened.site.node(ctx.order.node), ctx.say)
 
 
-@step(title="Start the node", budget_s=10, retry=ACT)
+@step(title="Start the node", budget_s=10, retry=ACT, cannot_undo="the node runs, and signs above its floor only")
 def start_node(ctx: Ctx, guarded: Guarded) -> str:
     """Starts the unit on its host."""
     with open_site(ctx.order.site) as opened:
         return start_guarded(opened, opened.site.node(ctx.order.node), guarded)
 
 
-@step(title="Watch it catch up", budget_s=40, retry=PROBE)
+@step(title="Watch it catch up", budget_s=40, retry=PROBE, cannot_undo="the node runs with what was brought")
 def monitor_sync(ctx: Ctx, recovered: Recovered) -> CaughtUp:
     """Waits until it is at the tip; a state sync or block sync that stalls is replaced by a snapshot."""
     with open_site(ctx.order.site) as opened:
@@ -293,7 +302,7 @@ def verify_participation(ctx: Ctx) -> Participating:
         return participation(opened, node)
 
 
-@step(title="Tidy up", budget_s=5, retry=ACT)
+@step(title="Tidy up", budget_s=5, retry=ACT, cannot_undo="the data from before may be gone: the node serves")
 def tidy_up(ctx: Ctx, caught_up: CaughtUp) -> str:
     """Removes the data that was kept for the way back, now that the node is seen to serve."""
     with open_site(ctx.order.site) as opened:
