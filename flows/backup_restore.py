@@ -1,9 +1,10 @@
 """RB-DR-006: bring a node's chain state back from a snapshot."""
 
-from typing import Final
+from typing import Final, cast
 
 from tasks.binding import open_run, runbook_flow
 from tasks.orders import BackupRestore
+from tasks.recovery import Proven
 from tasks.restoring import (
     choose_point,
     fetch_and_prove,
@@ -47,7 +48,8 @@ def backup_restore(order: BackupRestore) -> Outcome:
     """
     with open_run(RUNBOOK, order) as run:
         points = run.step(choose_point)
-        proven = run.step(fetch_and_prove, points)  # beside the live data, which nobody touches before this holds
+        # beside the live data, which nobody touches before this holds; not None: that is only what undoing may get
+        proven = cast("Proven", run.step(fetch_and_prove, points))
         run.step(stop_for_restore)
         run.step(swap_in, proven)
         guarded = run.step(guard_signing)
