@@ -35,10 +35,10 @@ class Cordoned:
 
 
 def let_use(ctx: Ctx, cordoned: Cordoned | None) -> str:
-    """Also when nobody knows whether they were cordoned; quiet where they were not."""
+    """Lets the zone's hosts be used again, where they were cordoned."""
     if cordoned is not None:
         with open_site(ctx.order.site) as opened:
-            return f"{', '.join(opened.zones.uncordon(cordoned.zone))} may be used again"
+            return f"{', '.join(opened.zones.uncordon(cordoned.zone)) or 'no host'} may be used again"
     return "whether its hosts were cordoned is not known: kubectl get nodes"
 
 
@@ -74,7 +74,7 @@ def cordoned_in(opened: OpenSite, place: str) -> tuple[str, ...]:
         return ()
     domain = place_of(opened.site, place)
     ids = [run_id for name in ("RB-DR-002", "failback") for run_id in opened.journal.runs_of(name)]
-    runs = [opened.journal.read(run_id).entries for run_id in ids]
+    runs = [entries for run_id in ids if (entries := opened.journal.read(run_id).entries)]  # none: just being opened
     found: dict[str, None] = {}
     for entries in sorted(runs, key=lambda entries: entries[0].time):
         last = entries[-1]
