@@ -99,7 +99,7 @@ def test_a_pause_freezes_and_resuming_says_how_long(fleet: LabFleet) -> None:
 
 def test_a_forgotten_pause_ends_by_itself_and_is_told_as_expired(fleet: LabFleet) -> None:
     fleet.start("sleeper", ZONE)
-    fleet.pause("sleeper", ZONE, limit_s=0.05)
+    fleet.pause("sleeper", ZONE, limit_s=0.5)
     deadline = time.monotonic() + DEADLINE_S
     while fleet.status("sleeper", ZONE).state == "paused" and time.monotonic() < deadline:
         time.sleep(0.01)
