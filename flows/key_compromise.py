@@ -33,5 +33,5 @@ def key_compromise(order: KeyCompromise) -> Outcome:
         assessed = run.step(assess, fenced)
         rotated = run.step(rotate_key, contained, fenced)
         audited = run.step(audit_use, contained, fenced)  # late, so that there are blocks after the containment
-        run.step(report, contained, items=evidence, rotated=rotated, audited=audited, assessed=assessed)
+        run.step(report, contained, items=evidence, fenced=fenced, rotated=rotated, audited=audited, assessed=assessed)
     return run.outcome

@@ -17,6 +17,7 @@ from tasks.compromise_containing import InToken, keep_from_use, unit_of
 from tasks.notifying import Announced, announce
 from tasks.observing import ask, references, tip_of
 from tasks.orders import OneLine
+from vedr.adapters.pkcs11_token_site import references as hsm_references
 from vedr.adapters.site import OpenSite, open_site
 from vedr.chain import quorum
 from vedr.chain.rpc import signing_lately
@@ -24,7 +25,7 @@ from vedr.custody import compromise, key_backup_store
 from vedr.custody.compromise import Item
 from vedr.custody.key_backup_catalogue import Backup, Revocation
 from vedr.custody.key_backup_collect import Owner, live_home
-from vedr.custody.key_material import read_key_file
+from vedr.custody.key_material import Identity, read_key_file
 from vedr.custody.key_material_process import no_core_dumps
 from vedr.errors import InvalidInputError, NotFoundError, UnavailableError, VedrError
 from vedr.inventory import Node
@@ -226,14 +227,14 @@ def fence_key(ctx: Ctx, contained: Contained) -> Fenced:
             revocation = Revocation(fingerprint, owner.kind, owner.name, opened.journal.clock(), ctx.run_id, reason)
             regions = key_backup_store.revoke(opened.keys, owner.region, revocation)
     if not known:
-        ctx.say(f"nobody knows {owner.name}'s key: it has no file and no backup; it could not be revoked by name")
+        ctx.say(f"nobody knows {owner.name}'s key: no file, backup or HSM reference; it could not be revoked by name")
     return Fenced(
         tuple(one[0] for one in known), tuple(one[1] for one in known), tuple(one[2] for one in known), regions
     )
 
 
 def _known_keys(opened: OpenSite, owner: Owner, contained: Contained) -> list[tuple[str, str, str]]:
-    """Fingerprint, public key and address, from the files set aside and from the newest backup before this run."""
+    """Fingerprint, public key and address: of the files set aside, the newest backup before this run, and HSMs."""
     found: dict[str, tuple[str, str, str]] = {}
     for path in map(Path, contained.set_aside):
         try:
@@ -244,7 +245,21 @@ def _known_keys(opened: OpenSite, owner: Owner, contained: Contained) -> list[tu
     backup = _backup_before(opened, owner, contained)
     for key in backup.keys if backup else ():
         found.setdefault(key.fingerprint, (key.fingerprint, key.public_key, key.address))
+    for identity in _referenced(opened, owner):
+        found.setdefault(identity.fingerprint, (identity.fingerprint, identity.public_key, identity.address))
     return list(found.values())
+
+
+def _referenced(opened: OpenSite, owner: Owner) -> list[Identity]:
+    """A validator's key that tokens hold: the only place that tells its public half where it has no file."""
+    if owner.kind != "validator" or not opened.site.signers_of(owner.name):
+        return []
+    address = opened.site.node(owner.name).address
+    return [
+        Identity("ed25519", one.public.raw_ed25519.hex(), address)
+        for one in hsm_references(opened).all_newest()
+        if one.consensus_address == address
+    ]
 
 
 def _backup_before(opened: OpenSite, owner: Owner, contained: Contained) -> Backup | None:

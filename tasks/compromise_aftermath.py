@@ -294,14 +294,23 @@ def _audit_peers(opened: OpenSite, owner: Owner, fenced: Fenced) -> Audited:
 
 @step(title="Report", budget_s=30, retry=ACT)
 def report(
-    ctx: Ctx, contained: Contained, *, items: tuple[Item, ...], rotated: Rotated, audited: Audited, assessed: Assessment
+    ctx: Ctx,
+    contained: Contained,
+    *,
+    items: tuple[Item, ...],
+    fenced: Fenced,
+    rotated: Rotated,
+    audited: Audited,
+    assessed: Assessment,
 ) -> Report:
     """Writes checklist, what people have to do, and the evidence's hashes; signed, into every region."""
     order = ctx.order
     with open_site(order.site) as opened:
         steps = (
             *(f"{token}: disable it by hand, in that token" for token in rotated.in_tokens),
-            *compromise.operator_steps(order.kind, order.owner, new=rotated.known_as, backup=rotated.backup),
+            *compromise.operator_steps(
+                order.kind, order.owner, new=rotated.known_as, backup=rotated.backup, revoked=bool(fenced.fingerprints)
+            ),
         )
         is_contained = not rotated.in_tokens  # all else was, before there was a new key
         has_home = all(item.name != NO_HOME for item in items)

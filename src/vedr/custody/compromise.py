@@ -264,7 +264,7 @@ def set_aside(path: Path, incident: str) -> Path | None:
 UNBONDING_DAYS: Final = 14  # VirtEngine's 1,209,600 s
 
 
-def operator_steps(kind: KeyKind, owner: str, *, new: str, backup: str) -> tuple[str, ...]:
+def operator_steps(kind: KeyKind, owner: str, *, new: str, backup: str, revoked: bool) -> tuple[str, ...]:
     """What only people and the chain can do, in its order.
 
     Args:
@@ -272,11 +272,14 @@ def operator_steps(kind: KeyKind, owner: str, *, new: str, backup: str) -> tuple
         owner: Whose it is.
         new: What the new key is known by: consensus address, node id, or fingerprint.
         backup: The new key's backup.
+        revoked: Whether the old key is recorded as such.
     """
+    known = "it is recorded as revoked, and vedr refuses to restore it"
+    unknown = "it could not be recorded as revoked, for nobody knew its public half, and vedr would restore a copy"
     if kind == "validator":
         return (
             f"The chain cannot rotate a consensus key: {owner}'s validator is retired and replaced by a new one.",
-            "Never start the old key again, anywhere: it is recorded as revoked, and vedr refuses to restore it.",
+            f"Never start the old key again, anywhere: {known if revoked else unknown}.",
             "Unbond the operator's self-delegation: that jails the validator now, not only after the signing window.",
             f"It can still be slashed for what the old key signs until it is unbonded, {UNBONDING_DAYS} days.",
             f"On a clean host: vedr keys restore {backup} (its consensus address is {new}).",

@@ -130,12 +130,14 @@ def test_a_key_is_taken_out_of_its_place_once(tmp_path: Path) -> None:
 
 
 def test_a_consensus_key_is_said_not_to_be_rotatable() -> None:
-    steps = compromise.operator_steps("validator", "v", new="ABC", backup="b")
+    steps = compromise.operator_steps("validator", "v", new="ABC", backup="b", revoked=True)
     assert "cannot rotate a consensus key" in steps[0]
     assert "Never start the old key again" in steps[1]
     assert any("vedr keys restore b" in step for step in steps)
-    assert any("peer" in step for step in compromise.operator_steps("node", "n", new="id", backup="b"))
-    assert any("Register" in step for step in compromise.operator_steps("provider", "p", new="id", backup="b"))
+    assert any("peer" in step for step in compromise.operator_steps("node", "n", new="id", backup="b", revoked=True))
+    assert any(
+        "Register" in step for step in compromise.operator_steps("provider", "p", new="id", backup="b", revoked=True)
+    )
     done = compromise.checklist("validator", contained=True, evidence=False, rotated=True, audited=False)
     assert done[0].startswith("[x] contained")
     assert done[1].startswith("[ ] evidence preserved")

@@ -23,6 +23,7 @@ from vedr.adapters.pkcs11_token_process import TokenProcess
 from vedr.chain.appointment import NOBODY, appointed
 from vedr.chain.register import NEVER_SIGNED, Validator
 from vedr.chain.register_holding import SignStateRegister
+from vedr.custody.key_material import VALIDATOR_FILE
 from vedr.errors import UnavailableError, VedrError
 from vedr.inventory import RemoteSigner, Site
 
@@ -182,3 +183,34 @@ def test_the_key_is_disabled_in_every_region_s_token_and_one_that_is_silent_is_l
     assert report["checklist"][0].startswith("[ ] contained")
     assert "disable it by hand" in report["operator_steps"][0]
     assert made.is_denied
+
+
+def only_in_its_token(made: Remote) -> None:
+    """No file, and no backup of one."""
+    (made.site.files.home(made.site.site.node(OWNER)) / VALIDATOR_FILE).unlink()
+    for store in made.site.keys.stores.values():
+        for stored in store.list(""):
+            store.delete(stored.key)
+
+
+@pytest.mark.server
+def test_a_key_that_only_tokens_hold_is_revoked_by_their_reference(
+    site_path: Path, monkeypatch: pytest.MonkeyPatch, soft_hsm: Any
+) -> None:
+    tokens = Tokens(soft_hsm)
+    with remote(site_path, monkeypatch, tokens.on) as made:
+        only_in_its_token(made)
+        pkcs11_token_site.make(made.site, "val-0", role="validator")
+        done = compromised(made.site)
+    public_key = key(1).public_key().public_bytes_raw().hex()
+    assert done["fence_key"]["public_keys"] == [public_key]
+    assert any("it is recorded as revoked" in step for step in done["report"]["operator_steps"])
+
+
+def test_a_key_that_nobody_knows_is_not_said_to_be_revoked(site_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with remote(site_path, monkeypatch) as made:
+        only_in_its_token(made)
+        done = compromised(made.site)
+    assert done["fence_key"]["fingerprints"] == []
+    assert not any("it is recorded as revoked" in step for step in done["report"]["operator_steps"])
+    assert any("could not be recorded" in step for step in done["report"]["operator_steps"])
