@@ -132,17 +132,20 @@ def _staging(home: Path) -> Iterator[Path]:
 
 
 def _require_room(node: Node | Provider, home: Path, data: Path) -> None:
-    mutable = sum(
-        (data / path).stat().st_size
-        for path, _ in _scan(data)
-        if not _IMMUTABLE.search(path) and (data / path).exists()
-    )
+    mutable = sum(_size_bytes(data / path) for path, _ in _scan(data) if not _IMMUTABLE.search(path))
     free = shutil.disk_usage(home).free
     if free < mutable + SPARE_BYTES:
         raise NoSpaceError(
             f"{node.name}: {free} bytes free in {home}, a capture needs {mutable} and {SPARE_BYTES} to spare",
             remedy="Free some space on the node's disk; the node was not touched.",
         )
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # the node runs: it has removed or renamed it since it was listed
+        return 0
 
 
 def _paused(node: Node | Provider, fleet: Fleet, copy: "_Copy") -> int:

@@ -192,6 +192,10 @@ def test_the_node_runs_on_when_the_copy_fails(
     assert fleet.calls == ["pause", "resume"]
 
 
+def test_a_file_that_goes_while_the_room_is_reckoned_takes_none(tmp_path: Path) -> None:
+    assert capturing._size_bytes(tmp_path / "000104.ldb.tmp") == 0
+
+
 def test_one_capture_of_a_node_at_a_time_and_leftovers_go(node: Node, tmp_path: Path, writer: int) -> None:
     leftover = tmp_path / ".vedr-capture-0123"
     leftover.mkdir()
