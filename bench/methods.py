@@ -52,9 +52,10 @@ class Method:
 
 
 def environment(method: Method, place: Place) -> dict[str, str]:
-    """What the method's commands run with."""
+    """What the method's commands run with; nothing here speaks TLS, and rclone 1.60 refuses a CA bundle of the caller's."""
     root = str(Path(__file__).resolve().parent.parent)
-    return {**os.environ, **client_environment(), "PYTHONPATH": root, **method.environment(place)}
+    inherited = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
+    return {**inherited, **client_environment(), "PYTHONPATH": root, **method.environment(place)}
 
 
 def _pipe(action: str, place: Place, *more: str) -> list[str]:
