@@ -52,7 +52,7 @@ class Method:
 
 
 def environment(method: Method, place: Place) -> dict[str, str]:
-    """What the method's commands run with; nothing here speaks TLS, and rclone 1.60 refuses a CA bundle of the caller's."""
+    """What the method's commands run with; nothing here speaks TLS, and rclone 1.60 refuses the caller's CA bundle."""
     root = str(Path(__file__).resolve().parent.parent)
     inherited = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
     return {**inherited, **client_environment(), "PYTHONPATH": root, **method.environment(place)}
