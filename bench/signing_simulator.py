@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 from bench.report import write_between_marks
 from bench.signing.file_schedule import FileSchedule
 from bench.signing.register_schedule import RegisterSchedule
-from bench.signing.rules import REGISTER_RULES, RULES, without
+from bench.signing.rules import EXCLUDED, REGISTER_RULES, RULES, without
 
 BATCH: Final = 100
 CHUNK: Final = 2_000  # seeds a line of the results' file
@@ -181,7 +181,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
-    parser.add_argument("--without", default="", help="rules to switch off, joined by +: " + ", ".join(RULES))
+    parser.add_argument("--without", default="", help="rules to switch off, joined by +: " + ", ".join((*RULES, *EXCLUDED)))
     parser.add_argument("--replay", type=int, help="tell this one seed line by line")
     parser.add_argument("--table", type=int, help="schedules for each row of the table")
     parser.add_argument("--write", type=Path, help="the page that the table goes into")
@@ -191,7 +191,7 @@ def main() -> int:
     parser.add_argument("--limit-s", type=float, default=36_000.0, help="end after this long, whatever is left")
     asked = parser.parse_args()
     off = frozenset(filter(None, asked.without.split("+")))
-    if unknown := off - set(RULES):
+    if unknown := off - {*RULES, *EXCLUDED}:
         parser.error(f"no such rule: {', '.join(sorted(unknown))}")
     if asked.replay is not None:
         return 1 if replay(asked.replay, off) and not off else 0

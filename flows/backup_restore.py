@@ -1,10 +1,9 @@
 """RB-DR-006: bring a node's chain state back from a snapshot."""
 
-from typing import Final, cast
+from typing import Final
 
 from tasks.binding import open_run, runbook_flow
 from tasks.orders import BackupRestore
-from tasks.recovery import Proven
 from tasks.restoring import (
     choose_point,
     fetch_and_prove,
@@ -48,8 +47,7 @@ def backup_restore(order: BackupRestore) -> Outcome:
     """
     with open_run(RUNBOOK, order) as run:
         points = run.step(choose_point)
-        # beside the live data, which nobody touches before this holds; not None: that is only what undoing may get
-        proven = cast("Proven", run.step(fetch_and_prove, points))
+        proven = run.step(fetch_and_prove, points)  # beside the live data, which nobody touches before this holds
         run.step(stop_for_restore)
         run.step(swap_in, proven)
         guarded = run.step(guard_signing)

@@ -1,6 +1,6 @@
 """RB-DR-002 and RB-DR-003: a zone or a region is lost, or to be emptied.  The same steps, at two scales."""
 
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from tasks.binding import open_run, runbook_flow
 from tasks.cordoning import cordon
@@ -99,7 +99,7 @@ def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
 def send_users(run: Run[ZoneFailover] | Run[RegionFailover], found: Relocation, number: int) -> Shifted:
     """Plan, then shift by the recorded plan: a run that is killed in between, or within, goes on with that one."""
     plan = run.step(_nth(plan_traffic, number), found)
-    return cast("Shifted", run.step(_nth(shift_traffic, number), plan))  # not None: that is only what undoing may get
+    return run.step(_nth(shift_traffic, number), plan)
 
 
 def _nth(one: OneStep, number: int) -> OneStep:

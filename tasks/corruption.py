@@ -180,6 +180,7 @@ def put_in_place(ctx: Ctx, brought: Brought) -> str:
     """Swaps by rename; a validator's sign-state is carried over and never lowered."""
     with open_site(ctx.order.site) as opened:
         node = opened.site.node(ctx.order.node)
+        ensure_stopped(ctx, opened, node)  # once more: since it was, somebody may have started the node, or its host
         match brought.way:
             case Way.KEEP | Way.NEW_LOG:
                 return "its own databases stay"

@@ -22,6 +22,8 @@ from tasks.signing import (
 )
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.backup import restore
+from vedr.backup.layout import parse_id
+from vedr.backup.restore import Swapped
 from vedr.chain import quorum, state_sync, sync
 from vedr.chain.light import VerifiedHeader
 from vedr.chain.rpc import signing_lately
@@ -208,11 +210,16 @@ def recover_data(ctx: Ctx, choice: Choice) -> Recovered:
 
 
 def _recover(ctx: Ctx, opened: OpenSite, node: Node, way: Way) -> Recovered:
+    if way is not Way.RESTART:
+        restore.require_exchangeable(opened.files.home(node))
+        ensure_stopped(ctx, opened, node)  # once more: since it was, somebody may have started the node, or its host
     if way is not Way.RESTART and node.is_validator and not opened.site.signers_of(node.name):
         set_aside_unreadable(opened, node, ctx.say)
     match way:
         case Way.RESTART:
             return Recovered(way, "", 0, "its own data is kept")
+        case Way.SNAPSHOT if done := restore.swapped_before(opened.files.home(node), ctx.run_id):
+            return Recovered(way, done, parse_id(done).height, "a try that was cut short had it proven and in place")
         case Way.SNAPSHOT:
             proven = bring(ctx, opened, node, points_of(opened))
             swap(ctx, opened, node, proven)
@@ -311,5 +318,6 @@ def tidy_up(ctx: Ctx, caught_up: CaughtUp) -> str:
         if caught_up.way is Way.RESTART:
             return "nothing was kept"
         state_sync.finish(sync_plan(ctx.run_id, opened, node))
+        restore.discard_old(Swapped(home, ctx.run_id, home / "data", None))
         restore.discard_staged(home, ctx.run_id)
         return "the old data is removed"

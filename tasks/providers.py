@@ -116,7 +116,8 @@ def take_state(opened: OpenSite, provider: Provider) -> ProviderSnapshot:
 
 
 def _take_by(opened: OpenSite, provider: Provider, method: Literal["pause", "stop"]) -> ProviderSnapshot:
-    with capture(provider, provider.home, opened.fleet, method=method) as captured:
+    keys = opened.site.custody.provider_key_files
+    with capture(provider, provider.home, opened.fleet, method=method, secret=keys) as captured:
         checkpoints = read_checkpoints(captured.data / "data")
         places = place_checkpoints(
             opened, checkpoints, near=provider.region, sequences_per_block=provider.sequences_per_block

@@ -133,7 +133,11 @@ def _bring_one(ctx: NodeContext, opened: OpenSite, node: Node, point: Point, pas
 
 
 def swap(ctx: NodeContext, opened: OpenSite, node: Node, proven: Proven) -> Swapped:
-    """Put the proven copy in the live data's place, by rename; the sign-state is carried over and never lowered."""
+    """Put the proven copy in the live data's place, by rename; the sign-state is carried over and never lowered.
+
+    Stopped once more right before: since it was, somebody may have started the node, or its host.
+    """
+    ensure_stopped(ctx, opened, node)
     snapshot = SnapshotId(proven.snapshot)
     home = opened.files.home(node)
     return restore.swap_in(

@@ -48,6 +48,7 @@ HERE = Path(__file__).parent
 beside = _beside().beside
 free_port = beside("loopback_ports", HERE / "ports.py").free_port
 beside("folder_store", HERE / "stores" / "folder_store.py")
+beside("held_registers", HERE / "held_registers.py")
 REPOSITORY = HERE.parent
 START_DEADLINE_S = 15.0
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it to 80, and a console that is made then stays so narrow

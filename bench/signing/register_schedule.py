@@ -1,9 +1,12 @@
 """One schedule with remote signers: processes that take the register over from one another, over regions that fail.
 
 The claim's decisions are the program's own (`vedr.chain.register_claim`); calls to regions are answered at once, late,
-or never, and take effect before, after, or long after their answer is given up.  Nothing fences a process here but the
-register: old ones are frozen, cut off and wake up at will.  Holders also finish what the register says was begun, by
-themselves or by another: the recorded message, released at any time while its position is durable under their claim.
+or never, and take effect before, after, or long after their answer is given up; one that took effect may be told as
+refused.  Nothing fences a process here but the register: old ones are frozen, cut off and wake up at will.  Holders also
+finish what the register says was begun, by themselves or by another: the recorded message, released at any time while
+its position is durable under their claim.  In half of the schedules hands reach into buckets: they put objects back,
+remove them, or exchange them for another region's or another validator's (`bench.signing.buckets`, which also says what
+of it is excluded).
 """
 
 # ruff: noqa: S101 - the state is this file's own
@@ -14,11 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from bench.signing.buckets import VALIDATOR, Buckets, Region, covers
 from bench.signing.oracle import Oracle
-from bench.signing.rules import read_token, write_token
-from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, StaleEpochError, Validator
+from bench.signing.rules import ALIEN, read_token
+from vedr.chain.register import NEVER_SIGNED, Content, Position, StaleEpochError
 from vedr.chain.register_claim import Claim, Read, Swap
-from vedr.errors import RefusedError
+from vedr.errors import CorruptError, RefusedError
 from vedr.inventory import Height
 from vedr.ports import Tagged
 
@@ -26,32 +30,17 @@ REGIONS: Final = ("us-east", "eu-west", "ap-south")
 STEPS: Final = 260
 LATE: Final = 0.05
 FINISHING: Final = 0.2
-_VALIDATOR: Final = Validator("simulated-1", "AB" * 20)
-_FOUNDING: Final = write_token(_VALIDATOR, Content(Epoch(0), "", NEVER_SIGNED))
+HANDS: Final = (0, 0, 0, 1, 2, 5)  # how often one reaches into a bucket
+REFUSED: Final = 0.3  # of the swaps that took effect and whose answer is lost
+RECENT: Final = 6  # contents among which a hand that undoes something finds its own
 _DIGESTS: Final = tuple(f"{block:064x}" for block in range(1, 4))
 T = TypeVar("T")
+Answer = tuple[()] | tuple[Tagged | str | None]
 
 
 @functools.lru_cache(maxsize=8192)
 def _position(height: int, round_: int, step: int, block: int) -> Position:
     return Position(Height(height), round_, step, _DIGESTS[block])
-
-
-@dataclass(slots=True)
-class Region:
-    """A register's object in one region."""
-
-    held: Tagged | None = field(default_factory=lambda: Tagged(_FOUNDING, "0"))
-    writes: int = 0
-    is_down: bool = False
-
-    def swap(self, call: Swap, *, compares: bool) -> str | None:
-        """The new tag; None when something else is there."""
-        if compares and (self.held.tag if self.held else None) != call.expected:
-            return None
-        self.writes += 1
-        self.held = Tagged(call.data, str(self.writes))
-        return self.held.tag
 
 
 @dataclass(slots=True)
@@ -62,8 +51,9 @@ class SignerProcess:
     claim: Claim
     wanted: tuple[tuple[int, int, int], int] | None = None
     ready: tuple[tuple[int, int, int], int] | None = None  # durable, on its way out
-    answers: list[tuple[str, object, object]] = field(default_factory=list)  # calls whose answers did not arrive yet
+    answers: list[tuple[str, Read | Swap, Answer | None]] = field(default_factory=list)  # that did not arrive yet
     is_frozen: bool = False
+    seen: dict[str, Content] = field(default_factory=dict)  # the most that each region ever showed to it
 
 
 class RegisterSchedule:
@@ -73,8 +63,10 @@ class RegisterSchedule:
         self.chance = random.Random(seed)
         self.draw, self.bits = self.chance.random, self.chance.getrandbits
         self.finishing = random.Random(~seed)  # of its own: seeds of before give the same schedules, and more releases
+        self.reaching = random.Random(f"hands of {seed}")  # the same
         self.off, self.log = off, log
         self.regions = {name: Region() for name in REGIONS}
+        self.buckets = Buckets(self.regions, excludes="put-back-unseen" not in off)
         self.processes: list[SignerProcess] = []
         self.late: list[tuple[str, Swap]] = []
         self.oracle = Oracle()
@@ -88,8 +80,11 @@ class RegisterSchedule:
         chance, random_draw = self.chance, self.draw
         faults = chance.choice((0.0, 0.1, 0.3))
         taking_over = chance.choice((0.01, 0.03))
+        hands = set(self.reaching.sample(range(STEPS), self.reaching.choice(HANDS)))
         self.take_over("a")
         for self.now in range(STEPS):
+            if self.now in hands:
+                self.reach_in()
             draw = random_draw()
             if draw < taking_over:
                 self.take_over(chance.choice("abc"))
@@ -118,7 +113,7 @@ class RegisterSchedule:
         for _ in range(calls):
             if self.late and self.draw() < LATE:
                 region, call = self.late.pop(self._below(len(self.late)))
-                self._effect(region, call)
+                self._effect(None, region, call)
             else:
                 self._work(self._pick(self.processes), self._pick(REGIONS), faults)
 
@@ -138,9 +133,9 @@ class RegisterSchedule:
         seen = 0
         for region in self.regions.values():
             if region.held and not region.is_down and self.chance.random() < 0.7:
-                seen = max(seen, read_token(_VALIDATOR, region.held.data, where=host).epoch)
+                seen = max(seen, region.shown.epoch if region.shown else 0)
         claim = Claim(
-            _VALIDATOR, REGIONS, epoch=seen + 1, holder=f"{host}/{len(self.processes)}", at_least=NEVER_SIGNED
+            VALIDATOR, REGIONS, epoch=seen + 1, holder=f"{host}/{len(self.processes)}", at_least=NEVER_SIGNED
         )
         self.processes.append(SignerProcess(host, claim))
         self._say(f"{host} claims epoch {seen + 1} as process {len(self.processes) - 1}")
@@ -161,6 +156,23 @@ class RegisterSchedule:
             self.late += [
                 (region, call) for region, call, done in process.answers if isinstance(call, Swap) and not done
             ]
+
+    def reach_in(self) -> None:
+        """A hand changes a region's object: restores a bucket, undoes a version, empties it, copies into it."""
+        chance, name = self.reaching, self.reaching.choice(REGIONS)
+        region = self.regions[name]
+        kind = chance.choice(("any", "recent", "recent", "emptied", "another region's", "another validator's"))
+        data: bytes | None = None
+        if kind == "any":
+            data = chance.choice(region.past)
+        elif kind == "recent":
+            data = chance.choice(region.past[-RECENT:])
+        elif kind == "another region's":
+            data = chance.choice(self.regions[chance.choice(REGIONS)].past[-RECENT:])
+        elif kind == "another validator's":
+            data = ALIEN
+        region.put(data)
+        self._say(f"a hand changes what {name} claims: {kind}")
 
     # --- a signer
 
@@ -221,7 +233,7 @@ class RegisterSchedule:
         for index, (where, call, result) in enumerate(process.answers):
             if where == region:
                 del process.answers[index]
-                self._answer(process, region, call, result if result is not None else self._effect(region, call))
+                self._answer(process, region, call, result if result is not None else self._effect(process, region, call))
                 return
         call = process.claim.next_call(region)
         if call is None:
@@ -229,36 +241,56 @@ class RegisterSchedule:
         fate = self.draw()
         if self.regions[region].is_down or fate < faults * 0.3:  # no effect
             process.claim.on_lost(region, "down")
-        elif fate < faults * 0.6:  # effect, and its answer is lost
-            self._effect(region, call)
-            process.claim.on_lost(region, "answer lost")
+        elif fate < faults * 0.6:  # effect, and its answer is lost, or is that of a try after the one that took effect
+            self._effect(process, region, call)
+            if isinstance(call, Swap) and self.reaching.random() < REFUSED:
+                process.claim.on_refused(region)
+            else:
+                process.claim.on_lost(region, "answer lost")
         elif fate < faults * 0.8 and isinstance(call, Swap):  # given up, and has its effect later
             self.late.append((region, call))
             process.claim.on_lost(region, "late")
         elif fate < faults:  # its effect is made, the answer comes later
-            process.answers.append((region, call, self._effect(region, call)))
+            process.answers.append((region, call, self._effect(process, region, call)))
         elif fate < faults * 1.2:  # on its way
             process.answers.append((region, call, None))
         else:
-            self._answer(process, region, call, self._effect(region, call))
+            self._answer(process, region, call, self._effect(process, region, call))
 
-    def _effect(self, region: str, call: object) -> object:
-        """What the region answers, a tuple of one."""
-        if isinstance(call, Swap):
-            return (self.regions[region].swap(call, compares="register-cas" not in self.off),)
-        return (self.regions[region].held,)
+    def _effect(self, process: SignerProcess | None, region: str, call: Read | Swap) -> Answer:
+        """What the region answers, a tuple of one; an empty one for none.  `process` None: it was given up."""
+        seen = process.seen.get(region) if process else None
+        answer = self.buckets.answer(region, call, seen, compares="register-cas" not in self.off)
+        return () if answer is None else answer
 
-    def _answer(self, process: SignerProcess, region: str, call: object, result: object) -> None:
-        assert isinstance(result, tuple)
-        if isinstance(call, Read):
-            process.claim.on_read(region, result[0])
-        elif result[0] is None:
-            process.claim.on_refused(region)
-        else:
-            process.claim.on_swapped(region, result[0])
+    def _answer(self, process: SignerProcess, region: str, call: Read | Swap, answer: Answer) -> None:
+        claim = process.claim
+        match answer:
+            case ():
+                claim.on_lost(region, "withheld")
+            case (Tagged() as found,):
+                _see(process, region, found.data)
+                claim.on_read(region, found)
+            case (str(tag),) if isinstance(call, Swap):
+                _see(process, region, call.data)
+                claim.on_swapped(region, tag)
+            case _ if isinstance(call, Read):
+                claim.on_read(region, None)
+            case _:
+                claim.on_refused(region)
         self._check_durable(process)
 
     def _say(self, text: str) -> None:
         if self.log is not None:
             shown = {name: region.held.data.decode() if region.held else "" for name, region in self.regions.items()}
             self.log.append(f"{self.now:4}  {text}  {shown if 'claims' in text else ''}")
+
+
+def _see(process: SignerProcess, region: str, data: bytes) -> None:
+    try:
+        shown = read_token(VALIDATOR, data, where=region)
+    except CorruptError:
+        return
+    before = process.seen.get(region)
+    if before is None or covers(shown, before):
+        process.seen[region] = shown

@@ -18,7 +18,7 @@ from vedr.chain import register_claim
 from vedr.chain.fence import Closed, FencedTip, FenceProof, FinalState, Quiet, SeenVotes
 from vedr.chain.register import Content, Epoch, Position, Validator
 from vedr.chain.sign_state import SignState, highest
-from vedr.errors import DeadlineError, UnavailableError
+from vedr.errors import CorruptError, DeadlineError, UnavailableError
 from vedr.failover import fencing, promotion
 from vedr.failover.promotion_history import History
 from vedr.inventory import Height
@@ -44,9 +44,15 @@ RULES: Final[Mapping[str, str]] = {
     "register-majority": "a signature leaves only when a majority of registers has it",
     "register-epoch": "a register of a newer epoch is not written",
     "register-cas": "a register is written only over what was read",
+    "register-put-back": "a region that shows less than it has shown counts for nothing",
 }
 FILE_RULES: Final = tuple(name for name in RULES if not name.startswith("register"))
 REGISTER_RULES: Final = tuple(name for name in RULES if name.startswith("register"))
+EXCLUDED: Final[Mapping[str, str]] = {
+    "put-back-unseen": "(no rule) a region that lost what a majority lacks is not believed by who had not seen more there",
+}
+"""What the simulator leaves out because the page says that it is not withstood; off: it is played."""
+ALIEN: Final = b"another validator's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,9 @@ def write_token(_validator: Validator, content: Content) -> bytes:
 
 
 def read_token(_validator: Validator, data: bytes, *, where: str) -> Content:
-    """The content that was written."""
+    """The content that was written; CorruptError where it is another validator's."""
+    if data == ALIEN:
+        raise CorruptError(f"{where}: not the sign-state register of this validator")
     return _content_of(data)
 
 
@@ -201,6 +209,10 @@ def _always_writable(_self: Any, view: Any, target: Any) -> bool:
     return view.content != target
 
 
+def _shown_as_it_is(view: Any, content: Content) -> None:
+    view.content = content
+
+
 def _one_is_enough(claim: Any) -> int:
     shown = sum(view.content is not None and view.content == claim._target for view in claim._views.values())
     return claim._majority if shown else 0  # type: ignore[no-any-return]
@@ -229,4 +241,5 @@ _REPLACEMENTS: Final[Mapping[str, tuple[tuple[Any, str, object], ...]]] = {
         (register_claim.Claim, "_pass", _nothing),
         (register_claim.Claim, "_may_write", _always_writable),
     ),
+    "register-put-back": ((register_claim._View, "show", _shown_as_it_is),),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from chain_network import CHAIN_ID, Network, eventually
 from chain_signing import REGIONS, SignerProcess, World, WorldMaker
+from held_registers import position_of
 
 from vedr.adapters.file_key import parse_key_file
 from vedr.adapters.privval_signer import register_of
@@ -16,7 +17,6 @@ from vedr.adapters.privval_socket import TcpAddress, dial
 from vedr.adapters.site import open_site
 from vedr.chain.block import BlockId
 from vedr.chain.register import Position
-from vedr.chain.register_holding import position_of
 from vedr.chain.rpc import ConsensusState
 from vedr.inventory import Height
 from vedr.signer.canonical import sign_bytes

@@ -15,12 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from held_registers import all_agree, position_of
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.adapters.s3_registers import MAX_READ_BYTES, S3Registers
 from vedr.adapters.s3_store import Credentials
 from vedr.chain.register import NEVER_SIGNED, StaleEpochError, Validator
-from vedr.chain.register_holding import SignStateRegister, position_of
+from vedr.chain.register_holding import SignStateRegister
 from vedr.errors import ConflictError, RefusedError, UnavailableError
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey, Registers, Tagged
@@ -325,7 +326,7 @@ def test_a_register_survives_the_loss_of_a_server_and_the_standby_takes_over_whe
                     active.advance(position_of((21, 0, 2), b"vote 21"))
                 standby.advance(position_of((21, 0, 2), b"other vote 21"))
                 servers["us-east"].start()
-                assert standby.wait_until_everywhere(deadline_s=10)
+                assert all_agree(register, deadline_s=10)
             assert {content.position for content in register.look().contents.values()} == {standby.position}
     finally:
         for server in servers.values():

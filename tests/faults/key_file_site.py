@@ -5,9 +5,9 @@ import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import key_file_world
 import killed_run
 import pytest
 
@@ -33,17 +33,16 @@ from vedr.runbook.run import Outcome
 class Site:
     """A world that the flows act on in this process."""
 
-    def __init__(self, worlds: ModuleType, folder: Path, paper: Any) -> None:
+    def __init__(self, folder: Path, paper: Any) -> None:
         folder.mkdir()
-        self.worlds = worlds
-        self.world = worlds.KeyWorld(folder, paper)
+        self.world = key_file_world.KeyWorld(folder, paper)
         self.world.make()
         self.journal = killed_run.open_journal(folder)
         self.stores = {region: killed_run.MortalStore(folder / "stores" / region) for region in killed_run.REGIONS}
         self.world.back_up(self.stores, self.journal)
         self.cloud: Any = None
         self.firewall: Any = None
-        self.home, self.standby = (self.world.site.node(name) for name in (worlds.VALIDATOR, worlds.STANDBY))
+        self.home, self.standby = map(self.world.site.node, (key_file_world.VALIDATOR, key_file_world.STANDBY))
 
     @contextlib.contextmanager
     def open(self, _: object = None) -> Iterator[OpenSite]:
@@ -61,6 +60,10 @@ class Site:
 
     def stages(self, runbook: str) -> list[str]:
         return [str(e.payload["stage"]) for e in self.entries(runbook) if e.payload.get("text") == "promotion"]
+
+    def evidence(self, stage: str) -> Any:
+        """What the zone's failover recorded of that stage."""
+        return next(e.payload["evidence"] for e in self.entries("RB-DR-002") if e.payload.get("stage") == stage)
 
     def signs_at(self) -> list[str]:
         return [node.name for node in self.world.able()]
@@ -103,12 +106,33 @@ def put_in_place(site: Site, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(key_files, "STILL_S", 0.3)
 
 
+def machine_of(ec2: Any) -> str:
+    """A machine in the cloud for the validator, running."""
+    image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    machine: str = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    return machine
+
+
+def fenced_by(paper: Any, way: str, machine: str) -> dict[str, Any]:
+    """The settings that let the validator be fenced this way too, at that machine, when its host does not answer."""
+    (key_file,) = paper.key_files
+    ways = {key_file_world.VALIDATOR: ("process-and-disk", way)}
+    return {
+        "key_files": (key_file.model_copy(update={"fences": ways}),),
+        "fleet": paper.fleet.model_copy(update={"instances": {key_file_world.VALIDATOR: machine}}),
+    }
+
+
 def empty_zone(**more: Any) -> Outcome:
-    return perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b", mode="planned", **more))
+    return perform(failovers.ZONE, ZoneFailover(zone=key_file_world.ZONE, mode="planned", **more))
+
+
+def lose_zone(**more: Any) -> Outcome:
+    return perform(failovers.ZONE, ZoneFailover(zone=key_file_world.ZONE, **more))
 
 
 def go_home(**more: Any) -> Outcome:
-    return perform(failback.RUNBOOK, Failback(place="eu-west-1b", **more))
+    return perform(failback.RUNBOOK, Failback(place=key_file_world.ZONE, **more))
 
 
 def perform(runbook: Any, order: Any) -> Outcome:

@@ -6,16 +6,13 @@ Real: the flow with its questions and answers in the ledger, the promotion, and 
 import datetime as dt
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import boto3
+import key_file_site as sites
+import key_file_world
 import pytest
-from beside import beside
-from moto import mock_aws
 
-from flows import failovers
 from tasks import aftercare, key_files, outages
 from tasks.failover_orders import ZoneFailover
 from vedr.adapters import fence_site
@@ -24,36 +21,17 @@ from vedr.adapters.site import utc_now
 from vedr.errors import RefusedError
 from vedr.failover.fencing import FirstWay
 
-HERE = Path(__file__).parent
-IMAGE = "ami-12c6146b"  # one that moto knows
 AGREED = {"zoe": True, "yan": True}
 
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(scope="module")
-def worlds() -> Iterator[ModuleType]:
-    beside("failover_world", HERE / "failover_world.py")
-    beside("folder_store", HERE.parent / "stores" / "folder_store.py")
-    beside("killed_run", HERE / "killed_run.py")
-    made: Any = beside("key_file_world", HERE / "key_file_world.py")
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # on a busy machine nodes that are asked one after the other still agree
-        patch.setattr(made, "BLOCKS_PER_S", 15)
-        yield made
-
-
-@pytest.fixture(scope="module")
-def sites(worlds: ModuleType) -> ModuleType:
-    del worlds
-    return beside("key_file_site", HERE / "key_file_site.py")
-
-
-@pytest.fixture(scope="module")
-def paper(worlds: ModuleType) -> Any:
-    worlds.quick_derivation()
-    return worlds.paper_site()
+@pytest.fixture(scope="module", autouse=True)
+def slower_blocks() -> Iterator[None]:
+    """On a busy machine, nodes that are asked one after the other still agree."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_file_world, "BLOCKS_PER_S", 15)
+        yield
 
 
 class Cloud:
@@ -61,7 +39,7 @@ class Cloud:
 
     def __init__(self) -> None:
         self.ec2: Any = boto3.client("ec2", region_name="us-east-1")
-        self.machine = self.ec2.run_instances(ImageId=IMAGE, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+        self.machine = sites.machine_of(self.ec2)
         self.former = [group["GroupId"] for group in self._face()["Groups"]]
 
     def _face(self) -> Any:
@@ -79,58 +57,40 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud() -> Iterator[Cloud]:
-    with mock_aws(), pytest.MonkeyPatch.context() as environment:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            environment.setenv(name, "testing")
-        yield Cloud()
+def cloud(aws: None) -> Cloud:
+    del aws
+    return Cloud()
 
 
 @pytest.fixture
 def dark(
-    sites: ModuleType, paper: Any, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Callable[..., Any], paper: Any, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
     """The zone is cut off or dead; only its cloud can be asked about the validator's host."""
 
     def make(**changed: Any) -> Any:
-        worlds = beside("key_file_world", HERE / "key_file_world.py")
-        (key_file,) = paper.key_files
-        ways = {worlds.VALIDATOR: ("process-and-disk", "network")}
-        more = {
-            "key_files": (key_file.model_copy(update={"fences": ways}),),
-            "fleet": paper.fleet.model_copy(update={"instances": {worlds.VALIDATOR: cloud.machine}}),
-        }
-        site = sites.Site(worlds, tmp_path / "world", paper.model_copy(update={**more, **changed}))
-        site.firewall = Ec2NetworkDeny(cloud.ec2, {worlds.VALIDATOR: cloud.machine}, utc_now)
-        sites.put_in_place(site, monkeypatch)
+        site = made(**{**sites.fenced_by(paper, "network", cloud.machine), **changed})
+        site.firewall = Ec2NetworkDeny(cloud.ec2, {key_file_world.VALIDATOR: cloud.machine}, utc_now)
         monkeypatch.setattr(fence_site, "FirstWay", functools.partial(FirstWay, limit_s=0.2))
-        site.world.darken("eu-west-1b", dead=True)
+        site.world.darken(key_file_world.ZONE, dead=True)
         return site
 
     return make
 
 
-def fail_over(sites: ModuleType, **more: Any) -> Any:
-    return sites.perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b", **more))
-
-
-def evidence(site: Any, stage: str) -> Any:
-    return next(e.payload["evidence"] for e in site.entries("RB-DR-002") if e.payload.get("stage") == stage)
-
-
 def test_a_key_moves_when_its_host_is_cut_off_and_two_people_saw_its_process_stopped(
-    dark: Callable[..., Any], sites: ModuleType, cloud: Cloud
+    dark: Callable[..., Any], cloud: Cloud
 ) -> None:
     site, seen = dark(), list[str]()
     plan = outages.plan_of(ZoneFailover(zone="eu-west-1b"))
     assert any("two different people have to look at its console" in warning for warning in plan.warnings)
     thread = sites.answer_when_asked(site, AGREED, seen)
-    fail_over(sites)
+    sites.lose_zone()
     thread.join()
     assert seen == ["I saw that the signer process on validator-eu-west-1 is stopped and can't be started by itself."]
     assert cloud.is_denied
     assert site.signs_at() == [site.standby.name]
-    host = evidence(site, "fenced")["hosts"][0]
+    host = site.evidence("fenced")["hosts"][0]
     assert host["method"] == "network denied and attested"
     assert "say yan and zoe" in str(host) or "say zoe and yan" in str(host)
     assert site.questions("RB-DR-002") == 1
@@ -152,12 +112,12 @@ def test_a_key_moves_when_its_host_is_cut_off_and_two_people_saw_its_process_sto
     ],
 )
 def test_without_two_people_s_word_the_key_stays_and_nobody_is_asked_twice(
-    dark: Callable[..., Any], sites: ModuleType, paper: Any, people: dict[str, bool], said: str
+    dark: Callable[..., Any], paper: Any, people: dict[str, bool], said: str
 ) -> None:
     site = dark(approval=paper.approval.model_copy(update={"limit_s": 3}))
     thread = sites.answer_when_asked(site, people, [])
     with pytest.raises(RefusedError, match=said):
-        fail_over(sites)
+        sites.lose_zone()
     thread.join()
     assert site.questions("RB-DR-002") == 1
     assert set(site.stages("RB-DR-002")) == {"locked"}
@@ -166,22 +126,22 @@ def test_without_two_people_s_word_the_key_stays_and_nobody_is_asked_twice(
 
 
 def test_people_who_were_asleep_are_asked_anew_when_the_run_is_gone_on_with(
-    dark: Callable[..., Any], sites: ModuleType, paper: Any
+    dark: Callable[..., Any], paper: Any
 ) -> None:
     site = dark(approval=paper.approval.model_copy(update={"limit_s": 1}))
     with pytest.raises(RefusedError, match="0 of 2 people") as caught:
-        fail_over(sites)
+        sites.lose_zone()
     assert "go on with this run" in caught.value.remedy
     entries = site.entries("RB-DR-002")
     site.world.site.approval.__dict__["limit_s"] = 60
     thread = sites.answer_when_asked(site, AGREED, [])
-    fail_over(sites, incident=entries[0].run_id)
+    sites.lose_zone(incident=entries[0].run_id)
     thread.join()
     assert site.signs_at() == [site.standby.name]
 
 
 def test_a_word_that_has_expired_when_the_key_would_be_armed_arms_nothing(
-    dark: Callable[..., Any], sites: ModuleType, monkeypatch: pytest.MonkeyPatch
+    dark: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = dark()
 
@@ -191,25 +151,25 @@ def test_a_word_that_has_expired_when_the_key_would_be_armed_arms_nothing(
     monkeypatch.setattr(fence_site, "utc_now", clock)
     thread = sites.answer_when_asked(site, AGREED, [])
     with pytest.raises(RefusedError, match="0 of 2 people said since"):
-        fail_over(sites)
+        sites.lose_zone()
     thread.join()
     assert "armed" not in site.stages("RB-DR-002")
     assert not site.signs_at()
 
 
 def test_a_host_that_is_still_heard_of_is_not_fenced_and_nobody_is_asked(
-    dark: Callable[..., Any], sites: ModuleType
+    dark: Callable[..., Any]
 ) -> None:
     site = dark()
     (site.world.state / f"peer-{site.home.name}").touch()
     with pytest.raises(RefusedError, match=r"still ha(s|ve) it as a peer"):
-        fail_over(sites)
+        sites.lose_zone()
     assert site.questions("RB-DR-002") == 0
     assert not site.signs_at()
 
 
 def test_a_deny_that_is_lifted_during_the_promotion_arms_nothing_and_needs_people_s_word_again(
-    dark: Callable[..., Any], sites: ModuleType, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    dark: Callable[..., Any], cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = dark()
     place_key = key_files.KeyHandling._place_key
@@ -221,13 +181,13 @@ def test_a_deny_that_is_lifted_during_the_promotion_arms_nothing_and_needs_peopl
     monkeypatch.setattr(key_files.KeyHandling, "_place_key", lifted)
     thread = sites.answer_when_asked(site, AGREED, [])
     with pytest.raises(RefusedError, match="its network is not denied"):
-        fail_over(sites)
+        sites.lose_zone()
     thread.join()
     assert "armed" not in site.stages("RB-DR-002")
     assert not site.signs_at()
     monkeypatch.setattr(key_files.KeyHandling, "_place_key", place_key)
     thread = sites.answer_when_asked(site, {"xia": True, "yan": True}, [])
-    fail_over(sites, incident=site.entries("RB-DR-002")[0].run_id)
+    sites.lose_zone(incident=site.entries("RB-DR-002")[0].run_id)
     thread.join()
     assert cloud.is_denied
     assert site.questions("RB-DR-002") == 2

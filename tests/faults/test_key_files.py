@@ -3,24 +3,16 @@
 The flows themselves on a site in files (key_file_world), with EC2 stood in for by moto where a cloud has to answer.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import boto3
+import key_file_site as sites
+import key_file_world
 import pytest
-from beside import beside
-from moto import mock_aws
 
 from flows import failovers
-from tasks import (
-    aftercare,
-    compromise_containing,
-    outages,
-    signing,
-)
-from tasks.failover_orders import ZoneFailover
+from tasks import aftercare, compromise_containing, outages, signing
 from vedr.adapters.fence_instances import Ec2Instances
 from vedr.chain.sign_state import FILE_NAME, read_sign_state
 from vedr.custody.key_backup_collect import Owner
@@ -29,47 +21,13 @@ from vedr.failover.key_disk import address_on
 from vedr.failover.signer_disk import double_sign_check
 from vedr.ledger import RunId
 
-HERE = Path(__file__).parent
 STAGES = ["locked", "fenced", "observed", "quieted", "floored", "key_ready", "arming", "armed", "watched"]
 
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(scope="module")
-def worlds() -> ModuleType:
-    beside("failover_world", HERE / "failover_world.py")
-    beside("folder_store", HERE.parent / "stores" / "folder_store.py")
-    beside("killed_run", HERE / "killed_run.py")
-    return beside("key_file_world", HERE / "key_file_world.py")
-
-
-@pytest.fixture(scope="module")
-def sites(worlds: ModuleType) -> ModuleType:
-    del worlds
-    return beside("key_file_site", HERE / "key_file_site.py")
-
-
-@pytest.fixture(scope="module")
-def paper(worlds: ModuleType) -> Any:
-    worlds.quick_derivation()
-    return worlds.paper_site()
-
-
-@pytest.fixture
-def made(
-    worlds: ModuleType, sites: ModuleType, paper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
-    def make(**changed: Any) -> Any:
-        site = sites.Site(worlds, tmp_path / "world", paper.model_copy(update=changed))
-        sites.put_in_place(site, monkeypatch)
-        return site
-
-    return make
-
-
 def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_off_again(
     made: Callable[..., Any],
-    sites: ModuleType,
 ) -> None:
     site = made()
     sites.empty_zone()
@@ -90,11 +48,11 @@ def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_
     assert not (site.standby.home / "config" / "vedr-own").exists()
     assert double_sign_check(site.home.home / "config" / "config.toml") == 0  # as it was: a restart need not be silent
     site.check_signed_once()
-    assert site.silent_blocks() <= 20 + 3 * site.worlds.BLOCKS_PER_S  # quiet, and what the made up hosts need
+    assert site.silent_blocks() <= 20 + 3 * key_file_world.BLOCKS_PER_S  # quiet, and what the made up hosts need
 
 
 def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(
-    made: Callable[..., Any], sites: ModuleType
+    made: Callable[..., Any]
 ) -> None:
     site = made()
     sites.empty_zone()
@@ -106,11 +64,11 @@ def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(
 
 
 def test_a_dead_zone_s_key_file_stays_and_the_plan_says_why_while_all_else_completes(
-    made: Callable[..., Any], sites: ModuleType
+    made: Callable[..., Any]
 ) -> None:
     site = made()
     site.world.darken("eu-west-1b", dead=True)
-    outcome = sites.perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
+    outcome = sites.lose_zone()
     (decided,) = [e.payload["result"] for e in site.entries("RB-DR-002") if e.payload.get("step") == "decide" and
                   e.kind == "step_completed"]  # fmt: skip
     (left,) = [one for one in decided["left"] if one["name"] == site.home.name]
@@ -122,7 +80,7 @@ def test_a_dead_zone_s_key_file_stays_and_the_plan_says_why_while_all_else_compl
 
 
 def test_a_key_file_that_can_t_be_moved_after_all_leaves_its_run_open_with_all_else_done(
-    made: Callable[..., Any], sites: ModuleType, monkeypatch: pytest.MonkeyPatch
+    made: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = made()
     decided = outages.describe
@@ -148,7 +106,7 @@ def test_a_key_file_that_can_t_be_moved_after_all_leaves_its_run_open_with_all_e
     site.check_signed_once()
 
 
-def test_without_a_backup_nothing_is_fenced(made: Callable[..., Any], sites: ModuleType) -> None:
+def test_without_a_backup_nothing_is_fenced(made: Callable[..., Any]) -> None:
     site = made()
     for store in site.stores.values():
         for one in list(store.list("eu-west/keys/")):
@@ -162,38 +120,27 @@ def test_without_a_backup_nothing_is_fenced(made: Callable[..., Any], sites: Mod
 # --- a cloud that answers
 
 
-@pytest.fixture
-def ec2() -> Iterator[Any]:
-    with mock_aws(), pytest.MonkeyPatch.context() as environment:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            environment.setenv(name, "testing")
-        yield {name: boto3.client(name, region_name="eu-west-1") for name in ("ec2", "autoscaling", "cloudwatch")}
-
-
+@pytest.mark.usefixtures("aws")
 def test_a_dead_zone_s_key_file_moves_when_its_cloud_says_that_the_machine_is_off(
-    made: Callable[..., Any], sites: ModuleType, paper: Any, worlds: ModuleType, ec2: dict[str, Any]
+    made: Callable[..., Any], paper: Any
 ) -> None:
-    image = ec2["ec2"].describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-    machine = ec2["ec2"].run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
-    (key_file,) = paper.key_files
-    ways = {worlds.VALIDATOR: ("process-and-disk", "instance")}
-    site = made(
-        key_files=(key_file.model_copy(update={"fences": ways}),),
-        fleet=paper.fleet.model_copy(update={"instances": {worlds.VALIDATOR: machine}}),
+    ec2, scaling, watching = (
+        boto3.client(name, region_name="eu-west-1") for name in ("ec2", "autoscaling", "cloudwatch")
     )
-    site.cloud = Ec2Instances(ec2["ec2"], ec2["autoscaling"], ec2["cloudwatch"])
+    machine = sites.machine_of(ec2)
+    site = made(**sites.fenced_by(paper, "instance", machine))
+    site.cloud = Ec2Instances(ec2, scaling, watching)
     last = site.world.advance()
     site.world.darken("eu-west-1b", dead=True)
-    sites.perform(failovers.ZONE, ZoneFailover(zone="eu-west-1b"))
+    sites.lose_zone()
     assert site.cloud.state(machine) == "stopped"
     assert site.signs_at() == [site.standby.name]
-    fenced = next(e.payload["evidence"] for e in site.entries("RB-DR-002") if e.payload.get("stage") == "fenced")
-    assert [(one["host"], one["method"]) for one in fenced["hosts"]] == [
+    assert [(one["host"], one["method"]) for one in site.evidence("fenced")["hosts"]] == [
         (site.home.name, "instance stopped"),
         (site.standby.name, "process ended and disk renamed"),
     ]
     assert read_sign_state(site.standby.home / "data" / FILE_NAME).height > last + 20
-    ec2["ec2"].start_instances(InstanceIds=[machine])  # without its unit: docs/signing-safety.md
+    ec2.start_instances(InstanceIds=[machine])  # without its unit: docs/signing-safety.md
     site.world.set_unit(site.home.unit, "stopped")
     (site.world.state / "dark-eu-west-1b").unlink()
     for node in site.world.site.nodes:
@@ -218,24 +165,19 @@ def halted(site: Any) -> Any:
 
 def test_on_a_halted_chain_whose_last_signature_is_not_known_two_people_take_the_risk(
     made: Callable[..., Any],
-    sites: ModuleType,
 ) -> None:
     site, seen = halted(made()), list[str]()
     thread = sites.answer_when_asked(site, {"zoe": True, "yan": True}, seen)
     sites.empty_zone()
     thread.join()
     assert "it signs twice: 5 % of the stake is slashed and the validator is removed for ever" in seen[0]
-    evidence = {
-        str(e.payload["stage"]): e.payload["evidence"] for e in site.entries("RB-DR-002") if "stage" in e.payload
-    }
-    assert {"halted", "watched"} <= set(evidence)
-    assert "accepted by" in evidence["floored"]["reason"]
+    assert {"halted", "watched"} <= set(site.stages("RB-DR-002"))
+    assert "accepted by" in site.evidence("floored")["reason"]
     assert site.signs_at() == [site.standby.name]
 
 
 def test_one_person_who_refuses_the_risk_leaves_the_key_fenced_and_the_standby_serving(
     made: Callable[..., Any],
-    sites: ModuleType,
 ) -> None:
     site, seen = halted(made()), list[str]()
     thread = sites.answer_when_asked(site, {"zoe": True, "yan": False}, seen)
@@ -249,7 +191,7 @@ def test_one_person_who_refuses_the_risk_leaves_the_key_fenced_and_the_standby_s
 
 
 def test_a_compromised_key_is_contained_at_the_full_node_that_was_given_it(
-    made: Callable[..., Any], sites: ModuleType
+    made: Callable[..., Any]
 ) -> None:
     site = made()
     sites.empty_zone()

@@ -4,19 +4,18 @@ VEDR_FAILOVER_KILLS sets how many kill points are tried (6), VEDR_KILLS_SEED ano
 """
 
 import itertools
-import json
 import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import failover_world
+import key_file_site
+import killed_run
 import pytest
-from beside import beside
+from forks import Forks
 
 from vedr.ledger import Entry, RunId
 
@@ -30,37 +29,8 @@ RUNBOOKS = {"region": "RB-DR-003", "zone": "RB-DR-002", "home": "failback", "key
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(scope="module")
-def worlds() -> ModuleType:
-    return beside("failover_world", HERE / "failover_world.py")
-
-
-@pytest.fixture(scope="module")
-def killed_run() -> ModuleType:
-    return beside("killed_run", HERE / "killed_run.py")
-
-
-class Processes:
-    """Forks of one imported process; each performs one runbook, or is killed."""
-
-    def __init__(self, killed_run: ModuleType) -> None:
-        paths = [HERE.parent / "stores", HERE.parents[1]]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
-        self._killed_run = killed_run
-        self._server = subprocess.Popen(
-            [sys.executable, str(SCRIPT)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def perform(self, state: Path, what: str, *, run: str = "", kill_at: int | None = None) -> dict[str, Any]:
-        """Go on with that run; without one begin it."""
-        command = {"state": str(state), "do": what, "run": run, "resume": bool(run), "kill_at": kill_at}
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(json.dumps(command) + "\n")
-        self._server.stdin.flush()
-        told: dict[str, Any] = json.loads(self._server.stdout.readline())
-        assert "is closed: " in told.get("error", "is closed: "), told
-        return told
+class Processes(Forks):
+    """Each performs one runbook, or is killed."""
 
     def until_done(self, state: Path, what: str, kills: list[int]) -> tuple[tuple[Entry, ...], int]:
         """The run's entries, when it has ended, and how often it was killed."""
@@ -70,12 +40,12 @@ class Processes:
             if entries and entries[-1].kind == "closed":
                 return entries, died
             run = entries[0].run_id if entries else ""
-            told = self.perform(state, what, run=run, kill_at=kills.pop(0) if kills else None)
+            told = self.perform(state, what, run=run, resume=bool(run), kill_at=kills.pop(0) if kills else None)
             died += told["killed"]
 
     def entries(self, state: Path, what: str) -> tuple[Entry, ...]:
         """Of the one run of this runbook, as the regions have them; () before it has any."""
-        journal = self._killed_run.open_journal(state)
+        journal = killed_run.open_journal(state)
         try:
             runs: list[RunId] = sorted(journal.runs_of(RUNBOOKS[what]))
             assert len(runs) <= 1
@@ -87,39 +57,35 @@ class Processes:
         finally:
             journal.close()
 
-    def close(self) -> None:
-        self._server.communicate()
-        assert self._server.returncode == 0
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    with Processes(SCRIPT, importing_from=(HERE.parent / "stores", HERE.parents[1])) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def processes(killed_run: ModuleType) -> Iterator[Processes]:
-    made = Processes(killed_run)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def paper(worlds: ModuleType) -> Any:
-    return worlds.paper_site()
+def remote_paper() -> Any:
+    """A site whose validators sign remotely."""
+    return failover_world.paper_site()
 
 
 def effects(state: Path) -> list[str]:
     return (state / "effects").read_text().splitlines()
 
 
-def new_world(worlds: ModuleType, paper: Any, state: Path, what: str) -> Any:
+def new_world(paper: Any, state: Path, what: str) -> Any:
     state.mkdir()
-    world = worlds.World(state, paper)
+    world = failover_world.World(state, paper)
     world.make()
     if what == "region":
         world.lose()
     return world
 
 
-def uninterrupted(processes: Processes, worlds: ModuleType, paper: Any, state: Path, what: str) -> dict[str, Any]:
+def uninterrupted(processes: Processes, paper: Any, state: Path, what: str) -> dict[str, Any]:
     """What a run does that nobody kills, and a region's way home: effects and points of each."""
-    world = new_world(worlds, paper, state, what)
+    world = new_world(paper, state, what)
     done = {what: {**processes.perform(state, what), "effects": effects(state)}}
     if what == "region":
         world.find_again()
@@ -138,13 +104,13 @@ def check_done_once(entries: tuple[Entry, ...], done: list[str], expected: list[
 
 @pytest.mark.parametrize("what", ["region", "zone"])
 def test_a_failover_killed_anywhere_goes_on_and_does_everything_exactly_once(
-    processes: Processes, worlds: ModuleType, paper: Any, tmp_path: Path, what: str
+    processes: Processes, remote_paper: Any, tmp_path: Path, what: str
 ) -> None:
-    whole = uninterrupted(processes, worlds, paper, tmp_path / "whole", what)
+    whole = uninterrupted(processes, remote_paper, tmp_path / "whole", what)
     chance = random.Random(f"{SEED} {what}")
     left, died = KILLS // 2, 0
     while left > 0:
-        world = new_world(worlds, paper, tmp_path / str(left), what)
+        world = new_world(remote_paper, tmp_path / str(left), what)
         for leg, told in whole.items():
             planned = [chance.randrange(told["points"]) for _ in range(chance.randint(1, MOST_KILLS_A_RUN))]
             left -= len(planned)
@@ -158,20 +124,11 @@ def test_a_failover_killed_anywhere_goes_on_and_does_everything_exactly_once(
 
 
 @pytest.fixture
-def key_world(worlds: ModuleType, killed_run: ModuleType, tmp_path: Path) -> Any:
+def key_world(paper: Any, tmp_path: Path) -> Any:
     """A zone whose validator signs from a key file, which was backed up."""
-    assert worlds
-    beside("folder_store", HERE.parent / "stores" / "folder_store.py")
-    module = beside("key_file_world", HERE / "key_file_world.py")
-    module.quick_derivation()
-    state = tmp_path / "keys"
-    state.mkdir()
-    world = module.KeyWorld(state, module.paper_site())
-    world.make()
-    journal = killed_run.open_journal(state)
-    world.back_up({region: killed_run.MortalStore(state / "stores" / region) for region in killed_run.REGIONS}, journal)
-    journal.close()
-    return world
+    site = key_file_site.Site(tmp_path / "keys", paper)
+    site.journal.close()
+    return site.world
 
 
 def test_a_key_file_s_move_killed_at_any_stage_goes_on_and_no_height_is_signed_by_two_hosts(

@@ -3,19 +3,16 @@
 VEDR_KILLS sets how many kill points are tried (20), VEDR_KILLS_SEED another choice of them.
 """
 
-import json
 import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import killed_run
 import pytest
-from beside import beside
+from forks import Forks
 
 from vedr.errors import NotFoundError
 from vedr.ledger import Entry, RunId
@@ -30,49 +27,18 @@ MOST_KILLS_A_RUN = 4
 
 
 @pytest.fixture(scope="module")
-def killed_run() -> ModuleType:
-    return beside("killed_run", SCRIPT)
-
-
-class Processes:
-    """Forks of one imported process; each does one thing and ends, or is killed."""
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "stores")}
-        self._server = subprocess.Popen(
-            [sys.executable, str(SCRIPT)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def perform(self, state: Path, what: str, *, resume: bool = False, kill_at: int | None = None) -> dict[str, Any]:
-        command = {"state": str(state), "do": what, "run": RUN, "resume": resume, "kill_at": kill_at}
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(json.dumps(command) + "\n")
-        self._server.stdin.flush()
-        told: dict[str, Any] = json.loads(self._server.stdout.readline())
-        # Killed when one region had its last entry: whoever comes next completes that, and finds the run closed.
-        assert "is closed: " in told.get("error", "is closed: "), told
-        return told
-
-    def close(self) -> None:
-        self._server.communicate()
-        assert self._server.returncode == 0
+def processes() -> Iterator[Forks]:
+    with Forks(SCRIPT, importing_from=(SCRIPT.parents[1] / "stores",)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[Processes]:
-    made = Processes()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def points(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> int:
+def points(processes: Forks, tmp_path_factory: pytest.TempPathFactory) -> int:
     """How many points a run has at which it may be killed."""
-    return int(processes.perform(tmp_path_factory.mktemp("whole"), "run")["points"])
+    return int(processes.perform(tmp_path_factory.mktemp("whole"), "run", run=RUN)["points"])
 
 
-def last_kind(killed_run: ModuleType, state: Path) -> str:
+def last_kind(state: Path) -> str:
     """The kind of the last entry that the regions hold; empty when the process was killed before its first."""
     journal = killed_run.open_journal(state)
     try:
@@ -84,7 +50,7 @@ def last_kind(killed_run: ModuleType, state: Path) -> str:
         journal.close()
 
 
-def verified(killed_run: ModuleType, state: Path) -> tuple[Entry, ...]:
+def verified(state: Path) -> tuple[Entry, ...]:
     """The run's entries, when every signature, chain and copy in every region holds."""
     journal = killed_run.open_journal(state)
     try:
@@ -110,20 +76,20 @@ def cases(tmp_path: Path, points: int, kills: int, *, salt: str) -> Iterator[tup
 
 
 def test_a_run_killed_anywhere_goes_on_and_does_everything_exactly_once(
-    processes: Processes, points: int, killed_run: ModuleType, tmp_path: Path
+    processes: Forks, points: int, tmp_path: Path
 ) -> None:
     died = 0
     for state, next_kill in cases(tmp_path, points, KILLS, salt="resume"):
         kind = ""
         while kind != "closed":
-            told = processes.perform(state, "run", resume=bool(kind), kill_at=next_kill())
+            told = processes.perform(state, "run", run=RUN, resume=bool(kind), kill_at=next_kill())
             died += told["killed"]
-            kind = last_kind(killed_run, state)
+            kind = last_kind(state)
             assert kind == "closed" or "error" not in told
         assert Counter(killed_run.effects(state)) == dict.fromkeys(ONCE, 1), state
         assert (state / "configuration").read_text() == RUN
         assert (state / "moved").read_text() == f"1 {RUN}"
-        entries = verified(killed_run, state)
+        entries = verified(state)
         completed = Counter(str(entry.payload["step"]) for entry in entries if entry.kind == "step_completed")
         assert set(completed.values()) == {1}
         assert (entries[-1].kind, entries[-1].payload["outcome"]) == ("closed", "completed")
@@ -132,19 +98,19 @@ def test_a_run_killed_anywhere_goes_on_and_does_everything_exactly_once(
 
 
 def test_a_run_killed_anywhere_is_given_up_and_what_it_did_is_taken_back_once_or_named(
-    processes: Processes, points: int, killed_run: ModuleType, tmp_path: Path
+    processes: Forks, points: int, tmp_path: Path
 ) -> None:
     abandoned = 0
     for state, next_kill in cases(tmp_path, points, max(10, KILLS // 2), salt="abandon"):
-        processes.perform(state, "run", kill_at=next_kill())
-        kind = last_kind(killed_run, state)
+        processes.perform(state, "run", run=RUN, kill_at=next_kill())
+        kind = last_kind(state)
         if kind not in ("", "closed"):
             abandoned += 1
             while kind != "closed":
-                told = processes.perform(state, "abandon", kill_at=next_kill())
-                kind = last_kind(killed_run, state)
+                told = processes.perform(state, "abandon", run=RUN, kill_at=next_kill())
+                kind = last_kind(state)
                 assert kind == "closed" or "error" not in told
-            check_given_up(killed_run.effects(state), verified(killed_run, state))
+            check_given_up(killed_run.effects(state), verified(state))
     assert abandoned
 
 

@@ -5,27 +5,30 @@
     (3) Link tables that have come since, drop those that have gone, copy all that can still change.
     (4) Resume.  If the host resumed it earlier, the copy is thrown away and taken again.
 
-Guarantees: no file of the copy is one that the live node can still change: what it has open for writing is copied,
-however it is named.  Keys and the sign-state are never in it.  The node runs on whatever happens here, since the host
-ends the pause by itself; the staging folder goes with the `with` block, one left by a killed run with the next capture.
-A node is captured by one run at a time.
+Guarantees: no file of the copy is one that the live node can still change: what it, or a process that it started, has
+open for writing is copied, however it is named.  Keys and the sign-state are never in it.  The node runs on whatever
+happens here, since the host ends the pause by itself; the staging folder goes with the `with` block, one left by a
+killed run with the next capture.  A node is captured by one run at a time.
 Leaves out: which node to take (require_capturable refuses those that must not be), and the height (inspection.py).
 
-Links need staging on the data's own file system: it is a folder beside the data.
+Links need staging on the data's own file system, which may be mounted in the home: it is a folder within the data.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, Literal
 
+from vedr.backup.manifest import PERMISSION_BITS, FolderEntry
 from vedr.backup.tree import Tree, read_tree
 from vedr.errors import (
     ConflictError,
@@ -47,8 +50,10 @@ LOCK_NAME: Final = ".vedr-capture.lock"
 _IMMUTABLE: Final = re.compile(r"(\.(ldb|sst)$)|(/wal\.\d+$)")
 _LEFT_OUT: Final = re.compile(
     r"(^|/)(LOCK|LOG|LOG\.old|[^/]*\.lock|priv_validator_state\.json[^/]*|priv_validator_key\.json|node_key\.json)$"
-    r"|^(snapshots|config|lock)(/|$)|^\.vedr-capture-"
+    r"|(^|/)(keys|keyring-[a-z]+)(/|$)|\.(pem|key)$"
+    r"|^(snapshots|config|lock)(/|$)|^\.vedr-"
 )
+LeaveOut = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,24 @@ def require_capturable(node: Node, condition: NodeCondition) -> None:
 
 @contextlib.contextmanager
 def capture(
-    node: Node | Provider, home: Path, fleet: Fleet, *, method: Literal["pause", "stop"] = "pause"
+    node: Node | Provider,
+    home: Path,
+    fleet: Fleet,
+    *,
+    method: Literal["pause", "stop"] = "pause",
+    secret: Iterable[str] = (),
 ) -> Iterator[Capture]:
     """The copy, for as long as the block lasts: a node's data, or a provider's home but for its configuration.
 
+    Args:
+        node: Whose data.
+        home: Where it is.
+        fleet: Pauses or stops it.
+        method: How it is made to stand still.
+        secret: Patterns of paths with keys, beside those that `is_left_out` knows: they are left out.
+
     Raises:
+        RefusedError: it does not run, or a part of its data can't be captured.
         NoSpaceError: the disk lacks room for what must be copied; the node was not touched.
         DeadlineError: three times the pause ended before the copy did.
         UnavailableError: the node's host does not answer.
@@ -101,44 +119,39 @@ def capture(
     data = home if isinstance(node, Provider) else home / "data"
     if not data.is_dir():
         raise NotFoundError(f"{node.name} has no data in {home}", remedy="Check the node's home in the site file.")
-    with _staging(home) as folder:
-        _require_room(node, home, data)
-        copy = _Copy(data, folder / "data")
+    patterns = tuple(secret)
+
+    def leave_out(path: str) -> bool:
+        return is_left_out(path) or any(fnmatchcase(path, pattern) for pattern in patterns)
+
+    with _staging(home, data) as folder:
+        copy = _Copy(data, folder / "data", leave_out)
+        copy.require_room(node)
         pause_ms = _paused(node, fleet, copy) if method == "pause" else _stopped(node, fleet, copy)
-        yield Capture(folder / "data", read_tree(folder / "data", leave_out=is_left_out), method, pause_ms)
+        yield Capture(folder / "data", copy.tree(), method, pause_ms)
 
 
 def is_left_out(path: str) -> bool:
-    """Keys, sign-state, configuration, locks, logs, and state-sync snapshots, which the node makes again."""
+    """Keys, sign-state, configuration, locks, logs, marks of ours, and the state-sync snapshots of a node."""
     return _LEFT_OUT.search(path) is not None
 
 
 @contextlib.contextmanager
-def _staging(home: Path) -> Iterator[Path]:
+def _staging(home: Path, data: Path) -> Iterator[Path]:
     """A folder of its own, under a lock that dies with this process; what a killed run left is removed first."""
     with (home / LOCK_NAME).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConflictError(f"{home} is being captured", remedy="Wait until the other snapshot ends.") from error
-        for leftover in home.glob(STAGING_PREFIX + "*"):
+        for leftover in data.glob(STAGING_PREFIX + "*"):
             shutil.rmtree(leftover)
-        folder = home / f"{STAGING_PREFIX}{secrets.token_hex(6)}"
+        folder = data / f"{STAGING_PREFIX}{secrets.token_hex(6)}"
         folder.mkdir(mode=0o700)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _require_room(node: Node | Provider, home: Path, data: Path) -> None:
-    mutable = sum(_size_bytes(data / path) for path, _ in _scan(data) if not _IMMUTABLE.search(path))
-    free = shutil.disk_usage(home).free
-    if free < mutable + SPARE_BYTES:
-        raise NoSpaceError(
-            f"{node.name}: {free} bytes free in {home}, a capture needs {mutable} and {SPARE_BYTES} to spare",
-            remedy="Free some space on the node's disk; the node was not touched.",
-        )
 
 
 def _size_bytes(path: Path) -> int:
@@ -185,11 +198,30 @@ def _stopped(node: Node | Provider, fleet: Fleet, copy: "_Copy") -> int:
 
 
 def open_for_writing(pid: int) -> frozenset[int]:
-    """Inodes of the files that a process may write through an open descriptor.
+    """Inodes of the files that a process and those it started may write through an open descriptor.
+
+    A unit's main process may be a supervisor such as cosmovisor, and the node its child.
 
     Raises:
+        UnavailableError: one of them ended meanwhile.
         RefusedError: this process may not look; guessing could let a file change under the snapshot.
     """
+    return frozenset(inode for process in _with_children(pid) for inode in _opened_by(process))
+
+
+def _with_children(pid: int) -> list[int]:
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of those that stand still none ends
+            _, _, after_name = stat.read_text(errors="replace").rpartition(")")
+            parents[int(stat.parent.name)] = int(after_name.split()[1])
+    family = [pid]
+    for member in family:
+        family.extend(child for child, parent in parents.items() if parent == member)
+    return family
+
+
+def _opened_by(pid: int) -> set[int]:
     inodes = set()
     folder = Path(f"/proc/{pid}")
     try:
@@ -208,18 +240,18 @@ def open_for_writing(pid: int) -> frozenset[int]:
             flags = re.search(r"^flags:\s*([0-7]+)", descriptor.read_text(), re.MULTILINE)
             if flags is None or int(flags[1], 8) & os.O_ACCMODE != os.O_RDONLY:
                 inodes.add((folder / "fd" / descriptor.name).stat().st_ino)
-    return frozenset(inodes)
+    return inodes
 
 
-def _scan(data: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
+def _scan(data: Path, leave_out: LeaveOut, prefix: str = "") -> Iterator[tuple[str, int]]:
     """Relative path and inode of every file that belongs into a capture; no stat, which a large node can't afford."""
     with os.scandir(data / prefix) as entries:
         for entry in entries:
             path = prefix + entry.name
-            if is_left_out(path):
+            if leave_out(path):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _scan(data, path + "/")
+                yield from _scan(data, leave_out, path + "/")
             elif entry.is_file(follow_symlinks=False):
                 yield path, entry.inode()
             else:
@@ -229,15 +261,42 @@ def _scan(data: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
 class _Copy:
     """The growing copy: path to inode of what is linked."""
 
-    def __init__(self, data: Path, target: Path) -> None:
-        self._data, self._target = data, target
+    def __init__(self, data: Path, target: Path, leave_out: LeaveOut) -> None:
+        self._data, self._target, self._leave_out = data, target, leave_out
         self._linked: dict[str, int] = {}
         self._copied: set[str] = set()
         target.mkdir(mode=0o700)
 
+    def require_room(self, node: Node | Provider) -> None:
+        """NoSpaceError when the disk lacks room for what must be copied."""
+        mutable = sum(_size_bytes(self._data / path) for path, _ in self._scan() if not _IMMUTABLE.search(path))
+        free = shutil.disk_usage(self._data).free
+        if free < mutable + SPARE_BYTES:
+            raise NoSpaceError(
+                f"{node.name}: {free} bytes free in {self._data}, a capture needs {mutable} and {SPARE_BYTES} to spare",
+                remedy="Free some space on the node's disk; the node was not touched.",
+            )
+
+    def tree(self) -> Tree:
+        """What was captured, with the folders as they are in the data, the empty ones too."""
+        found = read_tree(self._target, leave_out=self._leave_out)
+        files = (replace(file, mutable=file.path in self._copied) for file in found.files)
+        return Tree(tuple(files), tuple(sorted(self._folders())))
+
+    def _scan(self) -> Iterator[tuple[str, int]]:
+        return _scan(self._data, self._leave_out)
+
+    def _folders(self, prefix: str = "") -> Iterator[FolderEntry]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._data / prefix) as entries:
+            for entry in entries:
+                path = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False) and not self._leave_out(path):
+                    yield FolderEntry(path, entry.stat(follow_symlinks=False).st_mode & PERMISSION_BITS)
+                    yield from self._folders(path + "/")
+
     def link_immutable(self) -> None:
         """Before the pause: whatever is linked here need not be linked in it."""
-        for path, inode in _scan(self._data):
+        for path, inode in self._scan():
             if _IMMUTABLE.search(path) and self._linked.get(path) != inode:
                 with contextlib.suppress(FileNotFoundError):  # compaction was faster
                     self._link(path, inode)
@@ -247,7 +306,7 @@ class _Copy:
         for path in self._copied:
             (self._target / path).unlink(missing_ok=True)
         self._copied.clear()
-        present = dict(_scan(self._data))
+        present = dict(self._scan())
         for path in [path for path, inode in self._linked.items() if present.get(path) != inode or inode in writable]:
             (self._target / path).unlink()
             del self._linked[path]
@@ -264,7 +323,15 @@ class _Copy:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._linked.pop(path, None)  # should the file go just now, there is no link
         target.unlink(missing_ok=True)
-        os.link(self._data / path, target, follow_symlinks=False)
+        try:
+            os.link(self._data / path, target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise RefusedError(
+                f"{self._data / path} is on another file system than {self._data}",
+                remedy="Mount the disk at the data folder or above it, not within it.",
+            ) from error
         self._linked[path] = inode
         self._copied.discard(path)
 

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from vedr.backup.layout import object_key
 from vedr.backup.manifest import FileEntry, PlacedObject, VerifiedManifest
 from vedr.backup.mending import mendable
-from vedr.backup.repository import Repository, load_placement, no_region, ordered
+from vedr.backup.repository import Repository, load_placement, no_region, ordered, require_readable
 from vedr.backup.rooms import Loan, Workspace
 from vedr.backup.sealing import MAX_STORED_BYTES, Codec, Room, fresh_room
 from vedr.backup.snapshot import NO_PROGRESS, Progress
@@ -34,6 +34,7 @@ from vedr.errors import CorruptError, NoSpaceError, VedrError
 FETCHERS: Final = max(8, min(32, 4 * (os.cpu_count() or 2)))  # most wait for the network or the disk
 FORMS: Final = 3  # of an object in memory at once: as it came, decrypted, decompressed
 BLOCK_BYTES: Final = 4096  # what O_DIRECT wants offsets, lengths and addresses to be multiples of
+FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT)
 DIRECT_FROM_BYTES: Final = 256 * 1024  # below, a second descriptor costs more than it saves
 
 
@@ -54,6 +55,8 @@ class ObjectReader:
     """Reads a snapshot's objects, each from the first region whose copy proves itself."""
 
     def __init__(self, repository: Repository, verified: VerifiedManifest, *, prefer: Iterable[str] = ()) -> None:
+        """InvalidInputError when it is encrypted under another key than the site's."""
+        require_readable(repository.codec, verified)
         self._repository, self._verified = repository, verified
         self._regions = ordered(repository.regions, prefer)
         self._placed: dict[str, tuple[PlacedObject, ...]] = {}
@@ -225,7 +228,7 @@ class _Writer:
                     os.fchmod(descriptor, file.mode)
                     os.fsync(descriptor)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno in FULL_ERRNOS:
                     raise NoSpaceError(
                         f"{path}: no room for {file.size_bytes} bytes", remedy="Free some space, and run it again."
                     ) from error

@@ -97,6 +97,8 @@ class Manifest:
     objects: tuple[ObjectEntry, ...]
     files: tuple[FileEntry, ...]
     folders: tuple[FolderEntry, ...]
+    key_id: str | None = None
+    """Of the key that it is encrypted under; None without encryption, and in manifests from before keys were named."""
 
     @property
     def total_bytes(self) -> int:
@@ -224,7 +226,12 @@ def _manifest_json(manifest: Manifest) -> Mapping[str, Json]:
         "software": dict(facts.software),
         "database_backend": facts.database_backend,
         "capture": {"method": facts.method, "pause_ms": facts.pause_ms},
-        "encoding": {"compression": "zstd", "encryption": manifest.encryption, "part_bytes": PART_BYTES},
+        "encoding": {
+            "compression": "zstd",
+            "encryption": manifest.encryption,
+            **({} if manifest.key_id is None else {"key_id": manifest.key_id}),
+            "part_bytes": PART_BYTES,
+        },
         "total_bytes": manifest.total_bytes,
         "objects": [[entry.name, entry.size_bytes] for entry in manifest.objects],
         "files": [
@@ -257,6 +264,7 @@ def _parse_manifest(reader: Reader) -> Manifest:
             FolderEntry(row.path(0), row.count(1) & PERMISSION_BITS)
             for row in (r.row(2) for r in reader.rows("folders"))
         ),
+        key_id=encoding.text("key_id") if "key_id" in encoding.names else None,
     )
     _check_whole(manifest, reader)
     return manifest

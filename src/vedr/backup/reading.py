@@ -2,7 +2,8 @@
 
 Guarantees: a file is taken as unchanged only when path, inode, device, size and mtime are those of a signed manifest of
 the same epoch, and its mtime was no longer fresh then; a file that changes while it is read is refused.  The change
-time is no part of this: hard-linking, which captures do, alters it.
+time is no part of this: hard-linking, which captures do, alters it.  A copy of a file that can still change is always
+read: the inode is the copy's, and what is written through memory moves the mtime only when the kernel writes it out.
 Leaves out: where objects go (upload.py).
 """
 
@@ -28,7 +29,7 @@ MAX_OLD_PACKS: Final = (
 )
 AHEAD_BYTES: Final = 32 * 1024 * 1024  # asked of the disk before a worker is free for it
 FORMS: Final = 2  # of content in memory at once: as it was read, compressed
-FRESH_NS: Final = 2_000_000_000  # a file system's clock may stand still this long: two writes, one mtime
+FRESH_NS: Final = 13_000_000_000  # a file system's clock may stand still for 2 s, an id may be 11 s ahead of its time
 
 
 class Piece(NamedTuple):
@@ -226,7 +227,7 @@ class _Known:
 
     def entry(self, file: LocalFile) -> tuple[list[Piece], str] | None:
         """Its pieces and digest, if it is unchanged and every region that works has all of it."""
-        known = self._files.get(file.path)
+        known = None if file.mutable else self._files.get(file.path)
         if known is None or (known.size_bytes, known.mtime_ns, known.inode, known.device) != (
             file.size_bytes, file.mtime_ns, file.inode, file.device,
         ):  # fmt: skip

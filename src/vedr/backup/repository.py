@@ -15,7 +15,15 @@ from vedr.backup.layout import SnapshotId, Source, document_id, manifest_key, pa
 from vedr.backup.manifest import Placement, VerifiedManifest, open_manifest, open_placement
 from vedr.backup.mending import mendable
 from vedr.backup.sealing import Codec
-from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+    VedrError,
+)
 from vedr.ports import Clock, ObjectKey, ObjectStore, StoredObject
 from vedr.signature import MAX_DOCUMENT_BYTES, Signer
 from vedr.targets import Retention
@@ -130,6 +138,25 @@ def load_manifest(repository: Repository, listed: Listed, *, prefer: Iterable[st
     raise no_region(f"manifest {listed.id}", refusals)
 
 
+def require_readable(codec: Codec, verified: VerifiedManifest) -> None:
+    """Whether its objects can be opened here: without this, another key's would all look damaged.
+
+    Raises:
+        InvalidInputError: it is encrypted and the site is not, the other way round, or it is under another key.
+    """
+    manifest = verified.manifest
+    if manifest.encryption != codec.encryption:
+        raise InvalidInputError(
+            f"snapshot {manifest.id} has encryption {manifest.encryption}, this site {codec.encryption}",
+            remedy="Give the site file the [encryption] that the snapshot was made with.",
+        )
+    if manifest.key_id not in (None, codec.key_id):
+        raise InvalidInputError(
+            f"snapshot {manifest.id} is encrypted under key {manifest.key_id}, this site has key {codec.key_id}",
+            remedy="Use a copy of the site file whose [encryption] key is the one of that time.",
+        )
+
+
 def load_own_manifest(repository: Repository, source: Source, snapshot: SnapshotId, region: str) -> VerifiedManifest:
     """That region's own copy: another's would hide its loss."""
     with mendable(source, snapshot, region):
@@ -143,11 +170,6 @@ def load_placement(repository: Repository, verified: VerifiedManifest, region: s
         key = placement_key(verified.source, verified.id)
         stored = repository.store(region).get(key, limit_bytes=MAX_DOCUMENT_BYTES)
         return open_placement(stored, repository.trusted, verified=verified, region=region)
-
-
-def placements(repository: Repository, verified: VerifiedManifest) -> "dict[str, Placement | VedrError]":
-    """Of every region, or why it has none."""
-    return repository.in_every_region(lambda store: load_placement(repository, verified, store.region))
 
 
 def put_once(store: ObjectStore, key: ObjectKey, data: bytes) -> StoredObject:

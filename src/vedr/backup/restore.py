@@ -10,7 +10,7 @@
 Guarantees: the live data is not touched before (5); a failure or a kill at any point leaves either the old or the new
 data in place, never a mixture, and running the step again ends it.  Where a region's copy is missing or damaged, the
 next region's is taken, object by object.  The sign-state is never part of a snapshot, and `swap_in` only ever merges it
-upward: the old folder keeps its copy.
+upward: the old folder keeps its copy.  Run as root, what is put in place belongs to whom the data before it did.
 Leaves out: stopping and starting the node.
 """
 
@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vedr.backup.fetching import fetch_into
+from vedr.backup.fetching import FULL_ERRNOS, fetch_into
 from vedr.backup.layout import SnapshotId
 from vedr.backup.manifest import VerifiedManifest
-from vedr.backup.repository import Listed, Repository, list_snapshots, load_manifest
+from vedr.backup.repository import Listed, Repository, list_snapshots, load_manifest, require_readable
 from vedr.backup.snapshot import NO_PROGRESS, Progress
 from vedr.chain.sign_state import FILE_NAME as SIGN_STATE_FILE
 from vedr.chain.sign_state import SignState, merge_upward, read_sign_state, write_sign_state
@@ -41,6 +41,7 @@ from vedr.inventory import Height
 
 SPARE_BYTES: Final = 64 * 1024 * 1024  # beside the content: folders, the node's first writes
 COMPLETE_MARK: Final = ".vedr-complete"
+SWAPPED_MARK: Final = ".vedr-swapped-"  # and the incident: tells data that was put in place from data that was not
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,11 @@ def candidates(
 def open_manifest(
     repository: Repository, listed: Listed, *, chain_id: str | None, prefer: Iterable[str] = ()
 ) -> VerifiedManifest:
-    """Signature and chain.
+    """Signature, chain, and whether this site's key opens it.
 
     Raises:
         VerificationFailedError: another chain's, or no trusted key signed it.
+        InvalidInputError: it was made under another encryption key.
     """
     verified = load_manifest(repository, listed, prefer=prefer)
     chain = verified.manifest.facts.chain
@@ -113,12 +115,7 @@ def open_manifest(
         raise VerificationFailedError(
             f"snapshot {listed.id} is of {found}, this site runs {chain_id}", remedy="Choose a snapshot of this chain."
         )
-    if verified.manifest.encryption != repository.codec.encryption:
-        raise InvalidInputError(
-            f"snapshot {listed.id} has encryption {verified.manifest.encryption}, "
-            f"this site {repository.codec.encryption}",
-            remedy="Give the site file the [encryption] that the snapshot was made with.",
-        )
+    require_readable(repository.codec, verified)
     return verified
 
 
@@ -128,6 +125,17 @@ def staged_path(home: Path, incident: str) -> Path:
 
 def old_path(home: Path, incident: str) -> Path:
     return home / f"data.vedr-old-{_checked(incident)}"
+
+
+def require_exchangeable(home: Path) -> None:
+    """RefusedError when a home's data can't be exchanged by rename, because it is a mount point or a link."""
+    data = home / "data"
+    kind = "a link" if data.is_symlink() else "a mount point" if data.is_mount() else None
+    if kind is not None:
+        raise RefusedError(
+            f"{data} is {kind}: restored data can't take its place by rename",
+            remedy="Mount the disk at the node's home, or name the folder above the data as home in the site file.",
+        )
 
 
 def fetch(
@@ -142,9 +150,11 @@ def fetch(
     """Bring the content beside the live data; a complete earlier fetch is found again, a partial one is begun anew.
 
     Raises:
-        NoSpaceError: the disk lacks room; nothing was written.
+        RefusedError: the live data could not be exchanged for it.
+        NoSpaceError: the disk lacks room; nothing is left behind.
         CorruptError, NotFoundError, UnavailableError: an object is good in no region; nothing is left behind.
     """
+    require_exchangeable(home)
     target = staged_path(home, incident)
     mark = target / COMPLETE_MARK
     total = verified.manifest.total_bytes
@@ -155,10 +165,15 @@ def fetch(
     _require_room(home, total)
     try:
         fetched = fetch_into(repository, verified, target, prefer=prefer, progress=progress)
-    except BaseException:
+        _write_durably(mark, verified.sha256)
+    except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
+            raise NoSpaceError(
+                f"{home}: {error.strerror} while {total} bytes were written",
+                remedy="Free some space (df -h, df -i), and run it again.",
+            ) from error
         raise
-    _write_durably(mark, verified.sha256)
     return Staged(home, incident, verified.id, target, total, fetched.from_regions, fetched.took_s)
 
 
@@ -173,21 +188,43 @@ def swap_in(staged: Staged, *, validator: bool) -> Swapped:
 
     Raises:
         CorruptError, RefusedError: the validator's sign-state can't be trusted, or an old folder is in the way.
+        NotFoundError: what was staged is gone, and was not put in place.
     """
+    require_exchangeable(staged.home)
     data, old = staged.home / "data", old_path(staged.home, staged.incident)
+    mark = SWAPPED_MARK + staged.incident
     if staged.path.exists():
         if data.exists() and old.exists():
             raise RefusedError(
                 f"{old} exists already beside live and staged data", remedy="Look what it is, and move it away."
             )
         _carry_over_sign_state(old if old.exists() else data, staged.path, validator=validator)
+        _give_to_owner(staged.path, like=next(path for path in (data, old, staged.home) if path.exists()))
+        (staged.path / COMPLETE_MARK).unlink(missing_ok=True)
+        _write_durably(staged.path / mark, staged.snapshot)
         if data.exists():
             _rename(data, old)
         _rename(staged.path, data)
-    elif not data.exists():
-        raise NotFoundError(f"neither {staged.path} nor {data} exists", remedy="Fetch the snapshot again.")
-    (data / COMPLETE_MARK).unlink(missing_ok=True)
+    elif not data.exists() or not (old.exists() or swapped_before(staged.home, staged.incident)):
+        raise NotFoundError(f"{staged.path} is gone, {data} was not exchanged", remedy="Fetch the snapshot again.")
     return Swapped(staged.home, staged.incident, data, old if old.exists() else None)
+
+
+def swapped_before(home: Path, incident: str) -> SnapshotId | None:
+    """What that incident put in place already and has not done with; None when nothing."""
+    try:
+        return SnapshotId((home / "data" / (SWAPPED_MARK + _checked(incident))).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return None
+
+
+def _give_to_owner(folder: Path, *, like: Path) -> None:
+    """All of the folder: the node runs as that user, and could not open what root fetched.  Only root can give."""
+    if os.geteuid() != 0:
+        return
+    owner = like.stat()
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _carry_over_sign_state(live: Path, staged: Path, *, validator: bool) -> None:
@@ -238,6 +275,7 @@ def discard_old(swapped: Swapped) -> None:
             raise RefusedError(f"{swapped.home / 'data'} is missing: the old data is all there is", remedy="Roll back.")
         shutil.rmtree(old)
         _sync_folder(swapped.home)
+    (swapped.home / "data" / (SWAPPED_MARK + swapped.incident)).unlink(missing_ok=True)
 
 
 def discard_staged(home: Path, incident: str) -> None:

@@ -38,6 +38,7 @@ HEADER: Final = struct.Struct(">4sBBHI")  # magic, version, flags, reserved 0, l
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 KEY_BYTES: Final = 32
+KEY_ID_BYTES: Final = 8
 PART_BYTES: Final = 16 * 1024 * 1024
 MAX_CONTENT_BYTES: Final = 64 * 1024 * 1024  # what a header may claim: bounds the memory that a forged one can take
 MAX_STORED_BYTES: Final = HEADER.size + NONCE_BYTES + TAG_BYTES + MAX_CONTENT_BYTES
@@ -70,6 +71,8 @@ class _Keys:
     message: bytes = field(repr=False)
     name: bytes = field(repr=False)
     nonce: bytes = field(repr=False)
+    id: bytes
+    """Tells keys apart, and nothing about them."""
 
 
 class Codec:
@@ -82,7 +85,7 @@ class Codec:
                 f"the encryption key has {len(key)} bytes, not {KEY_BYTES}", remedy="Make one: openssl rand -hex 32."
             )
         self._keys = (
-            None if key is None else _Keys(*(_derive(key, purpose) for purpose in ("message", "name", "nonce")))
+            None if key is None else _Keys(*(_derive(key, purpose) for purpose in ("message", "name", "nonce", "id")))
         )
         self._cipher = None if self._keys is None else AESGCM(self._keys.message)
         self._contexts = threading.local()
@@ -90,6 +93,11 @@ class Codec:
     @property
     def encryption(self) -> EncryptionMode:
         return "none" if self._keys is None else "aes-256-gcm"
+
+    @property
+    def key_id(self) -> str | None:
+        """Which key this is, for manifests to say: what another key sealed can't be opened.  None without one."""
+        return None if self._keys is None else self._keys.id[:KEY_ID_BYTES].hex()
 
     def name(self, digest: bytes) -> ObjectName:
         """The name of content with this SHA-256; keyed where encrypted, so that names confirm nothing to a reader."""

@@ -141,6 +141,7 @@ def create(
         objects=objects,
         files=files,
         folders=tree.folders,
+        key_id=repository.codec.key_id,
     )
     verified = seal_manifest(manifest, repository.signer)
     outcomes = commit(repository, verified, landings)
@@ -254,13 +255,16 @@ def _earlier(repository: Repository, source: Source, epoch: Epoch, landings: Map
                 placement = load_placement(repository, verified, region)
             except VedrError:
                 continue  # an older one may do; without any, everything is sent again
+            if verified.manifest.epoch != epoch:
+                continue  # made under another epoch_days: what it placed stands under other keys
             proven[listed.id] = verified
             names = (entry.name for entry in verified.manifest.objects)
             trust_earlier(landing, dict(zip(names, placement.objects, strict=True)))
             if newest is None or verified.id > newest.id:
                 newest = verified.manifest
             break
-    return newest if newest is not None and newest.encryption == repository.codec.encryption else None
+    ours = repository.codec.encryption, repository.codec.key_id
+    return newest if newest is not None and (newest.encryption, newest.key_id) == ours else None
 
 
 def epoch_of(moment: dt.datetime, repository: Repository) -> Epoch:

@@ -26,6 +26,8 @@ class LocalFile:
     mtime_ns: int
     inode: int
     device: int
+    mutable: bool = False
+    """A copy of what can still change: its inode is the copy's own, by which the next snapshot recognises nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ Guarantees: what was edited was parsed back and differs in just these values; a 
 Leaves out: stopping and starting the node, which reads its configuration only at its start.
 """
 
+import contextlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,7 @@ _UNIX: Final = "unix://"
 
 def signer_address(home: Path) -> str:
     """Where the node waits for a remote signer, as its configuration says; "" where for none.  Errors as below."""
-    path = home / "config" / "config.toml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror}", remedy="Restore the node's configuration first.") from error
-    return str(_read_toml(text).get(SIGNER_ADDRESS, ""))
+    return str(_read_toml(_read(_config(home))).get(SIGNER_ADDRESS, ""))
 
 
 def set_signer_address(home: Path, address: str) -> bool:
@@ -37,11 +33,8 @@ def set_signer_address(home: Path, address: str) -> bool:
     Raises:
         NotFoundError, CorruptError: no configuration, or none that can be edited; nothing was changed.
     """
-    path = home / "config" / "config.toml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror}", remedy="Restore the node's configuration first.") from error
+    path = _config(home)
+    text = _read(path)
     edited = edit_root(text, {SIGNER_ADDRESS: address})
     if edited == text:
         return False
@@ -82,13 +75,33 @@ def edit_section(text: str, section: str, values: Mapping[str, TomlValue]) -> st
     return _checked(lines, {**expected, section: {**expected[section], **values}}, f"[{section}]")
 
 
+def _config(home: Path) -> Path:
+    return home / "config" / "config.toml"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror}", remedy="Restore the node's configuration first.") from error
+
+
 def _put(lines: list[str], start: int, key: str, value: TomlValue) -> None:
     line = f"{key} = {_toml(value)}"
     found = _key_line(lines, start, key)
     if found is None:
         lines.insert(start, line)
     else:
-        lines[found] = line
+        lines[found] = line + _comment(lines[found])
+
+
+def _comment(assignment: str) -> str:
+    """What stands behind the value, with the space before it; "" for none, or when the value goes on in other lines."""
+    for mark in re.finditer(r"\s*#", assignment):
+        with contextlib.suppress(tomllib.TOMLDecodeError):  # within a string: what is before the mark is no TOML yet
+            tomllib.loads(assignment[: mark.start()])
+            return assignment[mark.start() :]
+    return ""
 
 
 def _checked(lines: Sequence[str], expected: Mapping[str, Any], what: str) -> str:

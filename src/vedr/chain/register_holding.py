@@ -5,7 +5,6 @@ is durable and wait for no region beyond it; what slower regions miss is sent to
 Leaves out: the floor that a first take-over needs (vedr.chain.floor), and who may take over (the promotion protocol).
 """
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +12,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, Epoch, Position, Validator
-from vedr.chain.register_claim import ABSENT, Claim, RegionState
+from vedr.chain.register_claim import ABSENT, Claim
 from vedr.chain.register_regions import Regions
 from vedr.chain.register_survey import Seen, Survey
-from vedr.chain.sign_state import Hrs
 from vedr.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError, UnavailableError, VedrError
-from vedr.inventory import Height
 from vedr.ports import Registers
 
 TAKE_OVER_DEADLINE_S: Final = 8.0  # under the 10 s in which a standby is to sign
@@ -27,11 +24,6 @@ LOOK_DEADLINE_S: Final = 5.0
 SHORTEST_GRACE_S: Final = 0.2  # for the regions beyond a majority that agrees, in a glance
 LONGEST_GRACE_S: Final = 1.0  # the same where that majority took long, or does not agree
 MIN_REGIONS: Final = 3  # fewer have no majority that survives a loss
-
-
-def position_of(hrs: Hrs, sign_bytes: bytes) -> Position:
-    """The position of a message that is about to be signed."""
-    return Position(Height(hrs[0]), hrs[1], hrs[2], hashlib.sha256(sign_bytes).hexdigest(), sign_bytes)
 
 
 class SignStateRegister:
@@ -85,7 +77,7 @@ class SignStateRegister:
 
         Raises:
             ConflictError: a region has another register of this key.
-        UnavailableError: a region does not answer or holds bytes that can't be read; every one is needed, this once.
+            UnavailableError: a region does not answer or holds bytes that can't be read; every one is needed, this once.
         """
         founding = Content(Epoch(0), NOBODY, position)
         seen = self._survey(founding, deadline_s)
@@ -233,16 +225,6 @@ class Holding:
         """Whether a majority is known to hold it under this claim, so that `advance` returns at once; asks nobody."""
         with self._regions.looking():
             return self._claim.is_durable and self._claim.position == position
-
-    def regions(self) -> tuple[RegionState, ...]:
-        """What each region showed last."""
-        with self._regions.looking():
-            return self._claim.regions()
-
-    def wait_until_everywhere(self, *, deadline_s: float) -> bool:
-        """Wait until the slow regions have caught up too; False when one has not."""
-        claim = self._claim
-        return self._regions.wait_for(lambda: all(state.is_current for state in claim.regions()), deadline_s=deadline_s)
 
     def close(self, *, wait_s: float = 0.0) -> None:
         """Send nothing more.  The register stays with this epoch until another takes it over."""

@@ -181,6 +181,7 @@ def restore_command(
         )
         staged = _first_good(opened, found, chain_id, home, report)
         swapped = restore.swap_in(staged, validator=kind != "state")
+        restore.discard_old(swapped)
         advances = snapshots.reconcile_provider(opened, swapped.data, survivor) if kind == "provider" else ()
     if as_json:
         print_json({"snapshot": staged.snapshot, "data": str(swapped.data), "bytes": staged.total_bytes})

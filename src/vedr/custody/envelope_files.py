@@ -2,48 +2,23 @@
 
 Guarantees: the target appears under its name only when it is whole, verified and on the disk; until then it is a
 hidden file of mode 0600 beside it, removed on failure.  A file that exists is never replaced.
-Leaves out: a crash of the machine can leave that hidden file, which may then hold unverified plaintext.
+Leaves out: sealing (envelope.seal: what is sealed is a key, not a file), and a crash of the machine, which can leave
+that hidden file; it may then hold unverified plaintext.
 """
 
 import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from vedr.custody.envelope import CHUNK_BYTES, open_stream, read_header, rewrap_stream, seal_stream
+from vedr.custody.envelope import open_stream, read_header, rewrap_stream
 from vedr.custody.envelope_format import Header
 from vedr.custody.envelope_slots import Entropy, Opener, Seal
 from vedr.errors import ConflictError, NoSpaceError, NotFoundError
-from vedr.signature import Json
-
-
-def seal_file(
-    source: Path,
-    target: Path,
-    *,
-    slots: Sequence[Seal],
-    meta: Mapping[str, Json],
-    created: datetime,
-    entropy: Entropy = secrets.token_bytes,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> Header:
-    """As `envelope.seal`.  ConflictError when the target exists or the source changes meanwhile."""
-    with _reading(source) as reading, _published(target) as writing:
-        return seal_stream(
-            reading,
-            writing,
-            size=os.fstat(reading.fileno()).st_size,
-            slots=slots,
-            meta=meta,
-            created=created,
-            entropy=entropy,
-            chunk_bytes=chunk_bytes,
-        )
 
 
 def open_file(source: Path, target: Path, opener: Opener) -> Header:

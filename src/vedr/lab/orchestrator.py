@@ -54,8 +54,10 @@ def environment(plan: Plan) -> dict[str, str]:
 
 
 def server_command(plan: Plan) -> tuple[str, ...]:
-    """The API server, with its scheduler, on the lab's own address."""
-    return (*_prefect(), "server", "start", "--host", plan.addresses.ops, "--port", str(plan.settings.port_base))
+    """The API server, with its scheduler, on the lab's own address, behind the front."""
+    return (
+        *_prefect(), "server", "start", "--host", plan.addresses.ops, "--port", str(plan.orchestrator_server_port),
+    )  # fmt: skip
 
 
 def worker_command(pool: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ DNS_PORT_OFFSET: Final = 53
 VAULT_PORT_OFFSET: Final = 54
 METRICS_PORT_OFFSET: Final = 55
 STATUS_PAGE_PORT_OFFSET: Final = 56
+ORCHESTRATOR_SERVER_PORT_OFFSET: Final = 57
 AGENT_PORT_OFFSET: Final = 1
 
 
@@ -197,8 +198,22 @@ class Plan:
         return f"https://{self.addresses.ops}:{self.status_page_port}/"
 
     @property
+    def orchestrator_front(self) -> str:
+        """`address:port` at which everybody reaches Prefect."""
+        return f"{self.addresses.ops}:{self.settings.port_base}"
+
+    @property
     def orchestrator_url(self) -> str:
-        return f"http://{self.addresses.ops}:{self.settings.port_base}"
+        return f"http://{self.orchestrator_front}"
+
+    @property
+    def orchestrator_server_port(self) -> int:
+        return self.settings.port_base + ORCHESTRATOR_SERVER_PORT_OFFSET
+
+    @property
+    def orchestrator_server(self) -> str:
+        """`address:port` of the server itself, which the front asks."""
+        return f"{self.addresses.ops}:{self.orchestrator_server_port}"
 
     def bucket(self, region: str) -> str:
         return self.template.store.bucket.replace("{region}", region).replace("{lab}", self.settings.name)

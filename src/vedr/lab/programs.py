@@ -26,7 +26,7 @@ class Tool:
 
 _SYSTEM: Final = (
     Tool("knotd", "the lab's name server", "apt-get install knot"),
-    Tool("nginx", "the API gateways", "apt-get install nginx-light"),
+    Tool("nginx", "the API gateways and Prefect's front", "apt-get install nginx-light"),
     Tool("softhsm2-util", "a PKCS#11 token in each region", "apt-get install softhsm2"),
 )
 _ROOT: Final = (Tool("ip", "zones as network namespaces", "apt-get install iproute2"),)

@@ -25,6 +25,7 @@ from vedr.lab import (
     names,
     network,
     orchestrator,
+    prefect_front,
     readiness,
     signers,
     status_page,
@@ -114,6 +115,7 @@ class Startup:
             content = gateway.nginx_config(plan, entry, folder, as_root=os.geteuid() == 0)
             write_whole(folder / "nginx.conf", content, mode=0o644)
         status_page.write_missing(plan, dt.datetime.now(dt.UTC))
+        prefect_front.write_missing(plan)
         for folder in _data_folders(plan):
             folder.mkdir(parents=True, exist_ok=True)
         for provider in plan.providers:
@@ -209,9 +211,13 @@ class Startup:
 
     def _wait_for_orchestrator(self) -> None:
         with timed(self.report, "Prefect") as note:
-            url = f"{self.plan.orchestrator_url}/api/health"
-            log = self.plan.folder / "logs" / f"{units.SERVER_UNIT}.log"
-            readiness.until("Prefect", partial(readiness.answers, url), limit_s=ORCHESTRATOR_LIMIT_S, log=log)
+            logs = self.plan.folder / "logs"
+            log = logs / f"{units.SERVER_UNIT}.log"
+            server = partial(readiness.answers, f"http://{self.plan.orchestrator_server}/api/health")
+            readiness.until("Prefect", server, limit_s=ORCHESTRATOR_LIMIT_S, log=log)
+            front = partial(readiness.answers, f"{self.plan.orchestrator_url}/api/health")
+            front_log = logs / f"{units.FRONT_UNIT}.log"
+            readiness.until("the front of Prefect", front, limit_s=SERVICE_LIMIT_S, log=front_log)
             for pool in orchestrator.pools(self.plan):
                 ensure = partial(orchestrator.ensure_pool, self.plan, pool)
                 readiness.until(f"work pool {pool}", ensure, limit_s=ORCHESTRATOR_LIMIT_S, log=log)

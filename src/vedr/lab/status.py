@@ -152,9 +152,11 @@ def _parts(plan: Plan, states: dict[str, UnitStatus]) -> list[Callable[[], PartR
     rows: list[Callable[[], PartRow]] = [
         partial(_part, kind, m.name, m.zone, states, ask, reserve=m.reserve) for kind, m, ask in asked
     ]  # fmt: skip
-    server = partial(readiness.answers, f"{plan.orchestrator_url}/api/health")
+    server = partial(readiness.answers, f"http://{plan.orchestrator_server}/api/health")
+    front = partial(readiness.answers, f"{plan.orchestrator_url}/api/health")
     dns = partial(readiness.listens, f"{plan.addresses.ops}:{plan.dns_port}")
     rows.append(partial(_part, "Prefect", units.SERVER_UNIT, None, states, server))
+    rows.append(partial(_part, "Prefect's front", units.FRONT_UNIT, None, states, front))
     rows.append(partial(_part, "name server", units.DNS_UNIT, None, states, dns))
     vault = partial(readiness.responds, f"{plan.vault_url}/")
     rows.append(partial(_part, "secrets", units.VAULT_UNIT, None, states, vault))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vedr.inventory import SITE_ENV
-from vedr.lab import orchestrator, status_page, vault
+from vedr.lab import orchestrator, prefect_front, status_page, vault
 from vedr.lab.addresses import PROVIDER_PORT, RPC_PORT, SHIPPER_METRICS_PORT, SIGNER_METRICS_PORT, STORE_PORT
 from vedr.lab.credentials import LabSecrets
 from vedr.lab.plan import OPS, Member, Plan, PlannedNode, PlannedSigner, Zone
@@ -20,6 +20,7 @@ WORKER_GRACE_S: Final = 10
 
 DNS_UNIT: Final = "dns"
 SERVER_UNIT: Final = "prefect-server"
+FRONT_UNIT: Final = "prefect-front"
 VAULT_UNIT: Final = "vault"
 METRICS_UNIT: Final = "metrics"
 STATUS_PAGE_UNIT: Final = "status-page"
@@ -97,7 +98,8 @@ def _ops_units(plan: Plan) -> tuple[Unit, ...]:
     secrets = Unit(
         VAULT_UNIT, vault.command(plan), plan.folder, _log(plan, VAULT_UNIT), wave=0, env=vault.environment(plan)
     )
-    return (dns, server, secrets, _status_page(plan), _worker(plan, None), load_unit(plan), _metrics(plan))
+    fronts = (_prefect_front(plan), _status_page(plan))
+    return (dns, server, secrets, *fronts, _worker(plan, None), load_unit(plan), _metrics(plan))
 
 
 def load_unit(plan: Plan, *, transactions_per_s: float | None = None, value_bytes: int | None = None) -> Unit:
@@ -118,6 +120,13 @@ def _status_page(plan: Plan) -> Unit:
     folder = status_page.folder(plan)
     argv = ("nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr")
     return Unit(STATUS_PAGE_UNIT, argv, folder, _log(plan, STATUS_PAGE_UNIT), wave=0)
+
+
+def _prefect_front(plan: Plan) -> Unit:
+    """Started again when it fails: nobody reaches Prefect without it."""
+    folder = prefect_front.folder(plan)
+    argv = ("nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr")
+    return Unit(FRONT_UNIT, argv, folder, _log(plan, FRONT_UNIT), wave=0, restart="on-failure")
 
 
 def _metrics(plan: Plan) -> Unit:

@@ -30,6 +30,8 @@ O_contra = TypeVar("O_contra", bound=Order, contravariant=True)
 O = TypeVar("O", bound=Order)  # noqa: E741 - reads as Order everywhere it is used
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 _KEY: Final = re.compile(r"^[a-z][a-z0-9_-]*(:[A-Za-z0-9._/-]+)?$")
 _RUNBOOK_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9-]{1,62}$")
@@ -155,8 +157,8 @@ def step(
 
 @overload
 def step(
-    *, title: str, budget_s: float, retry: Retry = ..., undo: Callable[[Context[O], R | None], str]
-) -> Callable[[Callable[Concatenate[Context[O], P], R]], Step[O, P, R]]: ...
+    *, title: str, budget_s: float, retry: Retry = ..., undo: Callable[[Context[O], T], str]
+) -> "_WithUndo[O, T]": ...
 
 
 def step(
@@ -165,9 +167,9 @@ def step(
     budget_s: float,
     retry: Retry = Retry(),
     acts: bool = True,
-    undo: Callable[[Context[O], R | None], str] | None = None,
+    undo: Callable[[Context[O], T], str] | None = None,
     cannot_undo: str = "",
-) -> Callable[[Callable[Concatenate[Context[O], P], R]], Step[O, P, R]]:
+) -> "Callable[[Callable[Concatenate[Context[O], P], R]], Step[O, P, R]] | _WithUndo[O, T]":
     """Make a function a step.
 
     Args:
@@ -181,15 +183,39 @@ def step(
 
     The function's first line of documentation is the effect that a plan shows; that of `undo` what abandoning shows.
     """
+    if undo is not None:
+        return _WithUndo(title, budget_s, retry, undo)
 
     def decorate(fn: Callable[Concatenate[Context[O], P], R]) -> Step[O, P, R]:
-        key = getattr(fn, "__name__", "")
-        if not _KEY.fullmatch(key) or budget_s < 0:
-            raise InvalidInputError(f"step {key!r}: bad name or budget {budget_s}", remedy="Use a plain function.")
-        back = None if undo is None else Undo(_first_line(undo, title), functools.partial(_undo_recorded, fn, undo))
-        return Step(key, title, budget_s, retry, acts, _first_line(fn, title), back, cannot_undo, fn)
+        return Step(_key_of(fn, budget_s), title, budget_s, retry, acts, _first_line(fn, title), None, cannot_undo, fn)
 
     return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class _WithUndo(Generic[O_contra, T_contra]):
+    """Makes a function a step that has a way back.
+
+    A class, so that a type checker takes the step's result from the function alone (only the undo may get None), and
+    refuses an undo that does not take that result.
+    """
+
+    title: str
+    budget_s: float
+    retry: Retry
+    undo: Callable[[Context[O_contra], T_contra], str]
+
+    def __call__(self: "_WithUndo[O, R | None]", fn: Callable[Concatenate[Context[O], P], R]) -> Step[O, P, R]:
+        key, effect = _key_of(fn, self.budget_s), _first_line(fn, self.title)
+        back = Undo(_first_line(self.undo, self.title), functools.partial(_undo_recorded, fn, self.undo))
+        return Step(key, self.title, self.budget_s, self.retry, True, effect, back, "", fn)
+
+
+def _key_of(fn: Callable[..., object], budget_s: float) -> str:
+    key = getattr(fn, "__name__", "")
+    if not _KEY.fullmatch(key) or budget_s < 0:
+        raise InvalidInputError(f"step {key!r}: bad name or budget {budget_s}", remedy="Use a plain function.")
+    return str(key)
 
 
 def _first_line(fn: object, otherwise: str) -> str:

@@ -192,8 +192,23 @@ def test_the_node_runs_on_when_the_copy_fails(
     assert fleet.calls == ["pause", "resume"]
 
 
-def test_a_file_that_goes_while_the_room_is_reckoned_takes_none(tmp_path: Path) -> None:
-    assert capturing._size_bytes(tmp_path / "000104.ldb.tmp") == 0
+def test_a_file_that_goes_while_the_room_is_reckoned_ends_no_capture(
+    node: Node, tmp_path: Path, writer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node removes a file of its own between the listing and the look at its size."""
+    passing = tmp_path / "data/db/passing.tmp"
+    passing.write_bytes(b"of the node")
+    real = Path.stat
+
+    def stat(path: Path, **how: bool) -> os.stat_result:
+        if path == passing:
+            passing.unlink(missing_ok=True)
+        return real(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with capture(node, tmp_path, ProcessFleet(writer)) as captured:  # type: ignore[arg-type]
+        assert not passing.exists()
+        assert "db/000001.log" in {file.path for file in captured.tree.files}
 
 
 def test_one_capture_of_a_node_at_a_time_and_leftovers_go(node: Node, tmp_path: Path, writer: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vedr.chain.node_config import edit_root, remove_stale_socket, set_signer_address, signer_address
+from vedr.chain.node_config import edit_root, edit_section, remove_stale_socket, set_signer_address, signer_address
 from vedr.errors import CorruptError, NotFoundError
 
 ADDRESS = "unix:///run/node/privval.sock"
@@ -56,6 +56,24 @@ def test_a_file_that_cannot_be_edited_so_that_it_reads_back_is_left_as_it_was(
     with pytest.raises(CorruptError, match=r"config\.toml"):
         set_signer_address(tmp_path, ADDRESS)
     assert config.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("line", "edited"),
+    [
+        ('priv_validator_laddr = ""  # who signs', 'priv_validator_laddr = "a # b"  # who signs'),
+        ('priv_validator_laddr = "x#y" # who "signs"', 'priv_validator_laddr = "a # b" # who "signs"'),
+        ("priv_validator_laddr = '#'#who", 'priv_validator_laddr = "a # b"#who'),
+        ('priv_validator_laddr = "x#y"', 'priv_validator_laddr = "a # b"'),
+    ],
+)
+def test_what_the_operator_says_behind_a_value_stays(line: str, edited: str) -> None:
+    assert edit_root(f"# above\n{line}\n", {"priv_validator_laddr": "a # b"}) == f"# above\n{edited}\n"
+
+
+def test_a_setting_of_a_section_keeps_what_is_said_behind_it() -> None:
+    text = '[statesync]\nenable = false # until it is new\nrpc_servers = "a"\n'
+    assert edit_section(text, "statesync", {"enable": True}) == text.replace("false", "true")
 
 
 def test_values_above_the_first_section_are_numbers_and_truths_too() -> None:

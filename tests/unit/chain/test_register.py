@@ -1,35 +1,18 @@
-import json
+"""A register over three regions: founded once, advanced in a majority, taken over where the last holder stood."""
+
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import sha256
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from held_registers import REGIONS, VALIDATOR, all_agree, at, position_of
 
 from vedr.adapters.memory_registers import MemoryRegisters
-from vedr.chain.register import (
-    MAX_BYTES,
-    MAX_SIGN_BYTES,
-    NEVER_SIGNED,
-    NOT_KNOWN,
-    Content,
-    Epoch,
-    Position,
-    StaleEpochError,
-    Validator,
-    decode,
-    encode,
-    join,
-)
+from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, StaleEpochError, encode
 from vedr.chain.register_claim import Claim, Read
-from vedr.chain.register_holding import Holding, SignStateRegister, position_of
-from vedr.chain.register_survey import Seen, Survey
+from vedr.chain.register_holding import Holding, SignStateRegister
+from vedr.chain.register_survey import Survey
 from vedr.errors import (
     ConflictError,
-    CorruptError,
     InvalidInputError,
     NotFoundError,
     RefusedError,
@@ -37,187 +20,8 @@ from vedr.errors import (
     VedrError,
 )
 from vedr.inventory import Height
-from vedr.signature import summed_json
 
-REGIONS = ("us-east", "eu-west", "ap-south")
-VALIDATOR = Validator("chain-1", "AB" * 20)
 CONTENT = Content(Epoch(3), "us-east-1/7#x", position_of((12, 1, 2), b"vote"))
-
-positions = st.builds(
-    Position,
-    st.integers(0, 2**63 - 1).map(Height),
-    st.integers(0, 2**31 - 1),
-    st.integers(0, 3),
-    st.sampled_from([NOT_KNOWN, "a" * 64, "b" * 64]),
-)
-contents = st.one_of(
-    st.builds(Content, st.just(Epoch(0)), st.just(""), positions),
-    st.builds(Content, st.integers(1, 2**63 - 1).map(Epoch), st.from_regex(r"^[a-z][a-z0-9#@/-]{0,20}\Z"), positions),
-)
-
-
-# --- values
-
-
-@settings(derandomize=True, max_examples=50)
-@given(contents)
-def test_what_is_written_is_read_back(content: Content) -> None:
-    assert decode(VALIDATOR, encode(VALIDATOR, content), where="x") == content
-
-
-@pytest.mark.parametrize("bit", range(8))
-def test_a_flipped_bit_is_read_as_nothing_or_as_something_else_but_never_crashes(bit: int) -> None:
-    data = encode(VALIDATOR, CONTENT)
-    for index in range(len(data)):
-        flipped = data[:index] + bytes([data[index] ^ 1 << bit]) + data[index + 1 :]
-        try:
-            assert decode(VALIDATOR, flipped, where="x") != CONTENT
-        except CorruptError:
-            continue
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": "vedr-sign-state-register/2"},
-        {"chain": "chain-2"},
-        {"address": "CD" * 20},
-        {"epoch": 0},
-        {"epoch": -1},
-        {"epoch": 2**63},
-        {"epoch": True},
-        {"holder": ""},
-        {"holder": "with space"},
-        {"holder": None},
-        {"height": "12"},
-        {"height": -1},
-        {"round": 2**31},
-        {"step": 4},
-        {"digest": "A" * 64},
-        {"digest": "ab"},
-        {"more": 1},
-    ],
-)
-def test_what_is_out_of_range_or_of_another_key_is_damage(change: dict[str, object]) -> None:
-    document = {**json.loads(encode(VALIDATOR, CONTENT)), **change}
-    with pytest.raises(CorruptError):
-        decode(VALIDATOR, json.dumps(document, sort_keys=True, separators=(",", ":")).encode(), where="x")
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"1", b"[" * 2000, b" " * 3000, b"\xff"])
-def test_what_is_no_register_is_damage(data: bytes) -> None:
-    with pytest.raises(CorruptError):
-        decode(VALIDATOR, data, where="x")
-    with pytest.raises(CorruptError, match="not the sign-state register"):
-        decode(VALIDATOR, encode(VALIDATOR, CONTENT) + b"\n", where="x")
-
-
-def test_only_a_chain_and_an_address_have_a_register() -> None:
-    for chain, address in (("", "AB" * 20), ("../x", "AB" * 20), ("chain-1", "ab" * 20), ("chain-1", "AB")):
-        with pytest.raises(InvalidInputError):
-            Validator(chain, address)
-
-
-def test_sign_bytes_are_written_with_their_position_and_read_back() -> None:
-    content = replace(CONTENT, position=position_of((12, 1, 2), b"\x08" * MAX_SIGN_BYTES))
-    data = encode(VALIDATOR, content)
-    assert decode(VALIDATOR, data, where="x").position.sign_bytes == b"\x08" * MAX_SIGN_BYTES
-    longest = replace(content, holder="h" * 128, epoch=Epoch(2**63 - 1))
-    assert len(encode(replace(VALIDATOR, chain_id="c" * 50), longest)) < MAX_BYTES // 2 + 100
-
-
-def test_an_object_of_before_sign_bytes_were_kept_stays_readable() -> None:
-    position = replace(CONTENT.position, sign_bytes=b"")
-    data = encode(VALIDATOR, replace(CONTENT, position=position))
-    assert set(json.loads(data)) == {
-        *("format", "chain", "address", "epoch", "holder", "height", "round", "step", "digest", "sum")
-    }
-    assert decode(VALIDATOR, data, where="x").position.sign_bytes == b""
-
-
-@pytest.mark.parametrize("stored", ["", "!!!!", "dm90ZQ", "dm90ZR==", "b3RoZXI=", "dm90ZQ==\n", "AAAA" * 100, 7, None])
-def test_sign_bytes_that_are_not_those_of_the_digest_are_damage(stored: object) -> None:
-    document = {**json.loads(encode(VALIDATOR, CONTENT)), "sign_bytes": stored}
-    document.pop("sum")
-    with pytest.raises(CorruptError):
-        decode(VALIDATOR, summed_json(document), where="x")
-
-
-def test_sign_bytes_without_their_digest_are_no_position() -> None:
-    for digest, sign_bytes in ((NOT_KNOWN, b"vote"), ("a" * 64, b"vote"), (sha256(bytes(257)).hexdigest(), bytes(257))):
-        with pytest.raises(InvalidInputError):
-            Position(Height(12), 1, 2, digest, sign_bytes)
-
-
-def test_sign_bytes_decide_nothing_and_are_kept_where_either_copy_has_them() -> None:
-    known, digest_only = CONTENT.position, replace(CONTENT.position, sign_bytes=b"")
-    other = position_of((12, 1, 2), b"another vote")
-    assert known == digest_only
-    assert known.covers(digest_only)
-    assert digest_only.covers(known)
-    assert join(known, digest_only).sign_bytes == join(digest_only, known).sign_bytes == b"vote"
-    assert (
-        join(known, other).sign_bytes == join(replace(known, digest=NOT_KNOWN, sign_bytes=b""), known).sign_bytes == b""
-    )
-
-
-def test_a_take_over_brings_the_sign_bytes_of_one_region_to_all(
-    register: SignStateRegister, regions: dict[str, MemoryRegisters]
-) -> None:
-    with register.take_over(1, "a") as first:
-        first.advance(CONTENT.position)
-        first.wait_until_everywhere(deadline_s=5)
-    bare = Content(Epoch(1), "a", replace(CONTENT.position, sign_bytes=b""))
-    for region in REGIONS[1:]:  # written by a version of before
-        regions[region].overwrite(VALIDATOR.key, encode(VALIDATOR, bare))
-    with register.take_over(2, "b", at_least=CONTENT.position) as second:
-        assert second.position.sign_bytes == b"vote"
-        assert second.has(CONTENT.position)
-        assert not second.has(position_of((12, 1, 2), b"another vote"))
-        assert second.wait_until_everywhere(deadline_s=5)
-    shown = [register.look().contents[region].position.sign_bytes for region in REGIONS]
-    assert shown == [b"vote"] * 3
-
-
-@settings(derandomize=True, max_examples=100)
-@given(positions, positions)
-def test_a_join_covers_both_and_nothing_lower_does(first: Position, second: Position) -> None:
-    joined = join(first, second)
-    assert joined == join(second, first)
-    assert joined.covers(first)
-    assert joined.covers(second)
-    assert joined.hrs == max(first.hrs, second.hrs)
-
-
-@pytest.mark.parametrize(("epoch", "holder"), [(0, "a"), (2**63, "a"), (1, ""), (1, "a b"), (1, "x" * 129)])
-def test_a_claim_needs_an_epoch_and_a_name(register: SignStateRegister, epoch: int, holder: str) -> None:
-    with pytest.raises(InvalidInputError):
-        register.take_over(epoch, holder)
-
-
-# --- the register over three regions in memory
-
-
-@pytest.fixture
-def regions() -> dict[str, MemoryRegisters]:
-    return {region: MemoryRegisters(region) for region in REGIONS}
-
-
-@pytest.fixture
-def register(regions: dict[str, MemoryRegisters]) -> SignStateRegister:
-    made = SignStateRegister(regions, VALIDATOR)
-    made.found(NEVER_SIGNED)
-    return made
-
-
-@pytest.fixture
-def active(register: SignStateRegister) -> Iterator[Holding]:
-    with register.take_over(1, "us-east/1#a") as holding:
-        yield holding
-
-
-def at(height: int, message: bytes = b"vote") -> Position:
-    return position_of((height, 0, 2), message)
 
 
 def test_fewer_than_three_regions_are_refused(regions: dict[str, MemoryRegisters]) -> None:
@@ -312,28 +116,14 @@ def test_a_lost_answer_is_read_before_anything_is_written_again(
     register: SignStateRegister, regions: dict[str, MemoryRegisters], letter: str
 ) -> None:
     with register.take_over(1, "a") as active:
-        assert active.wait_until_everywhere(deadline_s=5)
+        assert all_agree(register)
         for one in regions.values():
             one.faults.maps["swap"] = "." * one.faults.seen["swap"] + letter
         active.advance(at(5), deadline_s=5)
         active.advance(at(6), deadline_s=5)
-        assert active.wait_until_everywhere(deadline_s=5)
+        assert all_agree(register)
         assert sum(one.deliver() for one in regions.values()) == 0
         assert {content.position for content in register.look().contents.values()} == {at(6)}
-
-
-def test_a_region_that_comes_back_gets_the_newest_only(active: Holding, regions: dict[str, MemoryRegisters]) -> None:
-    assert active.wait_until_everywhere(deadline_s=5)
-    late = regions["ap-south"]
-    late.faults.down = True
-    before = late.faults.seen["swap"]
-    for height in range(1, 50):
-        active.advance(at(height))
-    assert not active.wait_until_everywhere(deadline_s=0.01)
-    late.faults.down = False
-    assert active.wait_until_everywhere(deadline_s=5)
-    assert late.faults.seen["swap"] - before <= 10
-    assert all(state.is_current for state in active.regions())
 
 
 def test_a_standby_goes_on_where_the_last_stood_and_the_last_stops_for_good(
@@ -360,7 +150,7 @@ def test_an_epoch_that_is_not_new_is_refused_and_changes_nothing(
 ) -> None:
     with register.take_over(2, "us-east/1#b") as active:
         active.advance(at(5))
-        assert active.wait_until_everywhere(deadline_s=5)
+        assert all_agree(register)
         before = register.look()
         with pytest.raises(StaleEpochError):
             register.take_over(epoch, holder)
@@ -425,94 +215,28 @@ def test_of_many_standbys_at_most_one_holds(register: SignStateRegister) -> None
             one.close(wait_s=1)
 
 
-def test_a_region_that_lost_its_register_is_filled_by_the_next_take_over_only(
-    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
-) -> None:
-    assert active.wait_until_everywhere(deadline_s=5)
-    regions["eu-west"].wipe(VALIDATOR.key)
-    active.advance(at(5))
-    assert not active.wait_until_everywhere(deadline_s=0.05)
-    assert "no register" in next(state.problem for state in active.regions() if state.region == "eu-west")
-    with register.take_over(2, "b") as standby:
-        assert standby.wait_until_everywhere(deadline_s=5)
-    assert len(register.look().contents) == 3
+@pytest.mark.parametrize(("epoch", "holder"), [(0, "a"), (2**63, "a"), (1, ""), (1, "a b"), (1, "x" * 129)])
+def test_a_claim_needs_an_epoch_and_a_name(register: SignStateRegister, epoch: int, holder: str) -> None:
+    with pytest.raises(InvalidInputError):
+        register.take_over(epoch, holder)
 
 
-def test_a_holder_that_was_passed_does_not_go_on_with_a_region_that_was_put_back(
-    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
-) -> None:
-    """The successor held us-east and eu-west, and ended; us-east's bucket is restored from before it began."""
-    active.advance(at(4))
-    assert active.wait_until_everywhere(deadline_s=5)
-    backup = backup_of(regions["us-east"])
-    active.advance(at(5))
-    assert active.wait_until_everywhere(deadline_s=5)
-    regions["ap-south"].faults.down = True
-    with register.take_over(2, "eu-west/7#b") as standby:
-        standby.advance(at(6, b"theirs"))
-        assert not standby.wait_until_everywhere(deadline_s=0.05)
-    regions["us-east"].overwrite(VALIDATOR.key, backup)
-    regions["ap-south"].faults.down = False
-
-    with pytest.raises(UnavailableError, match=r"was put back: it shows 4/0/2 .*, and has shown 5/0/2"):
-        active.advance(at(6, b"ours"), deadline_s=1)
-    assert not active.has(at(6, b"ours"))
-
-
-def test_a_region_that_was_put_back_counts_for_nothing_and_is_written_by_the_next_take_over_only(
-    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
-) -> None:
-    backup = backup_of(regions["eu-west"])
-    for height in (5, 6):
-        active.advance(at(height))
-        assert active.wait_until_everywhere(deadline_s=5)
-    regions["eu-west"].overwrite(VALIDATOR.key, backup)
-    active.advance(at(7))
-    assert not active.wait_until_everywhere(deadline_s=0.05)
-    seen = register.look().contents
-    assert [seen[region].position.height for region in REGIONS] == [7, 0, 7], "what is released is in all the others"
-    with register.take_over(2, "b") as standby:
-        assert standby.position == at(7)
-        assert standby.wait_until_everywhere(deadline_s=5)
-
-
-def backup_of(region: MemoryRegisters) -> bytes:
-    found = region.read(VALIDATOR.key)
-    assert found is not None
-    return found.data
-
-
-def test_a_damaged_region_counts_for_nothing_and_is_replaced_by_a_take_over(
+def test_a_take_over_brings_the_sign_bytes_of_one_region_to_all(
     register: SignStateRegister, regions: dict[str, MemoryRegisters]
 ) -> None:
-    regions["eu-west"].overwrite(VALIDATOR.key, b"garbage")
-    assert set(register.look().problems) == {"eu-west"}
-    with register.take_over(1, "a") as active:
-        assert active.wait_until_everywhere(deadline_s=5)
-
-
-@pytest.mark.parametrize("data", [None, b"garbage"])
-def test_a_register_lost_in_a_majority_gives_no_position(
-    register: SignStateRegister, regions: dict[str, MemoryRegisters], data: bytes | None
-) -> None:
-    for region in ("us-east", "eu-west"):
-        if data is None:
-            regions[region].wipe(VALIDATOR.key)
-        else:
-            regions[region].overwrite(VALIDATOR.key, data)
-    began = time.monotonic()
-    with pytest.raises(CorruptError, match="lost in a majority"):
-        register.take_over(1, "a")
-    assert time.monotonic() - began < 2
-    assert not register.look().is_majority
-
-
-def test_what_is_seen_of_disagreeing_regions_covers_them_all() -> None:
-    lagging, leading = Content(Epoch(2), "b", at(4)), Content(Epoch(1), "a", at(6))
-    seen = Seen({"us-east": lagging, "eu-west": leading}, {"ap-south": "does not answer"})
-    assert seen.newest == Content(Epoch(2), "b", at(6))
-    assert Seen({}, {}).newest is None
-    assert Seen({}, {}).next_epoch == 1
+    with register.take_over(1, "a") as first:
+        first.advance(CONTENT.position)
+        assert all_agree(register)
+    bare = Content(Epoch(1), "a", replace(CONTENT.position, sign_bytes=b""))
+    for region in REGIONS[1:]:  # written by a version of before
+        regions[region].overwrite(VALIDATOR.key, encode(VALIDATOR, bare))
+    with register.take_over(2, "b", at_least=CONTENT.position) as second:
+        assert second.position.sign_bytes == b"vote"
+        assert second.has(CONTENT.position)
+        assert not second.has(position_of((12, 1, 2), b"another vote"))
+        assert all_agree(register)
+    shown = [register.look().contents[region].position.sign_bytes for region in REGIONS]
+    assert shown == [b"vote"] * 3
 
 
 def test_only_a_holder_advances_and_a_region_is_asked_one_thing_at_a_time() -> None:

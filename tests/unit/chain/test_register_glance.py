@@ -6,35 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from held_registers import REGIONS, VALIDATOR, all_agree, at, position_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vedr.adapters.memory_registers import MemoryRegisters
-from vedr.chain.register import NEVER_SIGNED, Content, Epoch, Position, Validator, encode
-from vedr.chain.register_holding import LONGEST_GRACE_S, SHORTEST_GRACE_S, SignStateRegister, position_of
+from vedr.chain.register import Content, Epoch, encode
+from vedr.chain.register_holding import LONGEST_GRACE_S, SHORTEST_GRACE_S, SignStateRegister
 from vedr.chain.register_regions import Regions
 from vedr.chain.register_survey import Survey
 from vedr.ports import ObjectKey, Tagged
 
-REGIONS = ("us-east", "eu-west", "ap-south")
-VALIDATOR = Validator("chain-1", "AB" * 20)
 CONTENT = Content(Epoch(3), "us-east-1/7#x", position_of((12, 1, 2), b"vote"))
-
-
-def at(height: int) -> Position:
-    return position_of((height, 0, 2), b"vote")
-
-
-@pytest.fixture
-def regions() -> dict[str, MemoryRegisters]:
-    return {region: MemoryRegisters(region) for region in REGIONS}
-
-
-@pytest.fixture
-def register(regions: dict[str, MemoryRegisters]) -> SignStateRegister:
-    made = SignStateRegister(regions, VALIDATOR)
-    made.found(NEVER_SIGNED)
-    return made
 
 
 class _Hanging(MemoryRegisters):
@@ -65,8 +48,8 @@ def hanging() -> Iterator[tuple[SignStateRegister, dict[str, MemoryRegisters], _
 def test_a_glance_waits_for_no_region_that_is_dead(
     register: SignStateRegister, regions: dict[str, MemoryRegisters]
 ) -> None:
-    with register.take_over(2, "us-east/1#b") as active:
-        assert active.wait_until_everywhere(deadline_s=5)
+    with register.take_over(2, "us-east/1#b"):
+        assert all_agree(register)
     regions["us-east"].faults.down = True
     began = time.monotonic()
     seen = register.glance(deadline_s=60)

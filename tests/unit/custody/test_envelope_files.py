@@ -2,6 +2,7 @@
 
 import os
 import resource
+import secrets
 import signal
 import stat
 import tracemalloc
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, seal_file, verify_file
-from vedr.custody.envelope_format import EnvelopeError
-from vedr.custody.envelope_slots import RecoveryOpener, RecoverySeal, WrongSecretError, recovery_public_key
+from vedr.custody.envelope import CHUNK_BYTES, seal, seal_stream
+from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, verify_file
+from vedr.custody.envelope_format import EnvelopeError, Header
+from vedr.custody.envelope_slots import PassphraseSeal, RecoveryOpener, RecoverySeal, WrongSecretError, recovery_public_key
 from vedr.errors import ConflictError, NoSpaceError, NotFoundError
 
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
@@ -28,17 +30,24 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+def sealed(source: Path, target: Path, *, chunk_bytes: int = CHUNK_BYTES) -> Header:
+    """Into a file that anybody reads: it is an envelope."""
+    data = seal(source.read_bytes(), slots=SLOTS, meta={"kind": "test"}, created=WHEN, chunk_bytes=chunk_bytes)
+    target.write_bytes(data)
+    return inspect_file(target)
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
 def test_a_file_comes_back_as_it_was_and_only_its_owner_reads_it(source: Path, tmp_path: Path) -> None:
     target, back = tmp_path / "sealed", tmp_path / "back"
-    header = seal_file(source, target, slots=SLOTS, meta={"kind": "test"}, created=WHEN, chunk_bytes=4096)
-    assert inspect_file(target) == header
+    header = sealed(source, target, chunk_bytes=4096)
+    assert header.core.meta == {"kind": "test"}
     assert open_file(target, back, OPENER) == header
     assert back.read_bytes() == source.read_bytes()
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (target, back)} == {0o600}
+    assert stat.S_IMODE(back.stat().st_mode) == 0o600
     assert names(tmp_path) == {"payload", "sealed", "back"}
 
 
@@ -59,7 +68,10 @@ def test_a_large_file_passes_through_little_memory(tmp_path: Path) -> None:
         file.truncate(64 * 1024 * 1024)
     tracemalloc.start()
     try:
-        seal_file(source, target, slots=SLOTS, meta={}, created=WHEN)
+        with source.open("rb") as reading, target.open("wb") as writing:
+            size = source.stat().st_size
+            how = {"slots": SLOTS, "meta": {}, "created": WHEN, "entropy": secrets.token_bytes}
+            seal_stream(reading, writing, size=size, chunk_bytes=CHUNK_BYTES, **how)  # type: ignore[arg-type]
         open_file(target, back, OPENER)
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
@@ -70,7 +82,7 @@ def test_a_large_file_passes_through_little_memory(tmp_path: Path) -> None:
 
 def test_no_plaintext_is_left_when_the_last_chunk_is_altered(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "sealed"
-    seal_file(source, target, slots=SLOTS, meta={}, created=WHEN, chunk_bytes=1024)
+    sealed(source, target, chunk_bytes=1024)
     data = bytearray(target.read_bytes())
     data[-1] ^= 1
     target.write_bytes(data)
@@ -83,7 +95,7 @@ def test_no_plaintext_is_left_when_the_last_chunk_is_altered(source: Path, tmp_p
 
 def test_a_backup_is_verified_whole_and_nothing_of_it_kept(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "sealed"
-    header = seal_file(source, target, slots=SLOTS, meta={}, created=WHEN, chunk_bytes=1024)
+    header = sealed(source, target, chunk_bytes=1024)
     assert verify_file(target, OPENER) == header
     data = bytearray(target.read_bytes())
     data[-1] ^= 1
@@ -95,7 +107,7 @@ def test_a_backup_is_verified_whole_and_nothing_of_it_kept(source: Path, tmp_pat
 
 def test_a_file_that_exists_is_never_replaced(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "sealed"
-    seal_file(source, target, slots=SLOTS, meta={}, created=WHEN)
+    sealed(source, target)
     dangling = tmp_path / "dangling"
     dangling.symlink_to(tmp_path / "nowhere")
     for taken in (source, dangling):
@@ -105,21 +117,23 @@ def test_a_file_that_exists_is_never_replaced(source: Path, tmp_path: Path) -> N
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(source: Path, tmp_path: Path) -> None:
-    target = tmp_path / "sealed"
+    target, again = tmp_path / "sealed", tmp_path / "again"
+    sealed(source, target)
 
     def entropy(size: int) -> bytes:
-        target.write_bytes(b"somebody else's")
+        again.write_bytes(b"somebody else's")
         return os.urandom(size)
 
+    another = PassphraseSeal(b"a passphrase", "aws-secret:one")
     with pytest.raises(ConflictError):
-        seal_file(source, target, slots=SLOTS, meta={}, created=WHEN, entropy=entropy)
-    assert target.read_bytes() == b"somebody else's"
-    assert names(tmp_path) == {"payload", "sealed"}
+        rewrap_file(target, again, OPENER, add=[another], entropy=entropy)
+    assert again.read_bytes() == b"somebody else's"
+    assert names(tmp_path) == {"payload", "sealed", "again"}
 
 
 def test_rewrapping_a_file_makes_another_and_keeps_the_first(source: Path, tmp_path: Path) -> None:
     target, again = tmp_path / "sealed", tmp_path / "again"
-    seal_file(source, target, slots=SLOTS, meta={}, created=WHEN)
+    sealed(source, target)
     before = target.read_bytes()
     private = bytes(range(2, 34))
     rewrap_file(target, again, OPENER, add=[RecoverySeal(recovery_public_key(private))])
@@ -130,7 +144,7 @@ def test_rewrapping_a_file_makes_another_and_keeps_the_first(source: Path, tmp_p
 
 def test_a_full_disk_is_said_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "sealed"
-    seal_file(source, target, slots=SLOTS, meta={"kind": "test"}, created=WHEN, chunk_bytes=4096)
+    sealed(source, target, chunk_bytes=4096)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))

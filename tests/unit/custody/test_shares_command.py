@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vedr.custody import break_glass
-from vedr.custody.envelope_files import inspect_file, open_file, seal_file
+from vedr.custody.envelope import seal
+from vedr.custody.envelope_files import inspect_file, open_file
 from vedr.custody.envelope_slots import (
     PassphraseOpener,
     PassphraseSeal,
@@ -159,10 +160,10 @@ def held(shares: Sequence[Share]) -> ShareRecord:
 
 @pytest.fixture
 def envelope(tmp_path: Path) -> Path:
-    (tmp_path / "payload").write_bytes(b"the key" * 1000)
-    path = tmp_path / "backup.vedrenv"
+    payload, path = b"the key" * 1000, tmp_path / "backup.vedrenv"
+    (tmp_path / "payload").write_bytes(payload)
     slots = [PassphraseSeal(b"a passphrase of an epoch", "aws-secret:one"), RecoverySeal(PUBLIC)]
-    seal_file(tmp_path / "payload", path, slots=slots, meta={}, created=datetime.now(UTC), chunk_bytes=1024)
+    path.write_bytes(seal(payload, slots=slots, meta={}, created=datetime.now(UTC), chunk_bytes=1024))
     return path
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vedr.cli.desk import swap_is_on
 from vedr.cli.shares import _write_record, app
-from vedr.custody.envelope_files import seal_file
+from vedr.custody.envelope import seal
 from vedr.custody.envelope_slots import RecoverySeal, recovery_public_key
 from vedr.custody.shares import split
 from vedr.custody.shares_record import new_record, open_record, seal_record
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("payload").write_bytes(b"payload")
     for name, public_key in (("backup", PUBLIC), ("other", recovery_public_key(bytes(range(2, 34))))):
         slots = [RecoverySeal(public_key)]
-        seal_file(Path("payload"), Path(name), slots=slots, meta={}, created=datetime.now(UTC))
+        Path(name).write_bytes(seal(b"payload", slots=slots, meta={}, created=datetime.now(UTC)))
     for name in ("empty", "full", "deep"):
         Path(name).mkdir()
     Path("full/backup").touch()

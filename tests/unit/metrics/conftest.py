@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from beside import beside
+from held_registers import all_agree
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.backup.layout import Kind, Source
@@ -116,7 +117,7 @@ class Fleet:
                 register.found(NEVER_SIGNED)
                 with register.take_over(1, f"signer-{node.name}") as holding:
                     holding.advance(Position(Height(height), 0, 3, "ab" * 32))
-                    assert holding.wait_until_everywhere(deadline_s=5)
+                    assert all_agree(register)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
+from held_registers import all_agree
 from network_world import LENGTH, NOW, POLICY, REGIONS, Net
 
 from vedr.adapters.memory_registers import MemoryRegisters
@@ -52,7 +53,7 @@ class Signing:
         register = SignStateRegister(self.registers, Validator(self.net.site.chain.chain_id, address))
         register.found(NEVER_SIGNED)
         holding = register.take_over(1, f"{name}/1", at_least=Position(Height(height), 0, 3))
-        assert holding.wait_until_everywhere(deadline_s=5)
+        assert all_agree(register)
         holding.close(wait_s=5)
 
     def look(self) -> Verdict:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from held_registers import all_agree
 from signer_world import CHAIN_ID, NIL, OTHER_BLOCK, MemoryKey, World, precommit, prevote, proposal
 
 from vedr.adapters.memory_registers import MemoryRegisters
@@ -113,7 +114,7 @@ def test_a_successor_finishes_the_vote_that_its_predecessor_left_in_the_register
     old = regions.signer(OURS)
     old.key.failure = UnavailableError("killed between the registers and the signature")
     assert old.refusal(prevote(5, block=NIL))
-    assert old.register.wait_until_everywhere(deadline_s=5)  # type: ignore[attr-defined]
+    assert all_agree(regions.register)
     for store in regions.stores.values():
         assert b"sign_bytes" in store.read(VALIDATOR.key).data  # type: ignore[union-attr]
     new = regions.signer(THEIRS)

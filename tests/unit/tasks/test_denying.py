@@ -4,12 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from held_registers import position_of
 
 from tasks.signing import deny_signers
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.appointment import NOBODY, appointed
 from vedr.chain.register import NEVER_SIGNED, StaleEpochError, Validator
-from vedr.chain.register_holding import SignStateRegister, position_of
+from vedr.chain.register_holding import SignStateRegister
 from vedr.errors import ConflictError, UnavailableError
 from vedr.ledger import RunId
 from vedr.signer.tenure import Terms, begin, holder_of
