@@ -115,7 +115,7 @@ class Startup:
             content = gateway.nginx_config(plan, entry, folder, as_root=os.geteuid() == 0)
             write_whole(folder / "nginx.conf", content, mode=0o644)
         status_page.write_missing(plan, dt.datetime.now(dt.UTC))
-        prefect_front.write_missing(plan)
+        prefect_front.write_config(plan)
         for folder in _data_folders(plan):
             folder.mkdir(parents=True, exist_ok=True)
         for provider in plan.providers:
