@@ -1,0 +1,107 @@
+"""A register of which regions are down, lost, damaged or put back: what counts, and who writes them again."""
+
+import time
+
+import pytest
+from held_registers import REGIONS, VALIDATOR, all_agree, at
+
+from vedr.adapters.memory_registers import MemoryRegisters
+from vedr.chain.register_holding import Holding, SignStateRegister
+from vedr.errors import CorruptError, UnavailableError
+
+
+def test_a_region_that_comes_back_gets_the_newest_only(
+    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    assert all_agree(register)
+    late = regions["ap-south"]
+    late.faults.down = True
+    before = late.faults.seen["swap"]
+    for height in range(1, 50):
+        active.advance(at(height))
+    assert not all_agree(register, deadline_s=0.01)
+    late.faults.down = False
+    assert all_agree(register)
+    assert late.faults.seen["swap"] - before <= 10
+
+
+def test_a_region_that_lost_its_register_is_filled_by_the_next_take_over_only(
+    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    assert all_agree(register)
+    regions["eu-west"].wipe(VALIDATOR.key)
+    active.advance(at(5))
+    assert not all_agree(register, deadline_s=0.05)
+    assert "no register" in register.look().problems["eu-west"]
+    with register.take_over(2, "b"):
+        assert all_agree(register)
+    assert len(register.look().contents) == 3
+
+
+def test_a_holder_that_was_passed_does_not_go_on_with_a_region_that_was_put_back(
+    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    """The successor held us-east and eu-west, and ended; us-east's bucket is restored from before it began."""
+    active.advance(at(4))
+    assert all_agree(register)
+    backup = backup_of(regions["us-east"])
+    active.advance(at(5))
+    assert all_agree(register)
+    regions["ap-south"].faults.down = True
+    with register.take_over(2, "eu-west/7#b") as standby:
+        standby.advance(at(6, b"theirs"))
+        assert not all_agree(register, deadline_s=0.05)
+    regions["us-east"].overwrite(VALIDATOR.key, backup)
+    regions["ap-south"].faults.down = False
+
+    with pytest.raises(UnavailableError, match=r"was put back: it shows 4/0/2 .*, and has shown 5/0/2"):
+        active.advance(at(6, b"ours"), deadline_s=1)
+    assert not active.has(at(6, b"ours"))
+
+
+def test_a_region_that_was_put_back_counts_for_nothing_and_is_written_by_the_next_take_over_only(
+    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    backup = backup_of(regions["eu-west"])
+    for height in (5, 6):
+        active.advance(at(height))
+        assert all_agree(register)
+    regions["eu-west"].overwrite(VALIDATOR.key, backup)
+    active.advance(at(7))
+    assert not all_agree(register, deadline_s=0.05)
+    seen = register.look().contents
+    assert [seen[region].position.height for region in REGIONS] == [7, 0, 7], "what is released is in all the others"
+    with register.take_over(2, "b") as standby:
+        assert standby.position == at(7)
+        assert all_agree(register)
+
+
+def backup_of(region: MemoryRegisters) -> bytes:
+    found = region.read(VALIDATOR.key)
+    assert found is not None
+    return found.data
+
+
+def test_a_damaged_region_counts_for_nothing_and_is_replaced_by_a_take_over(
+    register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    regions["eu-west"].overwrite(VALIDATOR.key, b"garbage")
+    assert set(register.look().problems) == {"eu-west"}
+    with register.take_over(1, "a"):
+        assert all_agree(register)
+
+
+@pytest.mark.parametrize("data", [None, b"garbage"])
+def test_a_register_lost_in_a_majority_gives_no_position(
+    register: SignStateRegister, regions: dict[str, MemoryRegisters], data: bytes | None
+) -> None:
+    for region in ("us-east", "eu-west"):
+        if data is None:
+            regions[region].wipe(VALIDATOR.key)
+        else:
+            regions[region].overwrite(VALIDATOR.key, data)
+    began = time.monotonic()
+    with pytest.raises(CorruptError, match="lost in a majority"):
+        register.take_over(1, "a")
+    assert time.monotonic() - began < 2
+    assert not register.look().is_majority
