@@ -21,6 +21,7 @@ from vedr.chain.rpc import ChainRpc, signing_lately
 from vedr.errors import NotFoundError, UnavailableError, VedrError
 from vedr.failover.controller import Chain
 from vedr.failover.health import Answer, Service, services_of
+from vedr.failover.key_places import known_hosts, placed
 from vedr.inventory import Gateway, Node, Provider, Site
 from vedr.ports import Clock, Fleet
 
@@ -133,25 +134,34 @@ class SiteProber:
 
 
 class ChainProbe:
-    """Asks the chain how much of its power takes part, from several nodes at once.
+    """Asks the chain how much of its power takes part, from several nodes at once; each key counts where it signs now.
 
     Args:
         site: Its nodes and block time.
-        rpc: A node's RPC.
+        rpc: A node's RPC; asked for once, when the node is asked first.
+        hosts: Where keys sign that may be elsewhere (`vedr.failover.key_places.signing_hosts`).
         clock: Compared with the newest block's time.
     """
 
-    def __init__(self, site: Site, rpc: Callable[[Node], ChainRpc], clock: Clock) -> None:
-        self._site, self._rpc, self._clock = site, rpc, clock
+    def __init__(
+        self,
+        site: Site,
+        rpc: Callable[[Node], ChainRpc],
+        hosts: Callable[[], Mapping[str, str | None]],
+        clock: Clock,
+    ) -> None:
+        self._site, self._hosts, self._clock = site, hosts, clock
+        self._rpc = functools.cache(rpc)  # a controller asks for months: no connection is opened twice
 
     def __call__(self) -> Chain:
-        """UnavailableError when no node answers."""
+        """UnavailableError when no node answers, or nobody can tell where a key is."""
+        hosts = known_hosts(self._hosts())
         nodes = sorted(self._site.nodes, key=lambda node: node.is_validator)  # full nodes first: no load on signers
         with ThreadPoolExecutor(_WITNESSES, thread_name_prefix="chain-probe") as pool:
             heights = [found for found in pool.map(self._height, nodes) if found is not None]
         for _, node in sorted(heights, key=lambda found: -found[0]):
             try:
-                return self._read(self._rpc(node))
+                return self._read(self._rpc(node), hosts)
             except (UnavailableError, NotFoundError):
                 continue
         raise UnavailableError("no node answers", remedy="Look at the nodes' RPC from this host.")
@@ -163,12 +173,12 @@ class ChainProbe:
             return None
         return (int(status.latest_height), node) if status.chain_id == self._site.chain.chain_id else None
 
-    def _read(self, rpc: ChainRpc) -> Chain:
+    def _read(self, rpc: ChainRpc, hosts: Mapping[str, str]) -> Chain:
         signed = rpc.commit()
         height = signed.header.height
         age_s = self._clock().timestamp() - signed.header.time_ns / _NS_PER_S
         return Chain(
-            powers=map_power(self._site, rpc.validators(height)),
+            powers=placed(self._site, map_power(self._site, rpc.validators(height)), hosts),
             online=signing_lately(rpc, height),
             height=int(height),
             moves=age_s <= max(STILL_BLOCKS * self._site.chain.block_time_s, LEAST_STILL_S),

@@ -18,10 +18,10 @@ import typer
 
 from vedr.adapters.metrics_http import serve_metrics
 from vedr.adapters.prefect_starts import PrefectStart
-from vedr.adapters.probing import ChainProbe, SiteProber
+from vedr.adapters.probing import SiteProber
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.cli.controller_notices import ChannelAnnouncer, LogAnnouncer
-from vedr.cli.controller_status import document, look, show
+from vedr.cli.controller_status import chain_probe, document, look, show
 from vedr.cli.output import JsonFlag, SiteOption, print_json
 from vedr.cli.signer import log_line
 from vedr.errors import NotFoundError, UnavailableError, VedrError
@@ -131,7 +131,7 @@ def _controller(opened: OpenSite, region: str, site_name: str, stack: contextlib
             site.name, opened.registers, signer, trusted, holder=process, lease_s=policy.lease_s, spread=spread
         ),
         ledger=JournalLedger(opened.journal),
-        ask_chain=ChainProbe(site, opened.rpc, utc_now),
+        ask_chain=chain_probe(opened),
         ways=Ways(prefect, PlainStart(_program(), site.work_dir / "controller", site=site_name)),
         clock=utc_now,
         announcers=(LogAnnouncer(), ChannelAnnouncer(opened)),

@@ -20,6 +20,7 @@ from vedr.failover.controller_ledger import JournalLedger, open_ones
 from vedr.failover.controller_loop import request_for
 from vedr.failover.controller_reports import Report, gather, opener
 from vedr.failover.health import Verdict
+from vedr.failover.key_places import signing_hosts
 from vedr.policies.controller import ControllerPolicy
 from vedr.signature import Json
 
@@ -54,6 +55,15 @@ def look(opened: OpenSite, now: dt.datetime) -> Status:
     return Status(site.name, now, site.controller, places, book, reports, problems, decisions)
 
 
+def chain_probe(opened: OpenSite) -> ChainProbe:
+    """Asks the site's chain, with every key where it signs now."""
+
+    def hosts() -> Mapping[str, str | None]:
+        return signing_hosts(opened.site, opened.registers, opened.key_holders)
+
+    return ChainProbe(opened.site, opened.rpc, hosts, utc_now)
+
+
 def _surroundings(opened: OpenSite) -> Surroundings:
     around = Surroundings()
     try:
@@ -61,7 +71,7 @@ def _surroundings(opened: OpenSite) -> Surroundings:
     except VedrError as error:
         around = replace(around, ledger_problem=error.message)
     try:
-        return replace(around, chain=ChainProbe(opened.site, opened.rpc, utc_now)())
+        return replace(around, chain=chain_probe(opened)())
     except VedrError as error:
         return replace(around, chain_problem=error.message)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from vedr.chain.quorum import PowerMap
 from vedr.errors import InvalidInputError, VerificationFailedError
+from vedr.failover.key_places import placed
 from vedr.inventory import Site
 from vedr.readiness.topology_findings import (
     SEVERITIES,
@@ -27,7 +28,7 @@ from vedr.readiness.topology_findings import (
 )
 from vedr.readiness.topology_layout import Layout, smallest_change, survives_any
 from vedr.readiness.topology_losses import Exposure, Loss, Restoration, expose
-from vedr.readiness.topology_places import RegionRow, placed, places, standbys_of
+from vedr.readiness.topology_places import RegionRow, places, standbys_of
 from vedr.signature import Json
 
 

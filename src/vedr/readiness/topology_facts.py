@@ -22,13 +22,12 @@ from typing import Final, Protocol
 
 from vedr.chain.block import ValidatorSet
 from vedr.chain.quorum import map_power
-from vedr.chain.register import Validator
-from vedr.chain.register_holding import SignStateRegister
 from vedr.chain.rpc import ChainRpc, Status, signing_lately
 from vedr.chain.verification import LightBlock, check_commit, check_itself
 from vedr.chain.wire import to_datetime
 from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover.key_holders import KeyHolders
+from vedr.failover.key_places import signing_hosts
 from vedr.inventory import Height, Node, Site
 from vedr.ports import Registers
 from vedr.readiness.topology import Audit, audit
@@ -36,7 +35,6 @@ from vedr.readiness.topology import Audit, audit
 SOURCES: Final = 2
 STILL_BLOCK_TIMES: Final = 10  # a chain whose newest block is older (and older than clocks may differ) stands still
 MAX_ASKED_AT_ONCE: Final = 32
-REGISTER_DEADLINE_S: Final = 2.0  # as long as a node has to answer; a region that is down takes all of it
 
 
 class Opened(Protocol):
@@ -103,7 +101,7 @@ def observe(opened: Opened, *, clock: Callable[[], dt.datetime]) -> LiveFacts:
     block = _agreed(rpcs, height, site.chain.chain_id)  # (3)
     age_s = clock().timestamp() - block.header.time_ns / 1e9
     moving = age_s < site.chain.max_clock_drift_s + STILL_BLOCK_TIMES * site.chain.block_time_s
-    hosts = {**_signer_hosts(opened), **_key_hosts(opened)}  # (5)
+    hosts = signing_hosts(site, opened.registers, opened.key_holders)  # (5)
     online = signing_lately(rpcs[0], height) if moving else _voting(rpcs, block) - _silent(site, hosts, statuses)  # (4)
     return LiveFacts(
         height=height,
@@ -175,28 +173,3 @@ def _silent(site: Site, hosts: Mapping[str, str | None], answering: Container[st
     return frozenset(
         bytes.fromhex(node.address) for node in validators if (hosts.get(node.name) or node.name) not in answering
     )
-
-
-def _key_hosts(opened: Opened) -> dict[str, str | None]:
-    """Of key files that may be moved."""
-    try:
-        return {**opened.key_holders.look()}
-    except (UnavailableError, VerificationFailedError):
-        return dict.fromkeys(one.validator for one in opened.site.key_files)
-
-
-def _signer_hosts(opened: Opened) -> dict[str, str | None]:
-    """Of keys that remote signers hold in turn."""
-    site = opened.site
-    remote = [node for node in site.nodes if site.signers_of(node.name)]
-
-    def ask(validator: Node) -> str | None:
-        register = SignStateRegister(opened.registers, Validator(site.chain.chain_id, validator.address))
-        seen = register.look(deadline_s=REGISTER_DEADLINE_S)
-        if not seen.is_majority or seen.newest is None:
-            return None
-        held = (signer.node for signer in site.signers_of(validator.name) if seen.newest.is_held_by(signer.name))
-        return next(held, validator.name)
-
-    with ThreadPoolExecutor(MAX_ASKED_AT_ONCE, "registers") as pool:
-        return dict(zip([node.name for node in remote], pool.map(ask, remote), strict=True))

@@ -5,7 +5,7 @@ Leaves out: judging them (`topology_findings`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vedr.chain.quorum import OUTSIDE, Domain, Member, PowerMap
 from vedr.inventory import Site
@@ -120,14 +120,3 @@ def standbys_of(site: Site, hosts: Mapping[str, str] | None = None) -> tuple[Sta
         and signer.node not in busy
         and site.regions[nodes[signer.node].region].hsm is not None
     )
-
-
-def placed(site: Site, powers: PowerMap, hosts: Mapping[str, str]) -> PowerMap:
-    """The map with promoted validators where they sign now."""
-    nodes = {node.name: node for node in site.nodes}
-
-    def where(member: Member) -> Member:
-        host = nodes.get(hosts.get(member.node, member.node))
-        return member if host is None else replace(member, zone=host.zone, region=host.region)
-
-    return PowerMap(tuple(map(where, powers.members)))
