@@ -19,6 +19,8 @@ from vedr.cli import build
 from vedr.errors import VerificationFailedError
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey
+from vedr.readiness.expirations import Expiration, too_soon
+from vedr.targets import Retention
 
 pytestmark = pytest.mark.server
 
@@ -73,6 +75,46 @@ def test_a_rule_that_somebody_changed_is_named_and_set_again(tmp_path: Path, mot
     assert "replaced versions stay for ever, 102 days are asked for" in found.output
     assert buckets(site, "--apply", "--region", "eu-west").exit_code == 0
     assert buckets(site).exit_code == 0
+
+
+def test_rules_that_a_server_has_in_force_are_read_as_what_they_take(moto_of_traffic: str) -> None:
+    config = StoreConfig(endpoint=moto_of_traffic, bucket="ruled", cloud_region="us-east-1")
+    store = S3Store("us-east", config, Credentials("a", "b"))
+    store.configure(expire_days=AS_ASKED_DAYS)
+    ours = store.facts().expirations
+    assert ours is not None
+    assert {(one.prefix, one.current, one.days) for one in ours} == {
+        ("", False, AS_ASKED_DAYS),
+        ("sign-state/", False, 1),
+    }
+    assert too_soon(ours, Retention(), ["us-east"]) == ()
+    rules: list[Any] = [
+        {"ID": "week", "Status": "Enabled", "Filter": {"Prefix": "us-east/"}, "Expiration": {"Days": 7}},
+        {"ID": "old", "Status": "Enabled", "Prefix": "ledger/", "Expiration": {"Date": "2030-01-01T00:00:00Z"}},
+        {
+            "ID": "cold",
+            "Status": "Enabled",
+            "Filter": {"And": {"Prefix": "eu-west/", "Tags": [{"Key": "a", "Value": "b"}]}},
+            "Transitions": [{"Days": 30, "StorageClass": "GLACIER"}],
+            "NoncurrentVersionTransitions": [{"NoncurrentDays": 31, "StorageClass": "DEEP_ARCHIVE"}],
+        },
+        {
+            "ID": "warm",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "Transitions": [{"Days": 30, "StorageClass": "STANDARD_IA"}],
+        },
+        {"ID": "off", "Status": "Disabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}},
+    ]
+    open_control(config, Credentials("a", "b")).put_bucket_lifecycle_configuration(
+        Bucket="ruled", LifecycleConfiguration={"Rules": rules}
+    )
+    assert store.facts().expirations == (
+        Expiration("week", "us-east/", "removes", current=True, days=7),
+        Expiration("old", "ledger/", "removes", current=True, days=0),
+        Expiration("cold", "eu-west/", "archives", current=True, days=30),
+        Expiration("cold", "eu-west/", "archives", current=False, days=31),
+    )
 
 
 def test_a_server_without_lifecycle_rules_is_told_and_no_failure(tmp_path: Path, s3_server: Any) -> None:

@@ -117,7 +117,7 @@ class SiteStores:
 
     def bucket_state(self, region: str) -> BucketState:
         facts = self._opened.stores[region].facts()
-        return BucketState(facts.versioned, facts.lock_mode, facts.lock_days)
+        return BucketState(facts.versioned, facts.lock_mode, facts.lock_days, facts.expirations)
 
     def boot(self, listed: Listed) -> Verification:
         return snapshots.prove_by_boot(self._opened, listed)

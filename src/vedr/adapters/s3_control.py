@@ -8,6 +8,7 @@ Leaves out: object content.
 """
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ from vedr.adapters.s3_store import CONNECT_TIMEOUT_S, MAX_RETRIES, REQUEST_TIMEO
 from vedr.errors import RefusedError
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey
+from vedr.readiness.expirations import Expiration
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -31,6 +33,7 @@ UNRULED_CODES: Final = frozenset({"NoSuchLifecycleConfiguration"})
 EXPIRY_RULE: Final = "vedr-expiry"
 REGISTER_PREFIX: Final = "sign-state/"
 LACKING_CODES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
+ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # classes whose objects have to be asked back for hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,15 @@ class BucketSettings:
 class BucketFacts:
     """How the server says that a bucket is set up; `lock_days` 0 and `lock_mode` "" when nothing is locked by rule.
 
-    `expire_days`: how long replaced versions stay by our rule; 0 without it, None where the server knows no such rules.
+    `expire_days`: how long replaced versions stay by our rule; 0 without it.  `expirations`: what any rule in force
+    takes away.  Both are None where the server knows no such rules.
     """
 
     versioned: bool
     lock_mode: str
     lock_days: int
     expire_days: int | None
+    expirations: tuple[Expiration, ...] | None
 
 
 class Bucket:
@@ -111,10 +116,16 @@ class Bucket:
         try:
             versioning = self._client.get_bucket_versioning(Bucket=self._config.bucket).get("Status")
             rule = _lock_rule(self._client, self._config.bucket)
-            expire_days = _expire_days(self._client, self._config.bucket)
+            rules = _lifecycle_rules(self._client, self._config.bucket)
         except (ClientError, BotoCoreError) as error:
             raise self._place.error(error) from error
-        return BucketFacts(versioning == "Enabled", str(rule.get("Mode", "")), int(rule.get("Days", 0)), expire_days)
+        return BucketFacts(
+            versioned=versioning == "Enabled",
+            lock_mode=str(rule.get("Mode", "")),
+            lock_days=int(rule.get("Days", 0)),
+            expire_days=None if rules is None else _expire_days(rules),
+            expirations=None if rules is None else tuple(one for found in rules for one in _expirations(found)),
+        )
 
 
 def _lock_rule(client: "S3Client", bucket: str) -> dict[str, Any]:
@@ -128,7 +139,8 @@ def _lock_rule(client: "S3Client", bucket: str) -> dict[str, Any]:
     return dict(found.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention", {}))
 
 
-def _expire_days(client: "S3Client", bucket: str) -> int | None:
+def _lifecycle_rules(client: "S3Client", bucket: str) -> list[dict[str, Any]] | None:
+    """Those in force; None where the server knows none."""
     try:
         found = client.get_bucket_lifecycle_configuration(Bucket=bucket).get("Rules", [])
     except ClientError as error:
@@ -137,8 +149,30 @@ def _expire_days(client: "S3Client", bucket: str) -> int | None:
         if _code(error) not in UNRULED_CODES:
             raise
         found = []
-    ours = [rule for rule in found if rule.get("ID") == EXPIRY_RULE and rule.get("Status") == "Enabled"]
-    return ours[0].get("NoncurrentVersionExpiration", {}).get("NoncurrentDays", 0) if ours else 0
+    return [dict(rule) for rule in found if rule.get("Status") == "Enabled"]
+
+
+def _expire_days(rules: list[dict[str, Any]]) -> int:
+    ours = [rule for rule in rules if rule.get("ID") == EXPIRY_RULE]
+    return int(ours[0].get("NoncurrentVersionExpiration", {}).get("NoncurrentDays", 0)) if ours else 0
+
+
+def _expirations(rule: dict[str, Any]) -> Iterator[Expiration]:
+    """What a rule takes away; a date is as bad as no time at all."""
+    filtered = rule.get("Filter", {})
+    prefix = str(rule.get("Prefix") or filtered.get("Prefix") or filtered.get("And", {}).get("Prefix") or "")
+    name = str(rule.get("ID", ""))
+    gone, replaced = rule.get("Expiration", {}), rule.get("NoncurrentVersionExpiration", {})
+    if "Days" in gone or "Date" in gone:
+        yield Expiration(name, prefix, "removes", current=True, days=int(gone.get("Days", 0)))
+    if replaced:
+        yield Expiration(name, prefix, "removes", current=False, days=int(replaced.get("NoncurrentDays", 0)))
+    for moved in rule.get("Transitions", []):
+        if moved.get("StorageClass") in ARCHIVES:
+            yield Expiration(name, prefix, "archives", current=True, days=int(moved.get("Days", 0)))
+    for moved in rule.get("NoncurrentVersionTransitions", []):
+        if moved.get("StorageClass") in ARCHIVES:
+            yield Expiration(name, prefix, "archives", current=False, days=int(moved.get("NoncurrentDays", 0)))
 
 
 def _code(error: Exception) -> str:

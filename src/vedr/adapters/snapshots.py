@@ -106,6 +106,7 @@ def prove_by_boot(opened: OpenSite, listed: Listed, *, progress: Progress = NO_P
     def booter(data: Path) -> BootProof:
         return opened.isolated_node.prove(data, light, read_state=_state_reader(opened))
 
+    restore.discard_staged(scratch, incident)  # of a proof that was killed: a node may have written into it
     try:
         staged = restore.fetch(opened.repository, verified, scratch, incident, progress=progress)
         return verify_boot(opened.repository, verified, staged.path, booter, from_regions=staged.from_regions)

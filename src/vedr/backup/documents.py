@@ -92,6 +92,13 @@ class Reader:
         inner = Reader(value, self.what)
         return [inner.count(i) for i in range(len(value))]
 
+    def texts(self, key: str | int) -> list[str]:
+        value = self._at(key)
+        if not isinstance(value, list):
+            raise self._wrong(key)
+        inner = Reader(value, self.what)
+        return [inner.text(i) for i in range(len(value))]
+
     def flag(self, key: str) -> bool:
         value = self._at(key)
         if not isinstance(value, bool):

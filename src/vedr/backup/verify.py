@@ -64,10 +64,13 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        return not self.failures
+        """Of no region nothing is proven."""
+        return bool(self.regions) and not self.failures
 
     def require(self) -> "Verification":
         """Itself, or VerificationFailedError naming every region's trouble."""
+        if not self.regions:
+            raise _nothing_seen(self.snapshot)
         if self.failures:
             errors = {check.region: check.error for check in self.failures if check.error is not None}
             reasons = "; ".join(f"{region}: {error.message}" for region, error in errors.items())
@@ -86,9 +89,15 @@ def verify(
     regions: Iterable[str] | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Verification:
-    """Check each region's copy and store the record; every named region counts, whether it answers or not."""
+    """Check each region's copy and store the record; every named region counts, whether it answers or not.
+
+    Raises:
+        VerificationFailedError: no region is named; nothing is recorded.
+    """
     began = time.monotonic()
     wanted = tuple(repository.regions if regions is None else regions)
+    if not wanted:
+        raise _nothing_seen(listed.id)
     tally = _Tally(progress)
     workspace = Workspace()
 
@@ -118,8 +127,16 @@ def verify(
 def verify_boot(
     repository: Repository, verified: VerifiedManifest, data: Path, booter: Booter, *, from_regions: Iterable[str]
 ) -> Verification:
-    """Depth 3 on content that restore.fetch has staged at `data`; stores the record, passed or failed."""
+    """Depth 3 on content that restore.fetch has staged at `data`; stores the record, passed or failed.
+
+    Raises:
+        VerificationFailedError: no region is named: the content was staged by somebody else, at another time, and may
+            have been booted since.  Nothing is recorded.
+    """
     began = time.monotonic()
+    sources = tuple(from_regions)
+    if not sources:
+        raise _nothing_seen(verified.id)
     error: VedrError | None = None
     facts: dict[str, str] = {}
     try:
@@ -133,12 +150,19 @@ def verify_boot(
         verified.source,
         3,
         repository.clock().replace(microsecond=0),
-        tuple(RegionCheck(region, error) for region in from_regions),
+        tuple(RegionCheck(region, error) for region in sources),
         facts,
         time.monotonic() - began,
     )
     record(repository, outcome)
     return outcome
+
+
+def _nothing_seen(snapshot: SnapshotId) -> VerificationFailedError:
+    return VerificationFailedError(
+        f"snapshot {snapshot}: no region's copy was read, so nothing is proven",
+        remedy="Remove what an earlier restore left in work_dir, and verify it again.",
+    )
 
 
 def _require_state_of(verified: VerifiedManifest, proof: BootProof) -> None:
@@ -269,7 +293,7 @@ def _passed(repository: Repository, stored: bytes, place: Proof, what: str) -> b
     reader.expect("snapshot", place.snapshot)
     reader.expect("depth", place.depth)
     reader.expect("at", rfc3339(place.at))
-    return reader.flag("ok")
+    return reader.flag("ok") and bool(reader.texts("regions"))  # of no region nothing was proven
 
 
 def check_copy(

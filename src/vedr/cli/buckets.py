@@ -4,7 +4,7 @@ Guarantees: without --apply nothing is changed; exit 3 when a bucket is not as a
 Leaves out: registers' buckets, which have neither versions nor locks (docs/formats/sign-state-register.md).
 """
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -13,15 +13,12 @@ from vedr.adapters.site import OpenSite, open_site
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
 from vedr.errors import VedrError, VerificationFailedError
 from vedr.inventory import StoreConfig
+from vedr.readiness.expirations import replaced_days
 from vedr.signature import Json
 from vedr.targets import Retention
 
 if TYPE_CHECKING:
     from vedr.adapters.s3_control import BucketFacts  # boto3 is half of vedr's start-up
-
-SLACK_DAYS: Final = (
-    2  # an epoch closes a day after its end, and clocks differ: as docs/formats/store.md has it for locks
-)
 
 
 def buckets_command(
@@ -51,17 +48,12 @@ def buckets_command(
         )
 
 
-def expire_days(retention: Retention) -> int:
-    """Replaced versions must outlast the last snapshot that reads them by their id."""
-    return retention.chain_state_days + retention.epoch_days + SLACK_DAYS
-
-
 def _look(opened: OpenSite, region: str, *, apply: bool) -> "BucketFacts | VedrError":
     opened.site.region(region)
     store = opened.stores[region]
     try:
         if apply:
-            store.configure(expire_days=expire_days(opened.site.retention))
+            store.configure(expire_days=replaced_days(opened.site.retention))
         return store.facts()
     except VedrError as error:
         return error
@@ -70,7 +62,7 @@ def _look(opened: OpenSite, region: str, *, apply: bool) -> "BucketFacts | VedrE
 def _problems(found: "BucketFacts | VedrError", asked: StoreConfig, retention: Retention) -> list[str]:
     if isinstance(found, VedrError):
         return [found.message]
-    wanted_days = expire_days(retention)
+    wanted_days = replaced_days(retention)
     return [
         *([] if found.versioned else ["not versioned"]),
         *(

@@ -23,6 +23,7 @@ from vedr.failover.key_holders import KeyHolders
 from vedr.inventory import Node, Site
 from vedr.policies.checks import Checks
 from vedr.ports import Clock, ObjectStore, Registers
+from vedr.readiness.expirations import Expiration
 from vedr.runbook.journal import Journal
 
 
@@ -97,11 +98,15 @@ class NetworkProbes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BucketState:
-    """How a bucket is set up; `lock_days` 0: no default retention."""
+    """How a bucket is set up; `lock_days` 0: no default retention.
+
+    `expirations`: what its enabled lifecycle rules take away; None where the server knows no such rules.
+    """
 
     versioned: bool
     lock_mode: str
     lock_days: int
+    expirations: tuple[Expiration, ...] | None
 
 
 class StoreProbes(Protocol):

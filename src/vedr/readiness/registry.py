@@ -117,7 +117,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     ),
     Check(
         "retention",
-        "buckets are versioned and locked as the site asks; nothing is kept long past its retention",
+        "buckets are versioned and locked as the site asks; no rule takes what is needed, nothing stays long past it",
         lambda at: stores.retention(at.site, at.opened.repository, at.store, at.policy),
     ),
     Check(

@@ -7,7 +7,8 @@ Leaves out: backups in them (backups), and setting buckets up.
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -16,14 +17,16 @@ from vedr.backup.repository import Repository
 from vedr.backup.retention import max_age
 from vedr.backup.retention import plan as retention_plan
 from vedr.errors import ConflictError, RefusedError, VerificationFailedError
-from vedr.inventory import Region, Site
+from vedr.inventory import Site
 from vedr.policies.checks import Checks
 from vedr.ports import ObjectKey, ObjectStore, Registers
 from vedr.readiness.ages import duration
 from vedr.readiness.copies import newest
 from vedr.readiness.examining import MARGIN, examine
+from vedr.readiness.expirations import too_soon
 from vedr.readiness.finding import Part, Verdict, combine
 from vedr.readiness.ports import BucketState, StoreProbes
+from vedr.targets import Retention
 
 PROBES: Final = "checks/probe/"
 REGISTER: Final = ObjectKey("checks/register")
@@ -110,23 +113,26 @@ def _try_register(registers: Registers, token: bytes) -> Part:
 
 
 def retention(site: Site, repository: Repository, probes: StoreProbes, policy: Checks) -> Verdict:
-    """Buckets versioned and locked as the site asks (bucket-read-write tries a lock), old snapshots pruned."""
+    """Buckets versioned and locked as the site asks (bucket-read-write tries a lock); only what is over is removed."""
     limit_s = policy.deadline_of("retention") * MARGIN
     looks: dict[str, Callable[[], Part]] = {}
     for name in site.regions_by_priority:
-        looks[f"bucket of {name}"] = partial(_bucket, name, site.regions[name], probes)
+        looks[f"bucket of {name}"] = partial(_bucket, name, site, probes)
         looks |= {f"{name}/{kind}": partial(_pruned, repository, name, kind, policy) for kind in KINDS}
     parts = examine(looks, deadline_s=limit_s)
     return combine(
         parts,
-        expected="every bucket versioned and locked as the site asks, nothing kept long past its retention",
+        expected="every bucket versioned and locked as the site asks, no lifecycle rule that takes what is needed, nothing "
+        "kept long past its retention",
         nothing="Name the regions' stores in the site file.",
         summary="; ".join(part.observed for part in parts if part.subject.startswith("bucket")),
     )
 
 
-def _bucket(name: str, region: Region, probes: StoreProbes) -> Part:
-    return judge_bucket(name, region.store.object_lock_days, probes.bucket_state(name))
+def _bucket(name: str, site: Site, probes: StoreProbes) -> Part:
+    state, store = probes.bucket_state(name), site.regions[name].store
+    part = judge_bucket(name, store.object_lock_days, state)
+    return part if part.status != "passed" else judge_expirations(part, state, site.retention, site.regions_by_priority)
 
 
 def judge_bucket(name: str, wanted_days: int, state: BucketState) -> Part:
@@ -139,6 +145,16 @@ def judge_bucket(name: str, wanted_days: int, state: BucketState) -> Part:
         return Part(subject, "failed", f"{found}, the site asks for {LOCK_MODE} {wanted_days} days", remedy)
     locked = f"locked {state.lock_days} days" if wanted_days else "no lock asked for"
     return Part(subject, "passed", f"{name} versioned, {locked}")
+
+
+def judge_expirations(sound: Part, state: BucketState, retention: Retention, origins: Sequence[str]) -> Part:
+    """Pure: the bucket's lifecycle rules against what is still needed of it; `sound` is what else was seen of it."""
+    if state.expirations is None:
+        return replace(sound, observed=f"{sound.observed}, its server knows no lifecycle rules")
+    if bad := too_soon(state.expirations, retention, origins):
+        remedy = "Remove the rule at once, and find out who made it; set ours: vedr snapshot buckets --apply."
+        return Part(sound.subject, "failed", "; ".join(bad), remedy)
+    return replace(sound, observed=f"{sound.observed}, no lifecycle rule takes what is needed")
 
 
 def _pruned(repository: Repository, origin: str, kind: Kind, policy: Checks) -> Part:

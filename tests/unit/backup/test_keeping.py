@@ -3,12 +3,16 @@
 import dataclasses
 import datetime as dt
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from vedr.adapters import snapshots
+from vedr.adapters.site import OpenSite
+from vedr.adapters.snapshots import SCRATCH
 from vedr.backup import replicate, restore, retention, verify
-from vedr.backup.layout import manifest_key, object_key
+from vedr.backup.layout import manifest_key, object_key, verification_key
 from vedr.backup.repository import list_snapshots, load_manifest, no_region
 from vedr.errors import (
     ConflictError,
@@ -217,6 +221,73 @@ def test_a_boot_proves_only_the_state_that_the_manifest_names(world: Any, proof:
         world.repository, created.verified, world.data, lambda _: proof, from_regions=("us-east",)
     )
     assert outcome.ok == ok
+
+
+def test_what_names_no_region_proves_nothing(world: Any) -> None:
+    """A verification of no region at all was a pass: there is no region that failed."""
+    created = world.back_up()
+    with pytest.raises(VerificationFailedError, match="no region's copy was read"):
+        verify.verify(world.repository, world.listed()[0], depth=1, regions=())
+    empty = verify.Verification(created.id, world.source, 3, world.clock.now, ())
+    assert not empty.ok
+    with pytest.raises(VerificationFailedError, match="no region's copy was read"):
+        empty.require()
+    verify.record(world.repository, dataclasses.replace(empty, regions=(verify.RegionCheck("us-east", None),)))
+    assert created.id in verify.newest_proofs(world.repository, "us-east", "state")
+
+
+def test_a_stored_pass_that_names_no_region_counts_as_a_failure(world: Any) -> None:
+    """Such records were signed by earlier versions: of boots on what a killed proof had left, that failed."""
+    created = world.back_up()
+    at = world.clock.now.replace(microsecond=0)
+    document = {
+        "format": verify.RECORD_FORMAT,
+        "snapshot": created.id,
+        "depth": 3,
+        "at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "ok": True,
+        "regions": [],
+    }
+    key = verification_key(world.source, created.id, at, 3)
+    for store in world.stores.values():
+        store.create(key, world.repository.signer.seal_document(document))
+    assert verify.newest_proofs(world.repository, "us-east", "state") == {}
+
+
+def test_a_proof_is_of_what_was_fetched_for_it_never_of_what_a_killed_one_left(world: Any, tmp_path: Path) -> None:
+    created = world.back_up()
+    scratch = tmp_path / "work" / SCRATCH
+    scratch.mkdir(parents=True)
+    verified = load_manifest(world.repository, world.listed()[0])
+    left = restore.fetch(world.repository, verified, scratch, f"verify-{created.id}")
+    again = restore.fetch(world.repository, verified, scratch, f"verify-{created.id}")
+    assert again.from_regions == ()  # found complete: nobody knows what became of it since
+    with pytest.raises(VerificationFailedError, match="no region's copy was read"):
+        verify.verify_boot(world.repository, verified, again.path, lambda _: None, from_regions=again.from_regions)
+    (left.path / "written-by-a-node").touch()
+    seen: list[list[str]] = []
+
+    class Opened:
+        """As much of an open site as a proof needs: a node that never comes up."""
+
+        repository = world.repository
+        site = SimpleNamespace(chain=SimpleNamespace(chain_id="chain-1", inspect_deep=()), work_dir=tmp_path / "work")
+        isolated_node: Any
+
+        def light_client(self, **_: str) -> None:
+            """Never asked."""
+
+        def prove(self, data: Path, *_: Any, **__: Any) -> Any:
+            seen.append(sorted(path.name for path in data.iterdir()))
+            raise VerificationFailedError("the node did not come up")
+
+    opened = Opened()
+    opened.isolated_node = opened
+    outcome = snapshots.prove_by_boot(cast("OpenSite", opened), world.listed()[0])
+    assert (outcome.ok, bool(outcome.regions)) == (False, True)
+    assert "written-by-a-node" not in seen[0]
+    assert verify.newest_proofs(world.repository, "us-east", "state") == {}
+    assert not any(scratch.iterdir())
 
 
 # Repairing

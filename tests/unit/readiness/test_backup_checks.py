@@ -26,6 +26,7 @@ from vedr.inventory import Height, Provider, Site
 from vedr.policies.checks import Checks
 from vedr.ports import ObjectKey
 from vedr.readiness import backups, rpo, stores
+from vedr.readiness.expirations import Expiration
 from vedr.readiness.finding import Verdict, verdict_of
 from vedr.readiness.ports import BucketState
 
@@ -42,7 +43,7 @@ class Probes:
 
     folder: Path
     says: Inspected | None = None
-    state: BucketState = field(default=BucketState(versioned=True, lock_mode="", lock_days=0))
+    state: BucketState = field(default=BucketState(versioned=True, lock_mode="", lock_days=0, expirations=None))
 
     def bucket_state(self, _region: str) -> BucketState:
         return self.state
@@ -91,6 +92,7 @@ class Night:
                 regions_by_priority=REGIONS,
                 regions=regions,
                 providers=(PROVIDER,),
+                retention=self.repository.retention,
                 chain=SimpleNamespace(chain_id="chain-1"),
                 checks=POLICY,
             ),
@@ -411,10 +413,10 @@ def test_buckets_as_the_site_asks_pass(night: Night) -> None:
 @pytest.mark.parametrize(
     ("state", "lock_days"),
     [
-        (BucketState(versioned=False, lock_mode="", lock_days=0), 0),
-        (BucketState(versioned=True, lock_mode="", lock_days=0), 102),
-        (BucketState(versioned=True, lock_mode="COMPLIANCE", lock_days=30), 102),
-        (BucketState(versioned=True, lock_mode="GOVERNANCE", lock_days=102), 102),
+        (BucketState(versioned=False, lock_mode="", lock_days=0, expirations=()), 0),
+        (BucketState(versioned=True, lock_mode="", lock_days=0, expirations=()), 102),
+        (BucketState(versioned=True, lock_mode="COMPLIANCE", lock_days=30, expirations=()), 102),
+        (BucketState(versioned=True, lock_mode="GOVERNANCE", lock_days=102, expirations=()), 102),
     ],
 )
 def test_a_bucket_less_safe_than_the_site_asks_fails(night: Night, state: BucketState, lock_days: int) -> None:
@@ -422,6 +424,38 @@ def test_a_bucket_less_safe_than_the_site_asks_fails(night: Night, state: Bucket
     verdict = night.retention()
     assert verdict.status == "failed"
     assert "bucket of" in verdict.observed
+
+
+@pytest.mark.parametrize(
+    ("prefix", "current", "days", "status"),
+    [
+        ("", True, 36500, "failed"),  # the ledger is kept for ever
+        ("us-east/", True, 400, "failed"),  # so are revocations of keys
+        ("us-east/state/", True, 101, "failed"),
+        ("us-east/state/", True, 102, "passed"),
+        ("us-east/config/", True, 41, "failed"),
+        ("us-east/config/", True, 42, "passed"),
+        ("ledger/", True, 3650, "failed"),
+        ("", False, 101, "failed"),  # snapshots are read by version
+        ("", False, 102, "passed"),
+        ("sign-state/", False, 1, "passed"),
+        ("sign-state/", True, 400, "failed"),
+        ("checks/", True, 1, "passed"),
+    ],
+)
+def test_a_lifecycle_rule_that_takes_what_is_still_needed_fails(
+    night: Night, prefix: str, current: bool, days: int, status: str
+) -> None:
+    rule = Expiration("cheaper", prefix, "removes", current=current, days=days)
+    night.probes.state = dataclasses.replace(night.probes.state, expirations=(rule,))
+    verdict = night.retention()
+    assert verdict.status == status, verdict
+    assert (status == "failed") == ("rule 'cheaper' removes" in verdict.observed)
+    assert (status == "failed") == ("Remove the rule at once" in verdict.remedy)
+
+
+def test_a_server_without_lifecycle_rules_is_told_as_such(night: Night) -> None:
+    assert night.retention().observed.count("knows no lifecycle rules") == len(REGIONS)
 
 
 def test_snapshots_long_past_their_retention_fail(night: Night) -> None:
