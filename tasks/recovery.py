@@ -19,11 +19,19 @@ from vedr.backup.repository import Listed
 from vedr.backup.restore import Staged, Swapped
 from vedr.chain import fence, sync
 from vedr.chain.block import Flag
-from vedr.errors import DeadlineError, NotFoundError, VerificationFailedError
+from vedr.errors import (
+    DeadlineError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+    VedrError,
+    VerificationFailedError,
+)
 from vedr.inventory import Height, Node
 from vedr.runbook.steps import Context
 
 MAX_CANDIDATES: Final = 20  # snapshots that are tried before giving up: more than three days of them
+MAX_SILENT: Final = 3  # snapshots that could not be read; more, and it is no matter of snapshots
 NEXT_BLOCK_TIMES: Final = 15.0  # block times that a next block may take before the chain counts as standing
 STALL_S: Final = 30.0  # nothing at all changed for this long: a sync has stalled
 CATCH_UP_DEADLINE_S: Final = 900.0
@@ -89,38 +97,58 @@ def points_of(opened: OpenSite, *, snapshot: str = "", max_height: int = 0) -> P
 def bring(ctx: NodeContext, opened: OpenSite, node: Node, points: Points) -> Proven:
     """The newest of the points that can be fetched and proves itself; older ones when it does not.
 
+    A snapshot whose only good copies are in silent regions is passed over like one that is damaged: the regions may be
+    gone for good.
+
     Raises:
         VerificationFailedError: not one of them does; every reason is named.
         NoSpaceError: the disk lacks room; nothing was written.
-        UnavailableError: no store answers: trying again may help.
+        UnavailableError: stores or chain do not answer: trying again may help.
     """
     home = opened.files.home(node)
     refused: list[str] = []
+    silent: list[UnavailableError] = []
     for point in points.points:
         try:
-            return _bring_one(ctx, opened, node, point, tuple(refused))
-        except (VerificationFailedError, NotFoundError) as error:
-            ctx.say(f"{point.snapshot} is passed over: {error.message}")
-            refused.append(f"{point.snapshot}: {error.message}")
-            restore.discard_staged(home, ctx.run_id)
+            staged = _fetched(ctx, opened, node, point)
+        except UnavailableError as error:
+            silent.append(error)
+            if len(silent) == MAX_SILENT:
+                break
+            failure: VedrError = error
+        except (VerificationFailedError, NotFoundError, InvalidInputError) as error:
+            failure = error
+        else:
+            try:
+                return _proven(ctx, opened, node, staged, tuple(refused))
+            except (VerificationFailedError, NotFoundError) as error:
+                failure = error
+        ctx.say(f"{point.snapshot} is passed over: {failure.message}")
+        refused.append(f"{point.snapshot}: {failure.message}")
+        restore.discard_staged(home, ctx.run_id)
+    if silent:
+        raise silent[0]
     raise VerificationFailedError(
         f"none of {len(points.points)} snapshots could be restored and proven: {'; '.join(refused)}",
         remedy="Verify the stores (vedr snapshot verify); RB-DR-001 can bring it back by state sync or block sync.",
     )
 
 
-def _bring_one(ctx: NodeContext, opened: OpenSite, node: Node, point: Point, passed_over: tuple[str, ...]) -> Proven:
+def _fetched(ctx: NodeContext, opened: OpenSite, node: Node, point: Point) -> Staged:
     verified = restore.open_manifest(
         opened.repository, point.listed(), chain_id=opened.site.chain.chain_id, prefer=(node.region,)
     )
     megabytes = verified.manifest.total_bytes // 1_000_000
     ctx.say(f"fetching {point.snapshot}: {megabytes} MB, height {verified.manifest.height}")
-    staged = restore.fetch(opened.repository, verified, opened.files.home(node), ctx.run_id, prefer=(node.region,))
-    ctx.say(f"booting {point.snapshot} apart from everything")
+    return restore.fetch(opened.repository, verified, opened.files.home(node), ctx.run_id, prefer=(node.region,))
+
+
+def _proven(ctx: NodeContext, opened: OpenSite, node: Node, staged: Staged, passed_over: tuple[str, ...]) -> Proven:
+    ctx.say(f"booting {staged.snapshot} apart from everything")
     proof = opened.isolated_node.prove(staged.path, opened.light_client(near=node.region, besides=node.name))
     ctx.say(f"proven: app hash {proof.app_hash[:16]}… at height {proof.height} is the chain's")
     return Proven(
-        snapshot=point.snapshot,
+        snapshot=staged.snapshot,
         height=proof.height,
         app_hash=proof.app_hash,
         path=staged.path,

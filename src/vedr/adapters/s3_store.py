@@ -9,6 +9,7 @@ Leaves out: atomicity of creates, which is the server's (Amazon's is; tests/cont
 
 import datetime as dt
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -17,8 +18,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store as _ObstoreS3
 
-from vedr.adapters.s3_answers import Place
-from vedr.errors import ConflictError, CorruptError, InvalidInputError
+from vedr.adapters.s3_answers import TRY_LATER, Place, answer_of
+from vedr.errors import ConflictError, CorruptError, InvalidInputError, UnavailableError
 from vedr.inventory import StoreConfig
 from vedr.ports import DOCUMENT_BYTES, ObjectKey, StoredObject
 
@@ -32,6 +33,13 @@ REQUEST_TIMEOUT_S: Final = 20  # a 16 MiB part needs 0.8 MiB/s; less is as good 
 MAX_RETRIES: Final = 2
 RETRY_TIMEOUT_S: Final = 6  # after this no retry is begun: a dead region costs seconds
 LIST_CHUNK: Final = 1000  # one page of the protocol
+UNDECIDED_CODES: Final = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+"""Amazon's 409 to a conditional put beside another put or delete of the key: the key need not exist."""
+UNDECIDED_PAUSES_S: Final = (0.1, 0.4)
+
+
+class UndecidedError(UnavailableError):
+    """The server could not decide whether the key exists, since somebody beside us was at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +73,21 @@ class S3Store:
         return self._region
 
     def create(self, key: ObjectKey, data: bytes | memoryview) -> StoredObject:
+        for pause_s in UNDECIDED_PAUSES_S:
+            try:
+                return self._create(key, data)
+            except UndecidedError:
+                time.sleep(pause_s)
+        return self._create(key, data)
+
+    def _create(self, key: ObjectKey, data: bytes | memoryview) -> StoredObject:
         try:
             result = obstore.put(self._data, key, data, mode="create", use_multipart=False, attributes=self._attributes)
         except (AlreadyExistsError, PreconditionError) as error:
+            if answer_of(error).code in UNDECIDED_CODES:
+                raise UndecidedError(
+                    f"{self._place.name(key)}: others write or remove it just now", remedy=TRY_LATER
+                ) from error
             raise ConflictError(f"{self._place.name(key)} exists already", remedy="Read it, and compare.") from error
         except (BaseError, OSError) as error:
             raise self._place.error(error, key) from error

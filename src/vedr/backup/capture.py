@@ -17,6 +17,7 @@ Links need staging on the data's own file system, which may be mounted in the ho
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import re
 import secrets
@@ -144,7 +145,7 @@ def _staging(home: Path, data: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConflictError(f"{home} is being captured", remedy="Wait until the other snapshot ends.") from error
-        for leftover in data.glob(STAGING_PREFIX + "*"):
+        for leftover in itertools.chain.from_iterable(place.glob(STAGING_PREFIX + "*") for place in {home, data}):
             shutil.rmtree(leftover)
         folder = data / f"{STAGING_PREFIX}{secrets.token_hex(6)}"
         folder.mkdir(mode=0o700)

@@ -199,9 +199,9 @@ def swap_in(staged: Staged, *, validator: bool) -> Swapped:
                 f"{old} exists already beside live and staged data", remedy="Look what it is, and move it away."
             )
         _carry_over_sign_state(old if old.exists() else data, staged.path, validator=validator)
-        _give_to_owner(staged.path, like=next(path for path in (data, old, staged.home) if path.exists()))
         (staged.path / COMPLETE_MARK).unlink(missing_ok=True)
         _write_durably(staged.path / mark, staged.snapshot)
+        _give_to_owner(staged.path, like=next(path for path in (data, old, staged.home) if path.exists()))
         if data.exists():
             _rename(data, old)
         _rename(staged.path, data)

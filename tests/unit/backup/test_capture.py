@@ -212,10 +212,11 @@ def test_a_file_that_goes_while_the_room_is_reckoned_ends_no_capture(
 
 
 def test_one_capture_of_a_node_at_a_time_and_leftovers_go(node: Node, tmp_path: Path, writer: int) -> None:
-    leftover = tmp_path / ".vedr-capture-0123"
-    leftover.mkdir()
+    leftovers = [tmp_path / ".vedr-capture-0123", tmp_path / "data" / ".vedr-capture-4567"]
+    for leftover in leftovers:
+        leftover.mkdir()
     with capture(node, tmp_path, ProcessFleet(writer)):  # type: ignore[arg-type]
-        assert not leftover.exists()
+        assert not any(leftover.exists() for leftover in leftovers)
         with pytest.raises(ConflictError), capture(node, tmp_path, ProcessFleet(writer)):  # type: ignore[arg-type]
             pass
 

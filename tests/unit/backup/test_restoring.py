@@ -3,13 +3,14 @@
 import errno
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vedr.backup import restore
-from vedr.backup.layout import manifest_key, object_key, placement_key
+from vedr.backup.layout import SnapshotId, manifest_key, object_key, placement_key
 from vedr.backup.repository import load_manifest
 from vedr.chain.sign_state import SignState, read_sign_state, write_sign_state
 from vedr.errors import (
@@ -274,3 +275,88 @@ def test_a_swap_without_anything_staged_says_so(staged: restore.Staged) -> None:
 def test_an_incident_that_is_no_file_name_is_refused(tmp_path: Path, incident: str) -> None:
     with pytest.raises(InvalidInputError):
         restore.staged_path(tmp_path, incident)
+
+
+@pytest.mark.parametrize("had_data", [True, False], ids=["data before", "empty disk"])
+def test_a_swap_that_is_repeated_is_done_and_one_that_never_was_is_not_called_done(
+    world: Any, staged: restore.Staged, had_data: bool
+) -> None:
+    if not had_data:
+        shutil.rmtree(staged.home / "data")
+    swapped = restore.swap_in(staged, validator=False)
+    assert restore.swap_in(staged, validator=False) == swapped
+    assert restore.swapped_before(staged.home, "i1") == staged.snapshot
+    restore.discard_old(swapped)
+    assert world.content().keys() | {"priv_validator_state.json"} == world.content(swapped.data).keys()
+    with pytest.raises(NotFoundError, match="was not exchanged"):
+        restore.swap_in(staged, validator=False)
+
+
+def test_data_that_was_not_exchanged_is_not_taken_for_what_was_restored(staged: restore.Staged) -> None:
+    """Somebody removed the staged copy between two tries of a run: the live data is the one that was to go."""
+    restore.discard_staged(staged.home, "i1")
+    with pytest.raises(NotFoundError, match="was not exchanged"):
+        restore.swap_in(staged, validator=False)
+    assert (staged.home / "data" / "live").exists()
+
+
+@pytest.mark.parametrize("how", ["link", "mount"])
+def test_data_that_no_rename_can_exchange_is_refused_before_anything_is_fetched(
+    world: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    world.back_up()
+    home = world.folder / "home"
+    home.mkdir()
+    if how == "link":
+        (world.folder / "disk").mkdir()
+        (home / "data").symlink_to(world.folder / "disk")
+    else:
+        (home / "data").mkdir()
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == home / "data")
+    with pytest.raises(RefusedError, match=f"is a {how}"):
+        world.restored(home)
+    assert [path.name for path in home.iterdir()] == ["data"]
+    staged = restore.Staged(home, "i1", SnapshotId("s"), home / "staged", 1, (), 0.0)
+    with pytest.raises(RefusedError, match=f"is a {how}"):
+        restore.swap_in(staged, validator=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_restored_data_belongs_to_whom_the_data_before_it_did(staged: restore.Staged) -> None:
+    """A node that runs as a user of its own could not open what root restored for it."""
+    live = staged.home / "data"
+    write_sign_state(live / "priv_validator_state.json", SignState(Height(90), 1, 3))
+    for path in (live, *live.rglob("*")):
+        os.chown(path, 4711, 4712)
+    swapped = restore.swap_in(staged, validator=True)
+    write_sign_state(swapped.data / "priv_validator_state.json", SignState(Height(91), 0, 1))
+    owners = {(path.stat().st_uid, path.stat().st_gid) for path in (swapped.data, *swapped.data.rglob("*"))}
+    assert owners == {(4711, 4712)}
+
+
+@pytest.mark.parametrize("call", ["create", "write", "mark"])
+def test_a_disk_that_fills_up_while_it_is_written_is_said_to_be_full_and_nothing_is_left(
+    world: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Inodes run out, somebody beside us writes, or the file system reserves nothing."""
+    world.back_up()
+    home = world.folder / "home"
+    home.mkdir()
+
+    def full(*_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def no_inode(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        return full() if flags & os.O_CREAT else real(path, flags, *rest, **more)
+
+    real = os.open
+    patched = {
+        "create": (os, "open", no_inode),
+        "write": (os, "pwrite", full),
+        "mark": (restore, "_write_durably", full),
+    }
+    monkeypatch.setattr(*patched[call])
+    with pytest.raises(NoSpaceError, match="No space left"):
+        world.restored(home)
+    monkeypatch.undo()
+    assert list(home.iterdir()) == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks import nodes
+from tasks import nodes, recovery
 from tasks.nodes import Recovered, monitor_sync
 from vedr.backup.layout import object_key
 from vedr.backup.repository import load_manifest
@@ -87,9 +87,11 @@ def stage(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr(nodes, "wait_in_sync", made.wait)
     for name in ("ensure_stopped", "guard", "start_guarded"):
         monkeypatch.setattr(nodes, name, made.note(name))
+    monkeypatch.setattr(recovery, "ensure_stopped", made.note("ensure_stopped"))
     return made
 
 
+STARTED = ("guard", "start_guarded")
 IN_SYNC = sync.CatchUp(height=Height(104), tip=Height(104), catching_up=False)
 
 
@@ -98,7 +100,7 @@ def test_a_stalled_sync_is_taken_back_and_a_proven_snapshot_takes_its_place(stag
     stage.waits = [STALLED, IN_SYNC]
     caught_up = stage.monitor(way)
     assert (caught_up.way, caught_up.height) == (Way.SNAPSHOT, 104)
-    assert stage.did == ["wait", "ensure_stopped", "boot MANIFEST-000002", "guard", "start_guarded", "wait"]
+    assert stage.did == ["wait", "ensure_stopped", "boot MANIFEST-000002", "ensure_stopped", *STARTED, "wait"]
     data = stage.home / "data"
     assert (data / "application.db" / "CURRENT").read_bytes() == b"MANIFEST-000002"
     assert not (data / "half").exists()
