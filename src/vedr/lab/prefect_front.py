@@ -19,8 +19,8 @@ from vedr.lab.gateway import PASSING_FOLDERS
 from vedr.lab.plan import Plan
 
 TRIES: Final = 20
-"""One in seven is refused in a lab at rest, every second one while a loaded machine makes requests slow: one in a million
-is left of those."""
+"""One request in seven is refused in a lab at rest, every second one where a loaded machine makes them slow: of those,
+one in a million is left."""
 REPEATS_LIMIT_S: Final = 30  # who waits longer has gone; a request under way is never cut off
 REPEATED_LOG: Final = "repeated.log"
 """A line for each request that was repeated: when, which, every try's answer, how long it took."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vedr.errors import InvalidInputError
-from vedr.lab import agents, gateway, names, network, status_page, testnet, units
+from vedr.lab import agents, gateway, names, network, orchestrator, prefect_front, status_page, testnet, units
 from vedr.lab.addresses import P2P_PORT, RPC_PORT, Addresses, Mode
 from vedr.lab.credentials import LabSecrets
 from vedr.lab.plan import Member, Plan, Zone
@@ -162,5 +162,20 @@ def test_metrics_and_the_status_page_stand_outside_all_zones_each_at_a_port_of_i
     served = f"listen {plan.addresses.ops}:{plan.status_page_port} ssl;"
     assert served in status_page.nginx_config(plan, as_root=True)
     ports = [plan.settings.port_base, plan.dns_port, plan.vault_port, plan.status_page_port]
+    ports.append(plan.orchestrator_server_port)
     ports += [int(address.rpartition(":")[2]) for address in (plan.metrics_address, plan.agent_address(None))]
     assert len(set(ports)) == len(ports)
+
+
+def test_prefect_is_reached_through_its_front_at_the_port_that_users_know_and_never_without_it(plan: Plan) -> None:
+    outside = {unit.name: unit for unit in units.of_zone(plan, None)}
+    front, server = outside[units.FRONT_UNIT], outside[units.SERVER_UNIT]
+    prefect_front.write_config(plan)
+    written = Path(front.argv[front.argv.index("-c") + 1]).read_text(encoding="utf-8")
+    known, behind = (f"{plan.addresses.ops}:{port}" for port in (4400, 4457))
+    assert plan.orchestrator_url == f"http://{known}"
+    assert f"listen {known};" in written
+    assert written.count(f"server {behind} max_fails=0;") == prefect_front.TRIES
+    assert server.argv[-4:] == ("--host", plan.addresses.ops, "--port", "4457")
+    assert orchestrator.environment(plan)["PREFECT_API_URL"] == f"http://{known}/api"
+    assert (front.wave, front.reserve, front.restart) == (server.wave, False, "on-failure")
