@@ -1,14 +1,20 @@
 """One model of everything that happens to snapshots: whatever the order, what is listed can be restored.
 
-Backups, prunes, heals and verifications run over three regions in memory, on several sources that share objects; any
-of them may be killed before or after any put or delete, regions go away and come back, time passes.
+Backups, prunes, heals, repairs and verifications run over three regions in memory, on several sources that share
+objects; any of them may be killed before or after any call, or be met by another in its middle; regions go away and
+come back, disks spoil objects, the signing key changes, epochs become longer, time passes.
+
+VEDR_MODEL_EXAMPLES=5000 looks at so many histories, other ones each time.
 """
 
+import dataclasses
 import os
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,14 +28,17 @@ from hypothesis.stateful import (
 from vedr.adapters.memory_store import Crash
 from vedr.backup import reading, replicate, restore, retention, upload, verify
 from vedr.backup.fetching import ObjectReader
-from vedr.backup.layout import Source
+from vedr.backup.layout import Source, object_key
 from vedr.backup.repository import load_placement
 from vedr.errors import UnavailableError, VedrError
+from vedr.signature import Signer
 from vedr.targets import Retention
 
 RETENTION = Retention(chain_state_days=20, keep_all_days=2, epoch_days=5)
 REGIONS = ("us-east", "eu-west", "ap-south")
 FILES = 6
+EXAMPLES = int(os.environ.get("VEDR_MODEL_EXAMPLES", "0"))
+LONGER_EPOCH_DAYS = 10  # a multiple: docs/formats/store.md
 
 
 class BackupMachine(RuleBasedStateMachine):
@@ -67,7 +76,7 @@ class BackupMachine(RuleBasedStateMachine):
 
     @rule(region=st.sampled_from(REGIONS))
     def lose(self, region: str) -> None:
-        if not any(store.faults.down for store in self.world.stores.values()):
+        if sum(store.faults.down for store in self.world.stores.values()) < len(REGIONS) - 1:
             self.world.stores[region].faults.down = True
 
     @rule()
@@ -92,56 +101,93 @@ class BackupMachine(RuleBasedStateMachine):
 
     @rule()
     def prune(self) -> None:
-        self._guarded(lambda: retention.prune(self.world.repository, "us-east", "state"))
+        self._prune()
 
     @rule(region=st.sampled_from(REGIONS), number=st.integers(0, 12), letter=st.sampled_from("Kkel"))
     def prune_killed(self, region: str, number: int, letter: str) -> None:
         self._fault(region, "delete", number, letter)
-        self._guarded(lambda: retention.prune(self.world.repository, "us-east", "state"))
+        self._prune()
 
     @rule(name=st.sampled_from(["full-0", "full-1"]), number=st.integers(0, 9))
     def prune_beside_a_writer(self, name: str, number: int) -> None:
         """A whole prune runs in the middle of a backup, between any two of its puts."""
-        store = self.world.stores["eu-west"]
-        made, count = store.create, iter(range(10**6))
-
-        def create(key: Any, data: bytes) -> Any:
-            if next(count) == number:
-                self._guarded(lambda: retention.prune(self.world.repository, "us-east", "state"))
-            return made(key, data)
-
-        store.create = create
-        try:
-            self._back_up(name)
-        finally:
-            store.create = made
+        self._beside("create", number, self._prune, lambda: self._back_up(name))
 
     @rule(name=st.sampled_from(["full-0", "full-1"]), number=st.integers(0, 9), days=st.sampled_from([5, 7]))
     def stall_in_mid_backup(self, name: str, number: int, days: int) -> None:
         """The writer stands still for days, another prunes, the writer goes on."""
-        store = self.world.stores["eu-west"]
-        made, count = store.create, iter(range(10**6))
 
-        def create(key: Any, data: bytes) -> Any:
-            if next(count) == number:
-                self.world.clock.advance(days=days)
-                self._guarded(lambda: retention.prune(self.world.repository, "us-east", "state"))
-            return made(key, data)
+        def meanwhile() -> None:
+            self.world.clock.advance(days=days)
+            self._prune()
 
-        store.create = create
-        try:
-            self._back_up(name)
-        finally:
-            store.create = made
+        self._beside("create", number, meanwhile, lambda: self._back_up(name))
+
+    @rule(name=st.sampled_from(["full-0", "full-1"]), number=st.integers(0, 9))
+    def heal_beside_a_writer(self, name: str, number: int) -> None:
+        self._beside("create", number, self._heal, lambda: self._back_up(name))
+
+    @rule(number=st.integers(0, 9), days=st.sampled_from([0, 7, 20]))
+    def prune_beside_a_heal(self, number: int, days: int) -> None:
+        """What is healed expires meanwhile."""
+
+        def meanwhile() -> None:
+            self.world.clock.advance(days=days)
+            self._prune()
+
+        self._beside("create", number, meanwhile, self._heal)
+
+    @rule(number=st.integers(0, 9))
+    def heal_beside_a_prune(self, number: int) -> None:
+        self._beside("delete", number, self._heal, self._prune)
 
     @rule()
     def heal(self) -> None:
-        self._guarded(lambda: replicate.heal(self.world.repository, self.world.listed()))
+        self._heal()
 
-    @rule(region=st.sampled_from(REGIONS), number=st.integers(0, 9), letter=st.sampled_from("Kkel"))
-    def heal_killed(self, region: str, number: int, letter: str) -> None:
-        self._fault(region, "create", number, letter)
-        self._guarded(lambda: replicate.heal(self.world.repository, self.world.listed()))
+    @rule(
+        region=st.sampled_from(REGIONS),
+        call=st.sampled_from(["create", "head", "get", "list", "delete"]),
+        number=st.integers(0, 9),
+        letter=st.sampled_from("Kkel"),
+    )
+    def heal_killed(self, region: str, call: Any, number: int, letter: str) -> None:
+        self._fault(region, call, number, letter)
+        self._heal()
+
+    @rule(
+        region=st.sampled_from(REGIONS),
+        which=st.integers(0, 5),
+        call=st.sampled_from(["create", "head", "get", "list", "delete"]),
+        number=st.integers(0, 9),
+        letter=st.sampled_from("Kkel"),
+    )
+    def spoil_and_repair(self, region: str, which: int, call: Any, number: int, letter: str) -> None:
+        """A disk spoils an object; the first repair is killed or fails, the second ends it."""
+        self.bring_back()
+        self._heal()
+        held = [listed for listed in self.world.listed() if set(listed.regions) == set(REGIONS)]
+        if not held:
+            return
+        listed = held[which % len(held)]
+        manifest = restore.open_manifest(self.world.repository, listed, chain_id="chain-1").manifest
+        name = manifest.objects[which % len(manifest.objects)].name
+        self.world.stores[region].damage(object_key(listed.source, manifest.epoch, name), b"spoilt")
+        self._fault(region, call, number, letter)
+        self._guarded(lambda: replicate.repair(self.world.repository, listed, region))
+        assert replicate.repair(self.world.repository, listed, region).error is None
+        self._heal()
+
+    @rule()
+    def change_signing_key(self) -> None:
+        signer = Signer(Ed25519PrivateKey.generate())
+        trusted = (*self.world.repository.trusted, signer.public_hex)
+        self.world.repository = dataclasses.replace(self.world.repository, signer=signer, trusted=trusted)
+
+    @rule()
+    def lengthen_epochs(self) -> None:
+        longer = RETENTION.model_copy(update={"epoch_days": LONGER_EPOCH_DAYS})
+        self.world.repository = dataclasses.replace(self.world.repository, retention=longer)
 
     @rule()
     def verify_newest(self) -> None:
@@ -171,6 +217,28 @@ class BackupMachine(RuleBasedStateMachine):
             )
             for file in verified.manifest.files
         }
+
+    def _prune(self) -> None:
+        self._guarded(lambda: retention.prune(self.world.repository, "us-east", "state"))
+
+    def _heal(self) -> None:
+        self._guarded(lambda: replicate.heal(self.world.repository, self.world.listed()))
+
+    def _beside(self, call: str, number: int, meanwhile: Callable[[], None], act: Callable[[], None]) -> None:
+        """One thing happens before the other's call of that number to eu-west."""
+        store = self.world.stores["eu-west"]
+        real, count = getattr(store, call), iter(range(10**6))
+
+        def wrapped(*arguments: Any) -> Any:
+            if next(count) == number:
+                meanwhile()
+            return real(*arguments)
+
+        setattr(store, call, wrapped)
+        try:
+            act()
+        finally:
+            setattr(store, call, real)
 
     def _back_up(self, name: str) -> None:
         self.height += 1
@@ -235,10 +303,10 @@ def test_whatever_happens_what_is_listed_can_be_restored(make_world: Any) -> Non
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=30,
+            max_examples=EXAMPLES or 30,
             stateful_step_count=25,
             deadline=None,
-            derandomize=True,
+            derandomize=not EXAMPLES,
             phases=(Phase.generate, Phase.shrink),
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
