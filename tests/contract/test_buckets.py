@@ -109,6 +109,7 @@ def test_rules_that_a_server_has_in_force_are_read_as_what_they_take(moto_of_tra
     open_control(config, Credentials("a", "b")).put_bucket_lifecycle_configuration(
         Bucket="ruled", LifecycleConfiguration={"Rules": rules}
     )
+    assert store.facts().expirations == store.beside("ruled").facts().expirations
     assert store.facts().expirations == (
         Expiration("week", "us-east/", "removes", current=True, days=7),
         Expiration("old", "ledger/", "removes", current=True, days=0),

@@ -32,6 +32,7 @@ from vedr.custody.hsm_check import Replication
 from vedr.custody.key_material import KeyKind
 from vedr.errors import CorruptError, NotFoundError, UnavailableError, VerificationFailedError
 from vedr.inventory import Dns, Site
+from vedr.readiness.expirations import Expiration
 from vedr.readiness.ports import BucketState, NameAnswer, Ports
 from vedr.readiness.validation import OpenPorts
 
@@ -118,6 +119,11 @@ class SiteStores:
     def bucket_state(self, region: str) -> BucketState:
         facts = self._opened.stores[region].facts()
         return BucketState(facts.versioned, facts.lock_mode, facts.lock_days, facts.expirations)
+
+    def register_expirations(self, region: str) -> tuple[Expiration, ...] | None:
+        store = self._opened.stores[region]
+        own = store.config.register_bucket
+        return store.beside(own).facts().expirations if own else ()
 
     def boot(self, listed: Listed) -> Verification:
         return snapshots.prove_by_boot(self._opened, listed)

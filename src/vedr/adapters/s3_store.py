@@ -72,6 +72,10 @@ class S3Store:
     def region(self) -> str:
         return self._region
 
+    def beside(self, bucket: str) -> "S3Store":
+        """Another bucket of the same server, with the same credentials."""
+        return S3Store(self._region, self.config.model_copy(update={"bucket": bucket}), self._credentials)
+
     def create(self, key: ObjectKey, data: bytes | memoryview) -> StoredObject:
         for pause_s in UNDECIDED_PAUSES_S:
             try:

@@ -57,6 +57,12 @@ def too_soon(rules: Sequence[Expiration], retention: Retention, origins: Sequenc
     return tuple(_said(rule, needed) for rule in rules if rule.days < (needed := _needed(rule, retention, origins)))
 
 
+def registers_taken(rules: Sequence[Expiration]) -> tuple[str, ...]:
+    """The rules of a bucket of registers that take one from its place; older versions are nobody's."""
+    taking = [rule for rule in rules if rule.current and not rule.prefix.startswith(PASSING)]
+    return tuple(_said(rule, math.inf) for rule in taking)
+
+
 def _needed(rule: Expiration, retention: Retention, origins: Sequence[str]) -> float:
     """For how many days what the rule reaches is needed."""
     if rule.prefix.startswith(PASSING):

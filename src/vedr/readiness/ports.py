@@ -115,6 +115,9 @@ class StoreProbes(Protocol):
     def bucket_state(self, region: str) -> BucketState:
         """The region's bucket as its server says that it is set up."""
 
+    def register_expirations(self, region: str) -> tuple[Expiration, ...] | None:
+        """What lifecycle rules take from the region's bucket of registers, where that is another one; as in a state."""
+
     def boot(self, listed: Listed) -> Verification:
         """Restore a snapshot to scratch, boot it apart, compare with verified headers, store the record."""
 

@@ -23,7 +23,7 @@ from vedr.ports import ObjectKey, ObjectStore, Registers
 from vedr.readiness.ages import duration
 from vedr.readiness.copies import newest
 from vedr.readiness.examining import MARGIN, examine
-from vedr.readiness.expirations import too_soon
+from vedr.readiness.expirations import registers_taken, too_soon
 from vedr.readiness.finding import Part, Verdict, combine
 from vedr.readiness.ports import BucketState, StoreProbes
 from vedr.targets import Retention
@@ -34,6 +34,7 @@ LOCK_MODE: Final = "COMPLIANCE"
 LEFT_OVER: Final = dt.timedelta(hours=1)  # older probe objects are of checks that are over
 _TRIES: Final = 3  # beside other checks that use the same register
 _POLICY: Final = "Check the bucket's policy, its credentials, and that its server honours conditional writes."
+_REMOVE_RULE: Final = "Remove the rule at once, and find out who made it; set ours: vedr snapshot buckets --apply."
 
 
 # --- read and write
@@ -118,6 +119,7 @@ def retention(site: Site, repository: Repository, probes: StoreProbes, policy: C
     looks: dict[str, Callable[[], Part]] = {}
     for name in site.regions_by_priority:
         looks[f"bucket of {name}"] = partial(_bucket, name, site, probes)
+        looks[f"registers of {name}"] = partial(_register_bucket, name, probes)
         looks |= {f"{name}/{kind}": partial(_pruned, repository, name, kind, policy) for kind in KINDS}
     parts = examine(looks, deadline_s=limit_s)
     return combine(
@@ -152,9 +154,16 @@ def judge_expirations(sound: Part, state: BucketState, retention: Retention, ori
     if state.expirations is None:
         return replace(sound, observed=f"{sound.observed}, its server knows no lifecycle rules")
     if bad := too_soon(state.expirations, retention, origins):
-        remedy = "Remove the rule at once, and find out who made it; set ours: vedr snapshot buckets --apply."
-        return Part(sound.subject, "failed", "; ".join(bad), remedy)
+        return Part(sound.subject, "failed", "; ".join(bad), _REMOVE_RULE)
     return replace(sound, observed=f"{sound.observed}, no lifecycle rule takes what is needed")
+
+
+def _register_bucket(name: str, probes: StoreProbes) -> Part:
+    """Where it is the bucket of the backups, that one's rules are judged."""
+    subject = f"registers of {name}"
+    if bad := registers_taken(probes.register_expirations(name) or ()):
+        return Part(subject, "failed", "; ".join(bad), _REMOVE_RULE)
+    return Part(subject, "passed", "no lifecycle rule takes a register")
 
 
 def _pruned(repository: Repository, origin: str, kind: Kind, policy: Checks) -> Part:

@@ -43,10 +43,14 @@ class Probes:
 
     folder: Path
     says: Inspected | None = None
+    of_registers: dict[str, tuple[Expiration, ...]] = field(default_factory=dict)
     state: BucketState = field(default=BucketState(versioned=True, lock_mode="", lock_days=0, expirations=None))
 
     def bucket_state(self, _region: str) -> BucketState:
         return self.state
+
+    def register_expirations(self, region: str) -> tuple[Expiration, ...] | None:
+        return self.of_registers.get(region)
 
     def inspect(self, data: Path) -> Inspected:
         if not (data / "application.db" / "CURRENT").is_file() or self.says is None:
@@ -452,6 +456,17 @@ def test_a_lifecycle_rule_that_takes_what_is_still_needed_fails(
     assert verdict.status == status, verdict
     assert (status == "failed") == ("rule 'cheaper' removes" in verdict.observed)
     assert (status == "failed") == ("Remove the rule at once" in verdict.remedy)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "current", "status"), [("", True, "failed"), ("sign-state/", True, "failed"), ("", False, "passed")]
+)
+def test_a_lifecycle_rule_that_takes_registers_from_their_own_bucket_fails(
+    night: Night, prefix: str, current: bool, status: str
+) -> None:
+    night.probes.of_registers["eu-west"] = (Expiration("tidy", prefix, "removes", current=current, days=30),)
+    verdict = night.retention()
+    assert (verdict.status, "registers of eu-west: rule 'tidy'" in verdict.observed) == (status, status == "failed")
 
 
 def test_a_server_without_lifecycle_rules_is_told_as_such(night: Night) -> None:
