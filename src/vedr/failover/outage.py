@@ -67,7 +67,8 @@ def judge(domain: Domain, sights: Sequence[Sight]) -> Outage:
         raise RefusedError(
             f"{domain} serves: {len(sights) - len(silent)} of {len(sights)} answer"
             + (f"; silent: {', '.join(sight.name for sight in silent)}" if silent else ""),
-            remedy="For single nodes there is RB-DR-001; to empty a healthy zone or region order mode planned.",
+            remedy="Nothing was changed, and this incident is closed.  When it is lost again, order it anew, without "
+            "--incident.  Single nodes: RB-DR-001; to empty a healthy zone or region: --mode planned.",
         )
     if not _is_most(gone, sights):
         at_work = [str(sight) for sight in silent if not sight.is_gone]

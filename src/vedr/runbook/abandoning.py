@@ -1,8 +1,8 @@
 """Giving a run up: what is safe to take back is taken back, the rest is named, the run is closed as abandoned.
 
 1. Nobody works on the run; this process takes it over as a resume does, and from then on it can't be resumed.
-2. What the run acted on is still its own: a subject that passed to another run since is that run's, and then nothing
-   is taken back.
+2. What the run acted on is still its own: a subject that passed to another run since, which acted, is that run's, and
+   then nothing is taken back.
 3. The steps that acted are taken back, newest first, each in the ledger before and after.
 4. The run is closed with both lists: what was taken back, and what a person has to look after.
 
@@ -20,8 +20,8 @@ from vedr.errors import InvalidInputError, RefusedError, VedrError
 from vedr.ledger import Entry, RunId, is_closed
 from vedr.runbook.execution import Executor, Listener, Plainly
 from vedr.runbook.journal import Journal
-from vedr.runbook.lease import Leases
 from vedr.runbook.liveness import Process, await_quiet, this_process
+from vedr.runbook.overtaking import overtaken_by
 from vedr.runbook.run import Outcome, Run
 from vedr.runbook.steps import AnyStep, O, Runbook
 from vedr.signature import Json
@@ -171,11 +171,8 @@ def _order_of(opened: Entry) -> dict[str, Json]:
 
 def _passed_on(runbook: Runbook[O], run: Run[O], journal: Journal) -> str:
     """Why nothing may be taken back: another run acted on our subjects since; empty when they are still ours."""
-    leases = Leases(journal)
-    for subject in runbook.subjects(run.order):
-        holder = leases.holder(subject)
-        if holder and holder.run_id != run.run_id:
-            return f"{subject} has passed to run {holder.run_id} since: left as that run has it"
+    if passed := overtaken_by(journal, runbook.subjects(run.order), run.run_id):
+        return f"{passed}: left as that run has it"
     for subject in runbook.subjects(run.order):
         run.hold(subject)
     return ""

@@ -128,7 +128,8 @@ class Journal:
         writer = Writer(self, run_id, chain)
         if chain[-1].entry.kind == "closed":
             raise RefusedError(
-                f"run {run_id} is closed: {chain[-1].entry.payload.get('outcome')}", remedy="Start a new run."
+                f"run {run_id} is closed: {chain[-1].entry.payload.get('outcome')}",
+                remedy=f"Order it anew, without --incident.  What this one did: vedr ledger show {run_id}.",
             )
         writer.append("resumed", payload)
         return writer

@@ -13,6 +13,7 @@ hung; what it acts upon has to refuse stale epochs itself.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,6 +66,15 @@ class Leases:
         """The newest lease of it, released or not; None when nobody ever had it."""
         return self._newest(subject)
 
+    def passed_to(self, subject: str, run_id: RunId) -> tuple[RunId, ...]:
+        """The runs that had it after that one, newest first; none where that one never had it."""
+        passed: list[RunId] = []
+        for lease in self._from_newest(subject):
+            if lease.run_id == run_id:
+                return tuple(dict.fromkeys(passed))
+            passed.append(lease.run_id)
+        return ()
+
     def check(self, lease: Lease) -> None:
         """ConflictError when the subject has passed to another run; UnavailableError when that can't be told."""
         newest = self._newest(lease.subject, above=lease.epoch)
@@ -95,7 +105,11 @@ class Leases:
             ) from error
 
     def _newest(self, subject: str, *, above: int = 0) -> Lease | None:
-        """The newest lease with an epoch above this one.
+        """The newest lease with an epoch above this one."""
+        return next(self._from_newest(subject, above=above), None)
+
+    def _from_newest(self, subject: str, *, above: int = 0) -> Iterator[Lease]:
+        """The leases with an epoch above this one, newest first.
 
         An epoch that only a minority of regions hold, in bytes that nobody trusted signed, is as good as absent: one
         damaged region must not keep a node from being recovered.
@@ -109,8 +123,7 @@ class Leases:
         answers = self._journal.replicas.gather(epochs, what=f"read the lease of {subject}")
         for epoch in sorted(set().union(*answers.values()), reverse=True):
             if epoch > above and (held := self._settle(subject, epoch)):
-                return held
-        return None
+                yield held
 
     def _settle(self, subject: str, epoch: int) -> Lease | None:
         try:

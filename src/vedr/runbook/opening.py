@@ -13,7 +13,7 @@ from typing import Final
 
 import vedr
 from vedr.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError, VedrError
-from vedr.ledger import RunId
+from vedr.ledger import Entry, RunId, is_closed
 from vedr.policies.approval import Approval
 from vedr.runbook import timing
 from vedr.runbook.asking import Inbox
@@ -22,6 +22,7 @@ from vedr.runbook.execution import Executor, Listener, Plainly
 from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import Process, await_quiet, this_process
 from vedr.runbook.order import detection_time, new_run_id
+from vedr.runbook.overtaking import overtaken_by
 from vedr.runbook.run import Run
 from vedr.runbook.steps import O, Runbook, without_floats
 from vedr.runbook.writer import Writer
@@ -143,7 +144,8 @@ def _enter(
         "target_ms": round(target_s * 1000),
         "order": without_floats(order.model_dump(mode="json", exclude=set(_OWN_FIELDS))),
         "steps": [
-            {"key": one.key, "title": one.title, "budget_ms": round(one.budget_s * 1000)} for one in runbook.steps
+            {"key": one.key, "title": one.title, "budget_ms": round(one.budget_s * 1000), "acts": one.acts}
+            for one in runbook.steps
         ],
     }
     return journal.open(new_id, runbook.id, payload), order
@@ -183,7 +185,17 @@ def _go_on(
             remedy="Give only the incident's id to go on with it, or start a new run.",
         )
     resumed = runbook.order.model_validate({**theirs, "incident": run_id})
+    if runbook.is_incident and (passed := _overtaken(runbook, resumed, journal, recorded.entries)):
+        raise RefusedError(
+            f"run {run_id} is not gone on with: {passed}, and acted: what this one saw and did is no longer so",
+            remedy=f"Close it: vedr abandon {run_id}.  If its work is still needed, order it anew.",
+        )
     return journal.resume(run_id, about), resumed
+
+
+def _overtaken(runbook: Runbook[O], order: O, journal: Journal, entries: Sequence[Entry]) -> str:
+    """Which of its subjects has passed to whom; a run that is closed is refused as such."""
+    return "" if is_closed(entries) else overtaken_by(journal, runbook.subjects(order), entries[0].run_id)
 
 
 def recorded_order(journal: Journal, run_id: RunId) -> Mapping[str, Json]:

@@ -273,11 +273,13 @@ class Run(Generic[O]):
     def stop(self, error: BaseException) -> None:
         """Record that it ended in an error.
 
-        A run that was refused before anything acted is closed; any other stays open, to be resumed by its id.
+        A run that was refused before anything acted is closed, and so is one that never came to a step because another
+        run is at work; any other stays open, to be resumed by its id.
         """
-        if isinstance(error, ConflictError) and self._is_fenced():
+        is_conflict = isinstance(error, ConflictError)
+        if is_conflict and self._is_fenced():
             return  # the run is another process's now
-        refused = isinstance(error, (RefusedError, InvalidInputError))
+        refused = isinstance(error, (RefusedError, InvalidInputError)) or (is_conflict and not self._begun)
         name: OutcomeName = "refused" if refused else "failed"
         if refused and not self._has_acted() and not isinstance(error, UnansweredError):
             self._close(name, {"error": describe(error)})
