@@ -1,7 +1,7 @@
-"""A run that stopped half-way, and another that acted meanwhile: whose world it is, for who resumes and who gives up."""
+"""A run that stopped half-way, and another that acted meanwhile: what the first may still do."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 from ledger_world import World
@@ -62,23 +62,29 @@ def running(world: World, incident: str = "") -> Iterator[Run[Leave]]:
         yield run
 
 
-def stopped_after_moving(world: World) -> RunId:
+def failing(world: World, body: Callable[[Run[Leave]], None]) -> RunId:
     entered: list[Run[Leave]] = []
-    with pytest.raises(UnavailableError), running(world) as run:
+    with suppress(UnavailableError, RefusedError), running(world) as run:
         entered.append(run)
+        body(run)
+    return entered[0].run_id
+
+
+def stopped_after_moving(world: World) -> RunId:
+    def body(run: Run[Leave]) -> None:
         run.step(look)
         run.step(move)
         raise UnavailableError("the name server is silent")
-    return entered[0].run_id
+
+    return failing(world, body)
 
 
 def refused_before_it_acted(world: World) -> RunId:
-    entered: list[Run[Leave]] = []
-    with pytest.raises(RefusedError, match="it serves"), running(world) as run:
-        entered.append(run)
+    def body(run: Run[Leave]) -> None:
         run.step(look)
         raise RefusedError("it serves")
-    return entered[0].run_id
+
+    return failing(world, body)
 
 
 def give_up(world: World, run_id: RunId) -> Abandoned:
@@ -96,7 +102,7 @@ def test_a_run_is_not_gone_on_with_when_another_acted_on_its_subjects_since(worl
         running(world, first).__enter__()
     assert f"vedr abandon {first}" in caught.value.remedy
     assert world.journal().read(first).entries[-1].kind == "paused"  # as it was
-    assert DONE == [f"moved by {first}", f"moved by {second.run_id}"]
+    assert [f"moved by {first}", f"moved by {second.run_id}"] == DONE
     assert give_up(world, first).taken_back == ()
 
 
@@ -108,7 +114,7 @@ def test_a_run_is_gone_on_with_after_others_that_did_nothing(world: World) -> No
         again.step(move)
         again.step(verify)
     assert again.outcome.outcome == "completed"
-    assert DONE == [f"moved by {first}"]
+    assert [f"moved by {first}"] == DONE
 
 
 def test_what_is_given_up_is_taken_back_after_others_that_did_nothing(world: World) -> None:
