@@ -165,12 +165,13 @@ def replay(seed: int, off: frozenset[str]) -> str:
 def table(schedules: int, seed: int, workers: Workers) -> str:
     """Each rule off, then those that cover for one another: what the schedules find."""
     lines = ["| Off | The rule | Schedules | Double signs | First seed |", "|---|---|---|---|---|"]
-    for names in ((), *((name,) for name in RULES), *TOGETHER):
-        of_registers = bool(set(names) & set(REGISTER_RULES))
+    told = {**RULES, **EXCLUDED}
+    for names in ((), *((name,) for name in told), *TOGETHER):
+        of_registers = bool(set(names) & {*REGISTER_RULES, *EXCLUDED})
         seeds = [one for one in range(seed, seed + 3 * schedules) if not names or (one % 3 == 0) == of_registers]
         tally = workers.play(seeds[:schedules], frozenset(names), shown=False)
         first = min((number for number, _ in tally.broken), default="")
-        rule = RULES[names[0]] if len(names) == 1 else "together" if names else "all rules on"
+        rule = told[names[0]] if len(names) == 1 else "together" if names else "all rules on"
         cells = (" + ".join(names) or "nothing", rule, tally.schedules, len(tally.broken), first)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         print(lines[-1], flush=True)
@@ -181,7 +182,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
-    parser.add_argument("--without", default="", help="rules to switch off, joined by +: " + ", ".join((*RULES, *EXCLUDED)))
+    parser.add_argument(
+        "--without", default="", help="rules to switch off, joined by +: " + ", ".join((*RULES, *EXCLUDED))
+    )
     parser.add_argument("--replay", type=int, help="tell this one seed line by line")
     parser.add_argument("--table", type=int, help="schedules for each row of the table")
     parser.add_argument("--write", type=Path, help="the page that the table goes into")

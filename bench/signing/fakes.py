@@ -9,6 +9,7 @@ come and go.
 
 import datetime as dt
 import functools
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,9 +144,11 @@ class Run:
 
 @dataclass(slots=True)
 class Store:
-    """A region's objects; nobody asks it while it `is_down`."""
+    """A region's objects; nobody asks it while it `is_down`, and some answers are lost on their way."""
 
     region: str
+    loses: float
+    chance: random.Random
     objects: dict[str, bytes] = field(default_factory=dict)
     is_down: bool = False
     listings: dict[str, list[StoredObject]] = field(default_factory=dict)  # by prefix, until something is created
@@ -200,7 +203,9 @@ class SteppedReplicas(Replicas):
                 process.happen()
             store = stores[name]
             if not store.is_down:
-                yield name, work(store)
+                answer = work(store)
+                if not store.loses or store.chance.random() >= store.loses:
+                    yield name, answer
 
 
 class SimulatedJournal:

@@ -12,6 +12,7 @@ from typing import Final
 from greenlet import greenlet
 
 from bench.signing import rules
+from bench.signing.copies import Copies
 from bench.signing.fakes import (
     Killed,
     Observer,
@@ -39,6 +40,9 @@ from vedr.runbook.lease import Leases
 NAMES: Final = ("a", "b", "c")
 FIRST_TIP: Final = 100
 SHIPPING: Final = 0.2  # of the ticks; copies are that old
+HANDS: Final = (0, 0, 0, 1, 3, 6)  # how often one reaches into buckets or sets clocks
+LOSING: Final = (0.0, 0.0, 0.02, 0.1)  # of the answers of stores that did what they were asked
+JUMPS_S: Final = (-31_536_000, -86_400, -3_600, 3_600, 86_400, 31_536_000)
 REGIONS: Final = ("us-east", "eu-west", "ap-south")
 _KEY: Final = KeySeen("hsm", PUBLIC_KEY, "token")
 _MOVING: Final = Patience(quiet_s=40 * TICK_S, still_s=2 * TICK_S, watch_s=12 * TICK_S, watch_blocks=2)
@@ -94,7 +98,10 @@ class FileSchedule:
         chain = Chain(moves=chance.random() < 0.6, tip=FIRST_TIP)
         self.hosts = {name: self._host(name) for name in NAMES}
         self.world = World(chance, chain, self.hosts, Oracle(), log=self.log)
-        self.stores = {region: Store(region) for region in REGIONS}
+        self.reaching = reaching = random.Random(f"hands of {self.seed}")  # of its own: see the register's schedules
+        self.copies = Copies(REGIONS, reaching)
+        loses = reaching.choice(LOSING)
+        self.stores = {region: Store(region, loses=loses, chance=reaching) for region in REGIONS}
         self.patience = _MOVING if chain.moves else _HALTED
         self.lags = (chance.choice((0, 0, 0, 1, 2, 3)), chance.choice((0, 0, 1, 2)))
         self.danger = chance.choice((0.0, 0.003, 0.02, 0.08))
@@ -117,6 +124,8 @@ class FileSchedule:
         for _ in range(chance.randrange(1, 7)):
             fault = chance.choice(FAULTS)
             self._at(chance.randrange(1, self.ticks), lambda fault=fault: fault(self))
+        for _ in range(reaching.choice(HANDS)):
+            self._at(reaching.randrange(1, self.ticks), self.reach_in)
         self.last_event = max(self.plan) + 5
 
     def _host(self, name: str) -> Host:
@@ -257,13 +266,24 @@ class FileSchedule:
         )
 
     def _copies(self) -> list[SignState]:
-        return [host.shipped for host in self.hosts.values() if host.shipped is not None]
+        return self.copies.look(self._silent())
 
     def _ship(self) -> None:
-        """Copies of the sign-state go to other regions some time after it was written."""
+        """The shippers see the files some time after they were written."""
+        silent = self._silent()
         for host in self.hosts.values():
-            if host.is_connected and host.folder and host.folder.state:
-                host.shipped = SignState(host.folder.state.height, host.folder.state.round, host.folder.state.step)
+            self.copies.ship(host, silent, self.world.now_s)
+
+    def _silent(self) -> frozenset[str]:
+        return frozenset(region for region, store in self.stores.items() if store.is_down)
+
+    def reach_in(self) -> None:
+        """A hand changes shipped copies, or a process's clock."""
+        alive = [process for process in self.processes if process.is_alive]
+        if alive and self.reaching.random() < 0.3:
+            self.reaching.choice(alive).skew_s += self.reaching.choice(JUMPS_S)
+        else:
+            self.world.say(self.copies.reach_in())
 
     def _maybe_reopen(self, stage: str) -> None:
         """A colleague gives `a` its disk back by hand, while somebody is promoting and before the last look.

@@ -2,11 +2,12 @@
 
 The claim's decisions are the program's own (`vedr.chain.register_claim`); calls to regions are answered at once, late,
 or never, and take effect before, after, or long after their answer is given up; one that took effect may be told as
-refused.  Nothing fences a process here but the register: old ones are frozen, cut off and wake up at will.  Holders also
-finish what the register says was begun, by themselves or by another: the recorded message, released at any time while
-its position is durable under their claim.  In half of the schedules hands reach into buckets: they put objects back,
-remove them, or exchange them for another region's or another validator's (`bench.signing.buckets`, which also says what
-of it is excluded).
+refused.  Nothing fences a process here but the register: old ones are frozen, cut off and wake up at will.  Holders
+also finish what the register says was begun, by themselves or by another: the recorded message, released at any time
+while its position is durable under their claim.
+
+In half of the schedules hands reach into buckets: they put objects back, remove them, or exchange them for another
+region's or another validator's (`bench.signing.buckets`, which also says what of it is excluded).
 """
 
 # ruff: noqa: S101 - the state is this file's own
@@ -17,11 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from bench.signing.buckets import VALIDATOR, Buckets, Region, covers
+from bench.signing.buckets import VALIDATOR, Buckets, Region, covers, founded
 from bench.signing.oracle import Oracle
 from bench.signing.rules import ALIEN, read_token
 from vedr.chain.register import NEVER_SIGNED, Content, Position, StaleEpochError
 from vedr.chain.register_claim import Claim, Read, Swap
+from vedr.chain.sign_state import Hrs
 from vedr.errors import CorruptError, RefusedError
 from vedr.inventory import Height
 from vedr.ports import Tagged
@@ -32,6 +34,17 @@ LATE: Final = 0.05
 FINISHING: Final = 0.2
 HANDS: Final = (0, 0, 0, 1, 2, 5)  # how often one reaches into a bucket
 REFUSED: Final = 0.3  # of the swaps that took effect and whose answer is lost
+OUTAGE: Final = 0.6
+STRETCHING: Final = (0.0, 0.05, 0.2)  # of the steps, in schedules with hands
+KINDS: Final = (
+    "any",
+    "recent",
+    "before a take-over",
+    "before a take-over",
+    "emptied",
+    "another region's",
+    "another validator's",
+)
 RECENT: Final = 6  # contents among which a hand that undoes something finds its own
 _DIGESTS: Final = tuple(f"{block:064x}" for block in range(1, 4))
 T = TypeVar("T")
@@ -49,8 +62,8 @@ class SignerProcess:
 
     host: str
     claim: Claim
-    wanted: tuple[tuple[int, int, int], int] | None = None
-    ready: tuple[tuple[int, int, int], int] | None = None  # durable, on its way out
+    wanted: tuple[Hrs, int] | None = None
+    ready: tuple[Hrs, int] | None = None  # durable, on its way out
     answers: list[tuple[str, Read | Swap, Answer | None]] = field(default_factory=list)  # that did not arrive yet
     is_frozen: bool = False
     seen: dict[str, Content] = field(default_factory=dict)  # the most that each region ever showed to it
@@ -65,7 +78,7 @@ class RegisterSchedule:
         self.finishing = random.Random(~seed)  # of its own: seeds of before give the same schedules, and more releases
         self.reaching = random.Random(f"hands of {seed}")  # the same
         self.off, self.log = off, log
-        self.regions = {name: Region() for name in REGIONS}
+        self.regions = {name: founded() for name in REGIONS}
         self.buckets = Buckets(self.regions, excludes="put-back-unseen" not in off)
         self.processes: list[SignerProcess] = []
         self.late: list[tuple[str, Swap]] = []
@@ -81,6 +94,7 @@ class RegisterSchedule:
         faults = chance.choice((0.0, 0.1, 0.3))
         taking_over = chance.choice((0.01, 0.03))
         hands = set(self.reaching.sample(range(STEPS), self.reaching.choice(HANDS)))
+        stretching = self.reaching.choice(STRETCHING) if hands else 0.0
         self.take_over("a")
         for self.now in range(STEPS):
             if self.now in hands:
@@ -92,6 +106,8 @@ class RegisterSchedule:
                 self.break_something()
             elif draw < 0.30:
                 self.ask_somebody()
+            elif self.reaching.random() < stretching:
+                self.stretch()
             else:
                 self.work_on(1, faults)
             self.finish_something()
@@ -115,7 +131,16 @@ class RegisterSchedule:
                 region, call = self.late.pop(self._below(len(self.late)))
                 self._effect(None, region, call)
             else:
-                self._work(self._pick(self.processes), self._pick(REGIONS), faults)
+                self.work(self._pick(self.processes), self._pick(REGIONS), faults)
+
+    def stretch(self) -> None:
+        """A process works undisturbed for a while with the regions that it reaches: not all reach the same ones."""
+        chance = self.reaching
+        process, reached = chance.choice(self.processes), chance.sample(REGIONS, chance.choice((1, 2, 2, 3)))
+        for _ in range(chance.choice((4, 8, 16))):
+            for region in reached:
+                self.work(process, region)
+            self._ask(process)
 
     def _pick(self, among: Sequence[T]) -> T:
         return among[self._below(len(among))]
@@ -134,11 +159,15 @@ class RegisterSchedule:
         for region in self.regions.values():
             if region.held and not region.is_down and self.chance.random() < 0.7:
                 seen = max(seen, region.shown.epoch if region.shown else 0)
-        claim = Claim(
-            VALIDATOR, REGIONS, epoch=seen + 1, holder=f"{host}/{len(self.processes)}", at_least=NEVER_SIGNED
-        )
-        self.processes.append(SignerProcess(host, claim))
-        self._say(f"{host} claims epoch {seen + 1} as process {len(self.processes) - 1}")
+        self.claim(host, seen + 1)
+
+    def claim(self, host: str, epoch: int) -> SignerProcess:
+        """A process that claims this epoch."""
+        holder = f"{host}/{len(self.processes)}"
+        process = SignerProcess(host, Claim(VALIDATOR, REGIONS, epoch=epoch, holder=holder, at_least=NEVER_SIGNED))
+        self.processes.append(process)
+        self._say(f"{host} claims epoch {epoch} as process {len(self.processes) - 1}")
+        return process
 
     def break_something(self) -> None:
         chance = self.chance
@@ -154,25 +183,37 @@ class RegisterSchedule:
         elif len(self.processes) > 1:  # kill -9: what it had sent is on its way still
             process = self.processes.pop(chance.randrange(len(self.processes)))
             self.late += [
-                (region, call) for region, call, done in process.answers if isinstance(call, Swap) and not done
+                (region, call) for region, call, answer in process.answers if isinstance(call, Swap) and answer is None
             ]
 
     def reach_in(self) -> None:
-        """A hand changes a region's object: restores a bucket, undoes a version, empties it, copies into it."""
+        """A hand changes a region's object: restores a bucket, undoes a version, empties it, copies into it.
+
+        Often where it matters most: one of the other regions goes out of reach then, and all else answers again.
+        """
         chance, name = self.reaching, self.reaching.choice(REGIONS)
         region = self.regions[name]
-        kind = chance.choice(("any", "recent", "recent", "emptied", "another region's", "another validator's"))
-        data: bytes | None = None
-        if kind == "any":
-            data = chance.choice(region.past)
-        elif kind == "recent":
-            data = chance.choice(region.past[-RECENT:])
-        elif kind == "another region's":
-            data = chance.choice(self.regions[chance.choice(REGIONS)].past[-RECENT:])
-        elif kind == "another validator's":
-            data = ALIEN
-        region.put(data)
+        if chance.random() < OUTAGE:
+            out = chance.choice([other for other in REGIONS if other != name])
+            for other in REGIONS:
+                self.regions[other].is_down = other == out
+        kind = chance.choice(KINDS)
+        region.put(self._put_there(kind, region))
         self._say(f"a hand changes what {name} claims: {kind}")
+
+    def _put_there(self, kind: str, region: Region) -> bytes | None:
+        chance, past = self.reaching, region.past
+        if kind == "another validator's":
+            return ALIEN
+        if kind == "another region's":
+            past = self.regions[chance.choice(REGIONS)].past[-RECENT:]
+        elif kind == "recent":
+            past = past[-RECENT:]
+        elif kind == "before a take-over":
+            epochs = [read_token(VALIDATOR, data, where="the past").epoch for data in past]
+            first = epochs.index(chance.choice(epochs))
+            past = past[max(0, first - RECENT) : first] or past
+        return None if kind == "emptied" else chance.choice(past)
 
     # --- a signer
 
@@ -190,9 +231,12 @@ class RegisterSchedule:
         if self.draw() < 0.6:  # what comes next there, which is what a second signer is about to sign too
             height, round_, step = claim.position.hrs
             hrs = (height, round_, step + 1) if height and step < 3 else (max(height + 1, self.tip), 0, 1)
-        block = below(len(_DIGESTS))
+        self.want(process, hrs, below(len(_DIGESTS)))
+
+    def want(self, process: SignerProcess, hrs: Hrs, block: int) -> None:
+        """Its node wants a signature for this block, there."""
         try:
-            claim.advance(_position(*hrs, block))
+            process.claim.advance(_position(*hrs, block))
         except (RefusedError, StaleEpochError) as error:
             self.refused[type(error).__name__] = self.refused.get(type(error).__name__, 0) + 1
             return
@@ -227,17 +271,21 @@ class RegisterSchedule:
 
     # --- its calls
 
-    def _work(self, process: SignerProcess, region: str, faults: float) -> None:
+    def work(self, process: SignerProcess, region: str, faults: float = 0.0) -> None:
+        """One call of this process to this region, or the answer to the one before."""
         if process.is_frozen:
             return
-        for index, (where, call, result) in enumerate(process.answers):
+        for index, (where, sent, answer) in enumerate(process.answers):
             if where == region:
                 del process.answers[index]
-                self._answer(process, region, call, result if result is not None else self._effect(process, region, call))
+                self._answer(process, region, sent, self._effect(process, region, sent) if answer is None else answer)
                 return
         call = process.claim.next_call(region)
-        if call is None:
-            return
+        if call is not None:
+            self._send(process, region, call, faults)
+
+    def _send(self, process: SignerProcess, region: str, call: Read | Swap, faults: float) -> None:
+        """A call, and what becomes of it."""
         fate = self.draw()
         if self.regions[region].is_down or fate < faults * 0.3:  # no effect
             process.claim.on_lost(region, "down")

@@ -14,9 +14,10 @@ from typing import Any, Final
 from bench.signing import fakes
 from vedr.chain import fence as fences
 from vedr.chain import floor as floors
-from vedr.chain import register_claim
+from vedr.chain import register_claim, shipping
 from vedr.chain.fence import Closed, FencedTip, FenceProof, FinalState, Quiet, SeenVotes
 from vedr.chain.register import Content, Epoch, Position, Validator
+from vedr.chain.shipping import Shipped
 from vedr.chain.sign_state import SignState, highest
 from vedr.errors import CorruptError, DeadlineError, UnavailableError
 from vedr.failover import fencing, promotion
@@ -49,7 +50,7 @@ RULES: Final[Mapping[str, str]] = {
 FILE_RULES: Final = tuple(name for name in RULES if not name.startswith("register"))
 REGISTER_RULES: Final = tuple(name for name in RULES if name.startswith("register"))
 EXCLUDED: Final[Mapping[str, str]] = {
-    "put-back-unseen": "(no rule) a region that lost what a majority lacks is not believed by who had not seen more there",
+    "put-back-unseen": "excluded: nobody goes by a region that lost what a majority lacks, and never saw more there",
 }
 """What the simulator leaves out because the page says that it is not withstood; off: it is played."""
 ALIEN: Final = b"another validator's"
@@ -109,6 +110,8 @@ def without(off: frozenset[str]) -> Iterator[None]:
     replace(lease, "open_document", functools.lru_cache(maxsize=4096)(open_document))
     replace(register_claim, "encode", write_token)
     replace(register_claim, "decode", read_token)
+    replace(shipping, "encode", write_copy)
+    replace(shipping, "decode", read_copy)
     for name in off:
         for owner, attribute, value in _REPLACEMENTS.get(name, ()):
             replace(owner, attribute, value)
@@ -130,6 +133,22 @@ def read_token(_validator: Validator, data: bytes, *, where: str) -> Content:
     if data == ALIEN:
         raise CorruptError(f"{where}: not the sign-state register of this validator")
     return _content_of(data)
+
+
+def write_copy(_validator: Validator, shipped: Shipped) -> bytes:
+    """What stands for a shipped copy's object: all that it says."""
+    state = shipped.state
+    says = f"{shipped.source} {shipped.changed_us} {state.height} {state.round} {state.step} {state.sign_bytes.hex()}"
+    return says.encode()
+
+
+def read_copy(_validator: Validator, data: bytes, *, where: str) -> Shipped:
+    """The copy that was written; CorruptError where it is another validator's."""
+    if data == ALIEN:
+        raise CorruptError(f"{where}: not the shipped sign state of this validator")
+    source, changed_us, height, round_, step, sign_bytes = data.decode().split(" ")
+    state = SignState(Height(int(height)), int(round_), int(step), b"", bytes.fromhex(sign_bytes))
+    return Shipped(source, int(changed_us), state)
 
 
 @functools.lru_cache(maxsize=65536)

@@ -85,7 +85,6 @@ class Host:
     round: int = 0
     lag: int = 0
     promised: Vote = (0, 0, 0)
-    shipped: SignState | None = None
 
     @property
     def can_start(self) -> bool:
