@@ -63,9 +63,7 @@ def cloud(aws: None) -> Cloud:
 
 
 @pytest.fixture
-def dark(
-    made: Callable[..., Any], paper: Any, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
+def dark(made: Callable[..., Any], paper: Any, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """The zone is cut off or dead; only its cloud can be asked about the validator's host."""
 
     def make(**changed: Any) -> Any:
@@ -157,9 +155,7 @@ def test_a_word_that_has_expired_when_the_key_would_be_armed_arms_nothing(
     assert not site.signs_at()
 
 
-def test_a_host_that_is_still_heard_of_is_not_fenced_and_nobody_is_asked(
-    dark: Callable[..., Any]
-) -> None:
+def test_a_host_that_is_still_heard_of_is_not_fenced_and_nobody_is_asked(dark: Callable[..., Any]) -> None:
     site = dark()
     (site.world.state / f"peer-{site.home.name}").touch()
     with pytest.raises(RefusedError, match=r"still ha(s|ve) it as a peer"):

@@ -51,9 +51,7 @@ def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_
     assert site.silent_blocks() <= 20 + 3 * key_file_world.BLOCKS_PER_S  # quiet, and what the made up hosts need
 
 
-def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(
-    made: Callable[..., Any]
-) -> None:
+def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(made: Callable[..., Any]) -> None:
     site = made()
     sites.empty_zone()
     with site.open() as opened:
@@ -63,9 +61,7 @@ def test_a_full_node_that_was_given_a_key_is_not_brought_back_as_one(
             signing.guard(opened, site.home, print)
 
 
-def test_a_dead_zone_s_key_file_stays_and_the_plan_says_why_while_all_else_completes(
-    made: Callable[..., Any]
-) -> None:
+def test_a_dead_zone_s_key_file_stays_and_the_plan_says_why_while_all_else_completes(made: Callable[..., Any]) -> None:
     site = made()
     site.world.darken("eu-west-1b", dead=True)
     outcome = sites.lose_zone()
@@ -190,9 +186,7 @@ def test_one_person_who_refuses_the_risk_leaves_the_key_fenced_and_the_standby_s
     assert (site.standby.home / "data").exists()
 
 
-def test_a_compromised_key_is_contained_at_the_full_node_that_was_given_it(
-    made: Callable[..., Any]
-) -> None:
+def test_a_compromised_key_is_contained_at_the_full_node_that_was_given_it(made: Callable[..., Any]) -> None:
     site = made()
     sites.empty_zone()
     run_id = RunId("inc-20260214-120000-aaaa")

@@ -11,7 +11,20 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Concatenate, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, cast, get_type_hints, overload
+from typing import (
+    Concatenate,
+    Final,
+    Generic,
+    Never,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    get_type_hints,
+    overload,
+)
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -30,7 +43,9 @@ O_contra = TypeVar("O_contra", bound=Order, contravariant=True)
 O = TypeVar("O", bound=Order)  # noqa: E741 - reads as Order everywhere it is used
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 
 _KEY: Final = re.compile(r"^[a-z][a-z0-9_-]*(:[A-Za-z0-9._/-]+)?$")
@@ -157,7 +172,7 @@ def step(
 
 @overload
 def step(
-    *, title: str, budget_s: float, retry: Retry = ..., undo: Callable[[Context[O], T], str]
+    *, title: str, budget_s: float, retry: Retry = ..., undo: Callable[[Context[O], T | None], str]
 ) -> "_WithUndo[O, T]": ...
 
 
@@ -167,7 +182,7 @@ def step(
     budget_s: float,
     retry: Retry = Retry(),
     acts: bool = True,
-    undo: Callable[[Context[O], T], str] | None = None,
+    undo: Callable[[Context[O], T | None], str] | None = None,
     cannot_undo: str = "",
 ) -> "Callable[[Callable[Concatenate[Context[O], P], R]], Step[O, P, R]] | _WithUndo[O, T]":
     """Make a function a step.
@@ -192,20 +207,28 @@ def step(
     return decorate
 
 
+class _Gives(Protocol[O_contra, P, R_co, T_co]):
+    """A step's function, whose result, R, its undo can take, as T.  For type checkers only, which find R by it.
+
+    Of two signatures a function has to fit both; the first, which nothing can call, is there for its result.
+    """
+
+    @overload
+    def __call__(self, ctx: Never, /, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+    @overload
+    def __call__(self, ctx: Context[O_contra], /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _WithUndo(Generic[O_contra, T_contra]):
-    """Makes a function a step that has a way back.
-
-    A class, so that a type checker takes the step's result from the function alone (only the undo may get None), and
-    refuses an undo that does not take that result.
-    """
+    """Makes a function a step that has a way back."""
 
     title: str
     budget_s: float
     retry: Retry
-    undo: Callable[[Context[O_contra], T_contra], str]
+    undo: Callable[[Context[O_contra], T_contra | None], str]
 
-    def __call__(self: "_WithUndo[O, R | None]", fn: Callable[Concatenate[Context[O], P], R]) -> Step[O, P, R]:
+    def __call__(self, fn: _Gives[O, P, R, T_contra]) -> Step[O, P, R]:
         key, effect = _key_of(fn, self.budget_s), _first_line(fn, self.title)
         back = Undo(_first_line(self.undo, self.title), functools.partial(_undo_recorded, fn, self.undo))
         return Step(key, self.title, self.budget_s, self.retry, True, effect, back, "", fn)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from held_registers import VALIDATOR, position_of
+from held_registers import VALIDATOR, at, position_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

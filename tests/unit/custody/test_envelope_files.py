@@ -14,7 +14,13 @@ import pytest
 from vedr.custody.envelope import CHUNK_BYTES, seal, seal_stream
 from vedr.custody.envelope_files import inspect_file, open_file, rewrap_file, verify_file
 from vedr.custody.envelope_format import EnvelopeError, Header
-from vedr.custody.envelope_slots import PassphraseSeal, RecoveryOpener, RecoverySeal, WrongSecretError, recovery_public_key
+from vedr.custody.envelope_slots import (
+    PassphraseSeal,
+    RecoveryOpener,
+    RecoverySeal,
+    WrongSecretError,
+    recovery_public_key,
+)
 from vedr.errors import ConflictError, NoSpaceError, NotFoundError
 
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
