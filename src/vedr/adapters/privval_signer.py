@@ -30,7 +30,7 @@ from vedr.adapters.secrets import resolve
 from vedr.adapters.site import OpenSite
 from vedr.chain.appointment import appointed
 from vedr.chain.block import ADDRESS_BYTES
-from vedr.chain.register import Content, Validator
+from vedr.chain.register import Content, Validator, name_of_places
 from vedr.chain.register_holding import TAKE_OVER_DEADLINE_S, SignStateRegister
 from vedr.errors import (
     ConflictError,
@@ -106,6 +106,11 @@ def register_of(opened: OpenSite, validator: Node, metrics: Metrics | None = Non
     return SignStateRegister(registers, subject_of(opened, validator))
 
 
+def register_buckets(site: Site) -> dict[str, str]:
+    """Where the site's registers are, by region."""
+    return {name: region.store.register_bucket or region.store.bucket for name, region in site.regions.items()}
+
+
 def subject_of(opened: OpenSite, validator: Node) -> Validator:
     """Whose register and appointment it is."""
     return Validator(opened.site.chain.chain_id, validator.address)
@@ -155,7 +160,7 @@ class Beginning:
         self._opened, self._settings, self._key = opened, settings, key
         self._closing, self._metrics, self._log = closing, metrics, log
         self._register = register_of(opened, settings.validator, metrics)
-        self._holder = holder_of(settings.terms.name, os.getpid())
+        self._holder = holder_of(settings.terms.name, os.getpid(), places=name_of_places(register_buckets(opened.site)))
         self.epoch = 0
 
     def signer(self) -> Signer | Standby:

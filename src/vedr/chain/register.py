@@ -15,6 +15,8 @@ the regions):
     4. Advance: write (own epoch, holder, new position) to every region, done at a majority.  Then, and not before, the
        message may be signed and released.  Never to a lower position; never to the same one with another digest.
     5. An answer that was lost: that region is read before it is written again.
+    6. A holder names the regions that its registers are in.  For a take-over a region counts for nothing whose holder
+       names others, but for the one of vedr.chain.register_move.
 
 Why no position is released with two messages.  Let a majority Q have held position p with digest d under epoch e, so
 that d could be released, and let a majority T have accepted a take-over with a later epoch.  Q and T share a region r.
@@ -33,6 +35,10 @@ releases d at p, as it may (Ed25519 gives the same signature again).  They take 
 position covers which is said by height, round, step and digest alone, and bytes that don't have the digest are damage.
 They only travel: `join` of one position with itself keeps them where either side has them.
 
+What rule 6 is for: two majorities share a region only if they are of the same regions.  With one of three replaced in
+the site's file, a host that has the old file yet finds its majority in us-east and ap-south, one with the new file in
+eu-west and sa-east, and each releases what it likes.
+
 Guarantees: the above, while no region forgets what it confirmed.  A region that lost its object, holds bytes that
 can't be read, or was put back below what it had shown to this process, counts for nothing, and gets content again only
 from a take-over that won its majority without it, or that did not see it before.
@@ -45,6 +51,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NewType
 
@@ -52,7 +59,7 @@ from vedr.chain.sign_state import MAX_STEP, Hrs
 from vedr.errors import ConflictError, CorruptError, InvalidInputError
 from vedr.inventory import Height
 from vedr.ports import ObjectKey
-from vedr.signature import Json, summed_json
+from vedr.signature import Json, canonical_json, summed_json
 
 Epoch = NewType("Epoch", int)
 """Grows with every take-over; 0 is the register's founding, which nobody holds."""
@@ -70,6 +77,7 @@ _ADDRESS: Final = re.compile(r"^[0-9A-F]{40}$")
 _CHAIN: Final = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,49}$")
 _HOLDER: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/#@-]{0,127}$")
 _DIGEST: Final = re.compile(r"^[0-9a-f]{64}$")
+_PLACES: Final = re.compile(r"/[^/@]*@([0-9]+-[0-9a-f]{12})$")
 _NUMBERS: Final = {"epoch": MAX_INT64, "height": MAX_INT64, "round": MAX_INT32, "step": MAX_STEP}
 _TEXTS: Final = {"format", "chain", "address", "holder", "digest", "sum"}
 _SIGN_BYTES: Final = "sign_bytes"  # since version 1 was first written; absent where they are not known
@@ -172,6 +180,26 @@ class Content:
 
     def __str__(self) -> str:
         return f"{self.position} under epoch {self.epoch} of {self.holder or 'nobody'}"
+
+    @property
+    def places(self) -> str:
+        """As `places_in` of its holder."""
+        return places_in(self.holder)
+
+
+def name_of_places(buckets: Mapping[str, str]) -> str:
+    """How a holder names where its registers are: by how many regions there are, and a digest of them.
+
+    Args:
+        buckets: The register's bucket, by region.  Not the endpoint, which may differ from host to host.
+    """
+    return f"{len(buckets)}-{hashlib.sha256(canonical_json(dict(buckets))).hexdigest()[:12]}"
+
+
+def places_in(holder: str) -> str:
+    """Where a holder's registers are, by `name_of_places`; "" for one that does not tell, as before it was named."""
+    found = _PLACES.search(holder)
+    return found[1] if found else ""
 
 
 def check_claim(epoch: int, holder: str) -> None:

@@ -8,7 +8,7 @@ Guarantees: `is_held` only after a majority shows this claim with a position tha
 before; `is_durable` only after a majority shows the present position.  A region has at most one call in flight.  The
 sign-bytes of what was taken over are a majority's, or this host's, or harmless whoever wrote them; or there are none.
 A region that shows less than it showed before was put back: it has forgotten who passed this claim, and counts for
-nothing, as one that lost its object.
+nothing, as one that lost its object.  So does, for a take-over, one whose holder has its registers in other regions.
 Leaves out: when to ask again a region whose answer was lost, and when to give up.
 """
 
@@ -27,11 +27,13 @@ from vedr.chain.register import (
     decode,
     encode,
     join,
+    places_in,
 )
 from vedr.errors import CorruptError, InvalidInputError, RefusedError
 from vedr.ports import Tagged
 
 ABSENT: Final = "has no register"
+_ELSEWHERE: Final = "{}, whose registers are in other regions or buckets than the site's file names"
 _PUT_BACK: Final = "was put back: it shows {}, and has shown {}"
 
 
@@ -73,6 +75,7 @@ class _View:
 
     content: Content | None = None
     newest: Content | None = None  # of all that it ever showed
+    elsewhere: Content | None = None  # what it shows, of a holder with other regions
     tag: str | None = None
     is_read: bool = False
     in_flight: Read | Swap | None = None
@@ -100,6 +103,18 @@ class RegionState:
     content: Content | None
     is_current: bool
     problem: str
+    is_elsewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the site's regions, which one take-over may cross: vedr.chain.register_move.
+
+    `was_in` tells where the registers were, by `name_of_places`; `incoming` are regions that were seen to be empty.
+    """
+
+    was_in: str
+    incoming: frozenset[str]
 
 
 class Claim:
@@ -114,12 +129,15 @@ class Claim:
         holder: str,
         at_least: Position,
         is_harmless: Callable[[bytes], bool] = lambda _: False,
+        change: Change | None = None,
     ) -> None:
         check_claim(epoch, holder)
+        self._places: Final = {"", places_in(holder), change.was_in if change else ""} if places_in(holder) else None
         self._is_harmless = is_harmless
         self._validator: Final = validator
         self._epoch, self._holder = Epoch(epoch), holder
-        self._views = {region: _View() for region in regions}
+        incoming = change.incoming if change else ()
+        self._views = {region: _View(is_fillable=region in incoming) for region in regions}
         self._majority: Final = len(self._views) // 2 + 1
         self._at_least = self._known = at_least
         self._shown: dict[str, Position] = {}
@@ -164,7 +182,13 @@ class Claim:
     def regions(self) -> tuple[RegionState, ...]:
         """What each region showed last."""
         return tuple(
-            RegionState(name, view.content, view.content is not None and view.content == self._target, view.problem)
+            RegionState(
+                name,
+                view.content,
+                view.content is not None and view.content == self._target,
+                view.problem,
+                view.elsewhere is not None,
+            )
             for name, view in self._views.items()
         )
 
@@ -224,14 +248,17 @@ class Claim:
         """See Conversation."""
         view = self._views[region]
         view.forget()
-        view.is_read, view.tag, view.content = True, found.tag if found else None, None
+        view.is_read, view.tag, view.content, view.elsewhere = True, found.tag if found else None, None, None
         view.problem = "" if found else ABSENT
         try:
             if found:
                 view.show(decode(self._validator, found.data, where=region))
         except CorruptError as error:
             view.problem = error.message
-        if view.content is None:
+        if view.content is not None and not self._is_held and self._is_elsewhere(view.content):
+            view.elsewhere, view.content, view.is_fillable = view.content, None, False
+            view.problem = _ELSEWHERE.format(view.elsewhere)
+        elif view.content is None:
             view.is_fillable = view.is_fillable or not self._is_held
         else:
             view.is_fillable = False
@@ -241,6 +268,7 @@ class Claim:
         """See Conversation."""
         view = self._views[region]
         view.content = view.newest = view.swapping
+        view.elsewhere = None
         view.tag, view.problem = tag, ""
         view.forget()
         view.is_read, view.is_fillable = True, False
@@ -290,7 +318,12 @@ class Claim:
         early = self._target is None  # nothing was written yet: leave the register as it is
         self._is_lost = early or len(self._views) - len(self._passed) < self._majority
 
+    def _is_elsewhere(self, content: Content) -> bool:
+        return self._places is not None and content.places not in self._places
+
     def _may_write(self, view: _View, target: Content) -> bool:
+        if (other := view.elsewhere) is not None:
+            return self._is_held and other.epoch < target.epoch and target.position.covers(other.position)
         if view.content is None:
             return view.is_fillable and self._is_held
         return view.content != target and target.position.covers(view.content.position)

@@ -12,10 +12,18 @@ from types import TracebackType
 from typing import Final, Self
 
 from vedr.chain.register import NEVER_SIGNED, NOBODY, Content, Epoch, Position, Validator
-from vedr.chain.register_claim import ABSENT, Claim
+from vedr.chain.register_claim import ABSENT, Change, Claim
 from vedr.chain.register_regions import Regions
 from vedr.chain.register_survey import Seen, Survey
-from vedr.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError, UnavailableError, VedrError
+from vedr.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+    VedrError,
+)
 from vedr.ports import Registers
 
 TAKE_OVER_DEADLINE_S: Final = 8.0  # under the 10 s in which a standby is to sign
@@ -77,7 +85,7 @@ class SignStateRegister:
 
         Raises:
             ConflictError: a region has another register of this key.
-            UnavailableError: a region does not answer or holds bytes that can't be read; every one is needed, this once.
+            UnavailableError: a region does not answer or holds bytes that can't be read; every one is needed.
         """
         founding = Content(Epoch(0), NOBODY, position)
         seen = self._survey(founding, deadline_s)
@@ -102,6 +110,7 @@ class SignStateRegister:
         *,
         at_least: Position = NEVER_SIGNED,
         is_harmless: Callable[[bytes], bool] = lambda _: False,
+        change: Change | None = None,
         deadline_s: float = TAKE_OVER_DEADLINE_S,
     ) -> "Holding":
         """Become the only one who can advance it.
@@ -112,11 +121,13 @@ class SignStateRegister:
             at_least: A floor from elsewhere; the position taken over covers it.
             is_harmless: Which sign-bytes may be signed though no majority showed them: those that do no harm whoever
                 wrote them there.
+            change: The change of the site's regions that it may cross; only for vedr.chain.register_move.
             deadline_s: The longest to wait for a majority.
 
         Raises:
             StaleEpochError: regions show this epoch or a newer one with another holder.  Try again with
                 `look().next_epoch`, if the promotion protocol still allows it.
+            RefusedError: a majority of the regions is of a holder whose registers are in other regions.
             NotFoundError: no region has a register: `found` it first.
             CorruptError: a majority of the regions has lost its register, or holds bytes that can't be read.
             UnavailableError: no majority within the deadline.  It may be held in a minority; a repetition by this same
@@ -129,6 +140,7 @@ class SignStateRegister:
             holder=holder,
             at_least=at_least,
             is_harmless=is_harmless,
+            change=change,
         )
         regions = Regions(claim, self.validator.key, self._registers)
         regions.wait_for(lambda: claim.is_held or claim.is_lost or claim.is_unfounded, deadline_s=deadline_s)
@@ -154,6 +166,12 @@ class SignStateRegister:
             return UnavailableError(
                 f"{what}: no majority of the regions took it within {deadline_s:g} s: {shown}",
                 remedy="Restore the connection to these regions' stores, then take over again.",
+            )
+        if any(state.is_elsewhere for state in states):
+            return RefusedError(
+                f"{what} is kept elsewhere: {shown}",
+                remedy="Give every host of the site the same file.  Where its regions were changed: vedr signer "
+                "regions --was OLD-FILE.",
             )
         if all(state.problem == ABSENT for state in states if state.content is None) and not claim.readable:
             return NotFoundError(f"{what} does not exist", remedy="Found it with the key's floor.")
@@ -225,6 +243,11 @@ class Holding:
         """Whether a majority is known to hold it under this claim, so that `advance` returns at once; asks nobody."""
         with self._regions.looking():
             return self._claim.is_durable and self._claim.position == position
+
+    def wait_until_everywhere(self, *, deadline_s: float) -> bool:
+        """Wait until the slow regions have caught up too; False when one has not."""
+        claim = self._claim
+        return self._regions.wait_for(lambda: all(state.is_current for state in claim.regions()), deadline_s=deadline_s)
 
     def close(self, *, wait_s: float = 0.0) -> None:
         """Send nothing more.  The register stays with this epoch until another takes it over."""

@@ -1,7 +1,9 @@
-"""`vedr signer`: run the remote signer of a validator, found its register, show who holds the key."""
+"""`vedr signer`: run the remote signer of a validator, found its register and move it, show who holds the key."""
 
+import functools
 import json
 import re
+import secrets
 import signal
 import sys
 import threading
@@ -12,18 +14,20 @@ from typing import Annotated, Final
 
 import typer
 
-from vedr.adapters.privval_signer import Settings, register_of, run, subject_of
+from vedr.adapters.privval_signer import Settings, register_buckets, register_of, run, subject_of
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.chain.appointment import Appointment, appoint, appointed
 from vedr.chain.register import NEVER_SIGNED
+from vedr.chain.register_move import move
 from vedr.chain.register_survey import Seen
 from vedr.cli.output import JsonFlag, SiteOption, print_json, stdout
 from vedr.custody.key_material_process import no_core_dumps
 from vedr.errors import ConflictError, InvalidInputError, UnavailableError
-from vedr.inventory import Node
+from vedr.inventory import Node, load_site
 from vedr.ledger import parse_run_id
 from vedr.runbook.order import new_run_id
 from vedr.signature import Json
+from vedr.signer.canonical import is_nil_vote
 from vedr.signer.rules import Mark
 from vedr.signer.tenure import Terms, own_mark
 
@@ -156,6 +160,31 @@ def found_command(
     stdout.print(f"{validator}: register founded at {position} in {', '.join(opened.site.regions_by_priority)}")
 
 
+@app.command("regions")
+def regions_command(
+    *,
+    validator: ValidatorOption,
+    was: Annotated[Path, typer.Option(help="The site's file as it was before its regions were changed.")],
+    site: SiteOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let the key's register go with the site's file after its regions or buckets were changed, one at a time."""
+    before = load_site(str(was))
+    with open_site(site) as opened:
+        node = _validator(opened.site.node(validator))
+        chain_id = opened.site.chain.chain_id
+        if (before.node(validator).address, before.chain.chain_id) != (node.address, chain_id):
+            raise InvalidInputError(f"{was} is of another key or chain", remedy="Give this site's file of before.")
+        seen = move(
+            register_of(opened, node),
+            was=register_buckets(before),
+            now=register_buckets(opened.site),
+            unique=secrets.token_hex(4),
+            is_harmless=functools.partial(is_nil_vote, chain_id=chain_id),
+        )
+    _show(validator, seen, as_json=as_json)
+
+
 @app.command("status")
 def status_command(*, validator: ValidatorOption, site: SiteOption = None, as_json: JsonFlag = False) -> None:
     """Show what every region holds: epoch, holder, last height, round and step; exit 7 without a majority."""
@@ -163,21 +192,26 @@ def status_command(*, validator: ValidatorOption, site: SiteOption = None, as_js
         node = _validator(opened.site.node(validator))
         seen = register_of(opened, node).look()
         order = _appointed(opened, node)
-    if as_json:
-        print_json(_seen_json(seen) | {"appointed": order.name if isinstance(order, Appointment) else None})
-    else:
-        newest = seen.newest if seen.is_majority else None
-        stdout.print(f"[bold]{validator}[/]: {newest or 'not known: no majority of the regions answers'}")
-        for region, content in seen.contents.items():
-            stdout.print(f"  {region}: {content}", highlight=False)
-        for region, problem in seen.problems.items():
-            stdout.print(f"  {region}: {problem}", highlight=False, markup=False)
+    _show(validator, seen, {"appointed": order.name if isinstance(order, Appointment) else None}, as_json=as_json)
+    if not as_json:
         stdout.print(f"  appointed: {order or 'nobody'}", highlight=False, markup=False)
     if not seen.is_majority:
         raise UnavailableError(
             f"{len(seen.problems)} of {len(seen.problems) + len(seen.contents)} regions show no register",
             remedy="Restore the connection to their stores, or found the register if the key is new.",
         )
+
+
+def _show(validator: str, seen: Seen, more: Mapping[str, Json] | None = None, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_seen_json(seen) | dict(more or {}))
+        return
+    newest = seen.newest if seen.is_majority else None
+    stdout.print(f"[bold]{validator}[/]: {newest or 'not known: no majority of the regions answers'}")
+    for region, content in seen.contents.items():
+        stdout.print(f"  {region}: {content}", highlight=False)
+    for region, problem in seen.problems.items():
+        stdout.print(f"  {region}: {problem}", highlight=False, markup=False)
 
 
 def _appointed(opened: OpenSite, node: Node) -> Appointment | str | None:

@@ -88,7 +88,8 @@ def begin(
     Raises:
         ConflictError: another signer holds the key, and a take-over was not asked for.
         RefusedError: it is alive, and the hand-over is not planned; or sign states contradict each other: what this
-            host's file says was signed is not what the registers show there.
+            host's file says was signed is not what the registers show there; or the registers are kept in other
+            regions than this site's file names.
         NotFoundError: there is no register: found it.
         UnavailableError: no majority of the regions answers.
     """
@@ -142,15 +143,20 @@ def look(register: SignStateRegister) -> Content:
     )
 
 
-def holder_of(name: str, pid: int) -> str:
+def holder_of(name: str, pid: int, *, places: str = "") -> str:
     """How a process of this signer is named in the registers: no other one ever is.
+
+    Args:
+        name: The signer's.
+        pid: The process's.
+        places: Where its registers are: vedr.chain.register.name_of_places.
 
     Raises:
         InvalidInputError: the name has a "/", which ends names there: `us` would take `us/standby` for itself.
     """
     if "/" in name:
         raise InvalidInputError(f"{name!r} is no signer's name", remedy="Use letters, digits and . _ : @ -.")
-    return f"{name}/{pid}#{secrets.token_hex(4)}"
+    return f"{name}/{pid}#{secrets.token_hex(4)}{f'@{places}' if places else ''}"
 
 
 def takes_over(newest: Content, terms: Terms) -> bool:

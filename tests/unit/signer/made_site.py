@@ -41,6 +41,16 @@ def node(name: str = "val0", address: str = ADDRESS) -> Node:
 FULL = node().model_copy(update={"name": "full0", "role": "full", "power": 0, "address": ""})
 
 
+def kept_in(**buckets: str) -> dict[str, SimpleNamespace]:
+    """The site's regions, each register in `registers` unless another bucket is named (`us_east="other"`)."""
+    return {
+        region: SimpleNamespace(
+            store=SimpleNamespace(bucket=buckets.get(region.replace("-", "_"), "registers"), register_bucket=None)
+        )
+        for region in REGIONS
+    }
+
+
 def open_made_site() -> OpenSite:
     """What the signer needs of an open site."""
     nodes = {"val0": node(), "full0": FULL}
@@ -50,6 +60,7 @@ def open_made_site() -> OpenSite:
         nodes=tuple(nodes.values()),
         signers=(),
         region=lambda _: SimpleNamespace(hsm=None),
+        regions=kept_in(),
         regions_by_priority=REGIONS,
     )
     return cast(

@@ -17,12 +17,12 @@ from signer_world import CHAIN_ID, MemoryKey, prevote
 
 from vedr.adapters import privval_signer
 from vedr.adapters.memory_registers import MemoryRegisters
-from vedr.adapters.privval_signer import Settings, check_key, register_of, run, subject_of
+from vedr.adapters.privval_signer import Settings, check_key, register_buckets, register_of, run, subject_of
 from vedr.adapters.privval_socket import SocketStream
 from vedr.adapters.site import OpenSite
 from vedr.chain.appointment import appoint
 from vedr.chain.encoding import bytes_field, message_field
-from vedr.chain.register import NEVER_SIGNED, Content
+from vedr.chain.register import NEVER_SIGNED, Content, name_of_places
 from vedr.errors import (
     ConflictError,
     InvalidInputError,
@@ -96,6 +96,7 @@ def test_it_holds_the_register_and_ends_when_told(opened: OpenSite, settings: Se
     with running(opened, settings) as one:
         one.holds()
         assert one.stop() is None
+    assert newest_of(opened).places == name_of_places(register_buckets(opened.site))
     assert one.logged[0][1] == {"epoch": 1, "hrs": "0/0/0", "validator": "val0"}
 
 

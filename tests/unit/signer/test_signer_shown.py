@@ -1,23 +1,26 @@
 """What the signer shows: counts, metrics, log lines, and the commands that look at its register or found it."""
 
 import contextlib
+import copy
 import json
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from signer_made_site import ADDRESS, REGIONS
+from signer_made_site import ADDRESS, REGIONS, kept_in
 from signer_world import CHAIN_ID
 from typer.testing import CliRunner
 
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.adapters.metrics_http import serve_metrics
-from vedr.adapters.privval_signer import CountedRegisters, Settings
+from vedr.adapters.privval_signer import CountedRegisters, Settings, register_buckets, register_of
 from vedr.adapters.site import OpenSite
+from vedr.chain.register import name_of_places
 from vedr.cli import signer as command
 from vedr.errors import (
     ConflictError,
@@ -128,6 +131,28 @@ def test_status_shows_who_is_appointed_beside_who_holds_the_key(vedr: Terminal, 
             ObjectKey(f"signer-appointment/{CHAIN_ID}/{ADDRESS}.json"), b"{"
         )
     assert "appointed: no majority of the regions shows" in vedr("status", "--validator", "val0")
+
+
+def test_a_register_goes_with_the_site_s_file_when_a_bucket_is_changed_there(
+    vedr: Terminal, opened: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vedr("found", "--validator", "val0", "--floor", "9/0/0")
+    site: Any = opened.site
+    before = copy.copy(site)
+    monkeypatch.setattr(command, "load_site", {"before.toml": before}.__getitem__)
+    places = name_of_places(register_buckets(before))
+    register_of(opened, opened.site.node("val0")).take_over(1, f"us-east-1a/7#a@{places}").close()
+    site.regions = kept_in(ap_south="other")
+    opened.registers["ap-south"].wipe(ObjectKey(f"sign-state/{CHAIN_ID}/{ADDRESS}.json"))  # type: ignore[attr-defined]
+    move = ("regions", "--validator", "val0", "--was", "before.toml")
+    document = json.loads(vedr(*move, "--json"))
+    assert (document["epoch"], document["position"], document["problems"]) == (2, "9/0/0", {})
+    assert document["holder"].startswith("us-east-1a/regions#")
+    assert document["holder"].endswith(f"@{name_of_places(register_buckets(site))}")
+    assert "val0: 9/0/0 under epoch 2 of us-east-1a/regions#" in vedr(*move)
+    before.chain = SimpleNamespace(chain_id="another")
+    with pytest.raises(InvalidInputError, match="another key or chain"):
+        vedr(*move)
 
 
 def test_a_register_is_founded_by_exactly_one_statement_of_how_far_the_key_signed(
