@@ -16,7 +16,7 @@ from vedr.inventory import Site
 from vedr.ledger import Entry, RunId
 from vedr.readiness.ages import duration
 from vedr.readiness.finding import Part, look_at
-from vedr.readiness.run_times import last_due, opened_at
+from vedr.readiness.run_times import last_due, opened_at, opened_by
 from vedr.runbook.journal import Journal
 from vedr.runbook.liveness import is_quiet
 
@@ -55,15 +55,17 @@ def drill_crons(site: Site) -> Mapping[Cadence, str]:
 
 def drills_since(journal: Journal, cadence: Cadence, due: dt.datetime) -> Iterator[Drilled]:
     """The runs that count for a due time, oldest first, read one by one as they are asked for."""
-    own = [run_id for run_id in journal.runs_of(f"drill-{cadence}") if opened_at(run_id) >= due]
-    stand_ins = [run_id for run_id in journal.runs_of(REHEARSAL_ID)[-REHEARSALS_A_YEAR:] if opened_at(run_id) >= due]
+    now = journal.clock()
+    own = [run_id for run_id in opened_by(now, journal.runs_of(f"drill-{cadence}")) if opened_at(run_id) >= due]
+    rehearsals = opened_by(now, journal.runs_of(REHEARSAL_ID))[-REHEARSALS_A_YEAR:]
+    stand_ins = [run_id for run_id in rehearsals if opened_at(run_id) >= due]
     for run_id in sorted({*own, *stand_ins}, key=opened_at):
         try:
             entries = journal.read(run_id).entries
         except VedrError:
             continue  # what can't be read does not count as held
         if entries and (run_id in own or stands_for(entries) == cadence):
-            yield _drilled(run_id, entries, journal.clock())
+            yield _drilled(run_id, entries, now)
 
 
 def stands_for(entries: tuple[Entry, ...]) -> str:
@@ -117,7 +119,7 @@ def judge_tabletop(journal: Journal, *, since: dt.datetime | None, now: dt.datet
     begin = _quarter_before(now)
     if since is None or since >= begin:
         return Part(TABLETOP_ID, "passed", "not due yet on a site this young")
-    for run_id in reversed(journal.runs_of(TABLETOP_ID)):
+    for run_id in reversed(opened_by(now, journal.runs_of(TABLETOP_ID))):
         if opened_at(run_id) < begin:
             break
         last = journal.last(run_id)

@@ -12,7 +12,7 @@ from typing import Final
 from vedr.ledger import RunId
 from vedr.readiness.ages import duration
 from vedr.readiness.finding import Part
-from vedr.readiness.run_times import opened_at
+from vedr.readiness.run_times import opened_at, opened_by
 from vedr.runbook.journal import Journal
 from vedr.runbook.order import new_run_id
 from vedr.signature import Json
@@ -36,7 +36,7 @@ def tell_round(journal: Journal, job: str) -> RunId | None:
         UnavailableError: the ledger cannot be read or written.
     """
     now = journal.clock()
-    newest = _newest(journal, job)
+    newest = _newest(journal, job, now)
     if newest is not None and now - opened_at(newest) < EVERY:
         return None
     run_id = new_run_id("run", now)
@@ -55,7 +55,7 @@ def tell_round(journal: Journal, job: str) -> RunId | None:
 def judge_rounds(journal: Journal, job: str, grace_s: int, *, since: dt.datetime | None, now: dt.datetime) -> Part:
     """Somebody told of a round within the hour, and a grace."""
     limit = EVERY + dt.timedelta(seconds=grace_s)
-    newest = _newest(journal, job)
+    newest = _newest(journal, job, now)
     if newest is not None and now - opened_at(newest) <= limit:
         return Part(job, "passed", f"told of a round at {opened_at(newest):%Y-%m-%d %H:%M} UTC")
     if since is None or now - since <= limit:
@@ -64,5 +64,5 @@ def judge_rounds(journal: Journal, job: str, grace_s: int, *, since: dt.datetime
     return Part(job, "failed", f"made no round {silent}", f"Look at its deployment {job}/ops and worker (pool ops).")
 
 
-def _newest(journal: Journal, job: str) -> RunId | None:
-    return next(reversed(journal.runs_of(index_of(job))), None)
+def _newest(journal: Journal, job: str, now: dt.datetime) -> RunId | None:
+    return next(reversed(opened_by(now, journal.runs_of(index_of(job)))), None)

@@ -18,7 +18,17 @@ from vedr.ledger import Entry, RunId, is_closed
 from vedr.ports import ObjectStore
 from vedr.readiness.finding import STATUSES
 from vedr.readiness.ports import Ports
-from vedr.readiness.schedule import EVERYWHERE, LOOK_BACK_RUNS, VALIDATION, crons
+from vedr.readiness.run_times import opened_by
+from vedr.readiness.schedule import (
+    EVERYWHERE,
+    FINDINGS_STEP,
+    LOOK_BACK_RUNS,
+    VALIDATION,
+    crons,
+    found_fresh,
+    has_findings,
+    is_partial,
+)
 from vedr.reports import metrics
 from vedr.reports.metrics import NEVER, Sample
 from vedr.runbook.journal import INDEX_ROOT, Journal
@@ -31,7 +41,6 @@ REMEMBERED: Final = 2048  # closed runs
 RESTORE: Final = "RB-DR-006"
 PROOF_JOB: Final = "snapshot-verify"
 DRILL: Final = "drill"  # how runbooks that are drills begin
-FINDINGS_STEP: Final = "look_at_everything"  # of daily-validation
 _MS_PER_S: Final = 1000
 
 Entries = Sequence[Entry]
@@ -63,7 +72,7 @@ class LedgerMetrics:
         yield metrics.LEDGER_UNVERIFIABLE(len(self._broken))
 
     def _newest(self, journal: Journal, name: str) -> list[Entries]:
-        return self._read(journal, journal.runs_of(name)[-LOOK_BACK_RUNS:])
+        return self._read(journal, opened_by(journal.clock(), journal.runs_of(name))[-LOOK_BACK_RUNS:])
 
     def _read(self, journal: Journal, run_ids: Sequence[RunId]) -> list[Entries]:
         """Oldest first; a run whose chain does not hold is counted and left out."""
@@ -137,13 +146,19 @@ def _of_jobs(site: Site, jobs: Mapping[str, Sequence[Entries]]) -> Iterator[Samp
         for region in site.regions_by_priority:
             times = [run[-1].time.timestamp() for run in jobs[job] if _completed(run) and _region(run) == region]
             yield metrics.JOB_TIME(max(times, default=NEVER), job, region)
-    times = [run[-1].time.timestamp() for run in jobs[VALIDATION] if run[-1].kind == "closed"]
+    looked = [run for run in jobs[VALIDATION] if not is_partial(run) and has_findings(run)]
+    times = [run[-1].time.timestamp() for run in looked if is_closed(run)]
     yield metrics.JOB_TIME(max(times, default=NEVER), VALIDATION, EVERYWHERE)  # it ran, whatever it found
 
 
 def _failed_tests(tests: Mapping[str, Sequence[Entries]], now: dt.datetime) -> int:
-    """Tests, by name and region, whose newest run did not complete; what somebody still writes has not ended."""
-    ended = ((name, run) for name, runs in tests.items() for run in runs if is_closed(run) or is_quiet(run, now))
+    """Tests, by name and region, whose newest run did not complete; what somebody still writes has not ended.
+
+    A proof that ended because another one was fresh proved nothing, nor does a validation of some checks only stand for
+    the whole: neither takes back what the one before it found.
+    """
+    made = ((name, run) for name, runs in tests.items() for run in runs if not (found_fresh(run) or is_partial(run)))
+    ended = ((name, run) for name, run in made if is_closed(run) or is_quiet(run, now))
     newest = {(name, _region(run)): run for name, run in ended}
     return sum(not _completed(run) for run in newest.values())
 

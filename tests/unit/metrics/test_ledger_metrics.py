@@ -14,7 +14,8 @@ from vedr.adapters.memory_store import MemoryStore
 from vedr.continuity.deadlines import mark_done
 from vedr.errors import UnavailableError
 from vedr.readiness.finding import Finding
-from vedr.reports.metrics_ledger import FINDINGS_STEP, LedgerMetrics
+from vedr.readiness.schedule import FINDINGS_STEP, LOOKING
+from vedr.reports.metrics_ledger import LedgerMetrics
 from vedr.runbook.steps import Context, Runbook, step
 from vedr.signature import Signer
 
@@ -126,6 +127,41 @@ def test_every_checks_newest_finding_is_told_also_after_a_validation_of_some(
         ("dns-health", "passed"),
     }
     assert seen["vedr_check_timestamp_seconds"]["rpo",] - seen["vedr_check_timestamp_seconds"]["dns-health",] >= HOUR_S
+
+
+class Looked(Failover):
+    """As the daily validation's order."""
+
+    checks: str = ""
+
+
+@step(title="See whether the last one is fresh", budget_s=20, acts=False)
+def is_fresh(_ctx: Context[Failover]) -> bool:
+    """Always."""
+    return True
+
+
+def test_a_validation_of_some_checks_stands_for_none_of_the_whole_site(fleet: Any, ledger: Any, values: Any) -> None:
+    seeing = dataclasses.replace(look, key=FINDINGS_STEP)
+    validation = Runbook("daily-validation", "Validation", Looked, [seeing], target_s=60)
+    FOUND[:] = [found("rpo", "passed")]
+    make_run(ledger, runbook=validation, order=Looked(checks="rpo"), body=lambda run: run.step(seeing) and None)
+    never = values(LedgerMetrics()(fleet.ports))["vedr_job_last_success_timestamp_seconds"]
+    assert never["daily-validation", ""] == 0
+    ledger.clock.move(HOUR_S)
+    make_run(ledger, runbook=validation, order=Looked(), body=lambda run: run.step(seeing) and None)
+    whole = values(LedgerMetrics()(fleet.ports))["vedr_job_last_success_timestamp_seconds"]
+    assert whole["daily-validation", ""] == ledger.clock().timestamp()
+
+
+def test_finding_another_proof_fresh_takes_back_no_failure(fleet: Any, ledger: Any, values: Any) -> None:
+    fresh = dataclasses.replace(is_fresh, key=LOOKING)
+    skipping = Runbook("snapshot-verify", "Snapshot verify", Failover, [fresh], target_s=60)
+    STAGE.failures = 1
+    make_run(ledger, runbook=PROOF, order=Failover(region="eu-west"))
+    ledger.clock.move(HOUR_S)
+    make_run(ledger, runbook=skipping, order=Failover(region="eu-west"), body=lambda run: run.step(fresh) and None)
+    assert values(LedgerMetrics()(fleet.ports))["dr_test_failures"] == {(): 1}
 
 
 def test_what_is_overdue_after_an_incident_is_counted_until_somebody_signs_for_it(

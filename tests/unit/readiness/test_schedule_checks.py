@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -19,7 +19,7 @@ from vedr.policies.checks import Checks
 from vedr.readiness.drill_schedule import CADENCES, REHEARSAL_ID, TABLETOP_ID, Cadence, drill_crons
 from vedr.readiness.finding import Verdict
 from vedr.readiness.rounds import EVERY, ROUNDS, tell_round
-from vedr.readiness.schedule import FAILOVER_WATCH, VALIDATION, crons, looks, schedule_adherence
+from vedr.readiness.schedule import FAILOVER_WATCH, FINDINGS_STEP, VALIDATION, crons, looks, schedule_adherence
 from vedr.runbook.journal import Journal
 from vedr.signature import Signer
 from vedr.targets import Schedule
@@ -57,10 +57,23 @@ class Ledger:
                 if not (job == without and region == "eu-west"):
                     ending = "failed" if job == broken and region == "eu-west" else "completed"
                     self.run(job, region, SIX - dt.timedelta(minutes=29), ending=ending)
-        self.run(VALIDATION, None, SIX - dt.timedelta(days=1), ending="failed")
-        self.run(FAILOVER_WATCH, None, SIX - dt.timedelta(minutes=15), ending="failed")
+        self.look_run(VALIDATION, SIX - dt.timedelta(days=1))
+        self.look_run(FAILOVER_WATCH, SIX - dt.timedelta(minutes=15))
         for job in rounds:
             self.round(job, SIX - dt.timedelta(minutes=40))
+
+    def look_run(
+        self, job: str, at: dt.datetime, *, looked: bool = True, ending: str = "failed", checks: str = ""
+    ) -> RunId:
+        """A look at the whole site, that found something wrong."""
+        self.now = at
+        run_id = RunId(f"run-{at:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
+        writer = self.journal.open(run_id, job, {"order": {"checks": checks}, "detected_at": at.isoformat()})
+        if looked:
+            writer.append("step_completed", {"step": FINDINGS_STEP, "result": {"findings": []}})
+        if ending:
+            writer.append("paused" if ending == "failed" else "closed", {"outcome": ending, "steps": {}})
+        return run_id
 
     def round(self, job: str, at: dt.datetime) -> None:
         self.now = at
@@ -115,6 +128,48 @@ def test_yesterdays_validation_that_did_not_happen_is_found(ledger: Ledger) -> N
     verdict = ledger.look()
     assert (verdict.status, verdict.observed.startswith(f"{VALIDATION}: missed")) == ("failed", True)
     assert f"{FAILOVER_WATCH}: missed" in verdict.observed
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        {"looked": False, "ending": "refused"},
+        {"looked": False, "ending": ""},  # it died
+        {"looked": True, "ending": "completed", "checks": "dns-health"},
+    ],
+)
+def test_a_validation_that_came_to_no_look_at_the_whole_site_was_missed(ledger: Ledger, instead: Any) -> None:
+    ledger.night()
+    due = SIX - dt.timedelta(days=1)
+    for store in ledger.stores.values():
+        for found in list(store.list(f"ledger-index/{VALIDATION}/")):
+            store.delete(found.key)
+    run_id = ledger.look_run(VALIDATION, due, **instead)
+    verdict = ledger.look()
+    assert verdict.status == "failed"
+    assert f"{VALIDATION}: missed {due:%Y-%m-%d %H:%M} UTC: {run_id} came to no look" in verdict.observed
+    ledger.look_run(VALIDATION, due + dt.timedelta(hours=1))
+    assert ledger.look().status == "passed"
+
+
+def test_what_a_clock_far_ahead_dated_keeps_no_schedule(old_ledger: Ledger) -> None:
+    """One run of a host whose clock was a year ahead kept its schedule for a year."""
+    ahead = SIX + dt.timedelta(days=300)
+    for job in crons(SITE):
+        for region in REGIONS:
+            old_ledger.run(job, region, ahead)
+    for look in looks(SITE):
+        old_ledger.look_run(look, ahead)
+    for job in ROUNDS:
+        old_ledger.round(job, ahead)
+    for cadence in CADENCES:
+        old_ledger.drill(f"drill-{cadence}", ahead)
+        old_ledger.drill(REHEARSAL_ID, ahead, cadence=cadence)
+    old_ledger.now = SIX
+    verdict = old_ledger.look()
+    scheduled = len(REGIONS) * len(crons(SITE)) + len(looks(SITE)) + len(ROUNDS) + len(CADENCES)
+    assert (verdict.status, verdict.observed.split("; ")[-1]) == ("failed", f"1 of {scheduled + 1} well")  # the tabletop
+    assert tell_round(old_ledger.journal, ROUNDS[0]) is not None  # and a round is told of again
 
 
 @pytest.mark.parametrize("silent", ROUNDS)

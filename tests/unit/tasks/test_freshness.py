@@ -26,7 +26,7 @@ from vedr.runbook.journal import Journal
 from vedr.runbook.opening import opened_run
 from vedr.runbook.run import Outcome
 from vedr.runbook.steps import Context, Runbook, step
-from vedr.signature import Signer
+from vedr.signature import Json, Signer
 
 REGIONS = ("us-east", "eu-west", "ap-south")
 EVERY_FOUR_HOURS = "0 */4 * * *"
@@ -159,6 +159,25 @@ def test_an_abandoned_run_is_not_fresh(world: World) -> None:
     opening = {"detected_at": world.now.isoformat(), "order": {"region": "us-east"}}
     writer = world.journal.open(RunId("run-20260214-000004-aaaa"), JOB, {**opening})
     writer.append("closed", {"outcome": "abandoned", "steps": {"work": 1}})
+    world.run()
+    assert world.worked == ["us-east"]
+
+
+@pytest.mark.parametrize(
+    ("at", "order"),
+    [
+        ("20270214-000004", {"region": "us-east"}),  # by a host whose clock was ahead: it held off every run for a year
+        ("20260214-000004", {"region": "us-east", "snapshot": "an-old-one"}),  # what is scheduled is the newest's proof
+    ],
+)
+def test_a_run_of_the_future_or_of_a_named_old_snapshot_is_not_fresh(
+    world: World, at: str, order: dict[str, Json]
+) -> None:
+    now = world.now
+    world.now = dt.datetime.strptime(at, "%Y%m%d-%H%M%S").replace(tzinfo=dt.UTC)
+    writer = world.journal.open(RunId(f"run-{at}-aaaa"), JOB, {"detected_at": world.now.isoformat(), "order": order})
+    writer.append("closed", {"outcome": "completed", "steps": {"work": 1}})
+    world.now = now
     world.run()
     assert world.worked == ["us-east"]
 
