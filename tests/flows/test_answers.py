@@ -69,14 +69,14 @@ def test_the_answer_to_a_drill_ordered_by_api_is_signed_evidence_that_is_true_to
     run = caller.order(caller.deploy("drill-tabletop", "tabletop"), {"order": HELD | {"participants": participants}})
     assert run["state_type"] == state
     answer = tmp_path / "evidence.json"
-    answer.write_text(caller.evidence(run["id"]))
+    answer.write_text(caller.evidence(run["id"]) + "\n")  # as `jq -r` writes it
     told = json.loads(answer.read_text())["signed"]["drill"]
     assert (told["runbook"], told["verdict"]) == ("drill-tabletop", verdict)
     assert ("not held: 0 people" in told["reason"]) == (verdict == "not run")
     verified = caller.vedr("report", "verify", str(answer))
     assert verified.returncode == 0, verified.stderr
     stored = [path.read_text() for path in (tmp_path / "state").glob("*/drills%*")]
-    assert stored == [answer.read_text()] * 3
+    assert stored == [answer.read_text().removesuffix("\n")] * 3
     answer.write_text(answer.read_text().replace(f'"verdict":"{verdict}"', '"verdict":"held"'))
     assert caller.vedr("report", "verify", str(answer)).returncode != 0
 

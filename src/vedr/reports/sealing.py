@@ -123,11 +123,14 @@ def check_page(text: str, journal: Journal, *, what: str) -> Checked:
 
 
 def _taken_apart(text: str, what: str) -> tuple[bytes, str | None]:
-    """The signed document's bytes, and the page as it was hashed; None for a document alone."""
+    """The signed document's bytes, and the page as it was hashed; None for a document alone.
+
+    A document alone may end in the newline that a terminal or `jq -r` puts there.
+    """
     before, begin, rest = text.partition(_BEGIN)
     inside, end, after = rest.partition(_END)
     if not begin:
-        return text.encode(), None
+        return text.removesuffix("\n").encode(), None
     try:
         document = canonical_json(json.loads(inside))
     except (ValueError, RecursionError):

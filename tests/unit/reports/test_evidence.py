@@ -361,6 +361,15 @@ def test_a_page_and_its_document_are_checked_against_signature_and_ledger(ledger
         assert checked.keyid == ledger.signer.keyid
 
 
+def test_a_document_that_a_text_tool_wrote_ends_in_a_newline_and_still_holds(ledger: World, page: Path) -> None:
+    """As `jq -r` and `vedr drill evidence` print it; a page's bytes are hashed as they are."""
+    document = page.with_suffix(".json").read_text()
+    assert check_page(f"{document}\n", ledger.journal(), what="document").site == "lab"
+    for text in (f"{document}\n\n", f"\n{document}", f"{page.read_text()}\n"):
+        with pytest.raises(VerificationFailedError):
+            check_page(text, ledger.journal(), what="other")
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
