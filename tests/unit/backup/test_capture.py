@@ -1,11 +1,15 @@
 # ruff: noqa: ARG002 (a fake takes what the port gives it)
 """Capturing a process that keeps writing, as a database does."""
 
+import dataclasses
 import datetime as dt
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +19,13 @@ import pytest
 
 from vedr.backup import capture as capturing
 from vedr.backup.capture import NodeCondition, capture, is_left_out, require_capturable
+from vedr.backup.snapshot import create
+from vedr.backup.tree import Tree, read_tree
 from vedr.errors import ConflictError, DeadlineError, NoSpaceError, NotFoundError, RefusedError
-from vedr.inventory import Node
+from vedr.inventory import Node, Provider
 from vedr.ports import Pause, UnitStatus
 
+LONG_AGO_NS = 1_700_000_000 * 10**9
 WRITER = """
 import os, sys, itertools
 data = sys.argv[1]
@@ -263,3 +270,102 @@ def test_secrets_are_left_out_wherever_they_are(path: str) -> None:
     assert is_left_out(path)
     assert not is_left_out("application.db/000001.ldb")
     assert not is_left_out("cs.wal/wal")
+
+
+def test_a_supervisors_child_is_looked_at_too(node: Node, tmp_path: Path) -> None:
+    """Under cosmovisor the unit's process is not the node's, whose unfinished tables were linked as if finished."""
+    data = tmp_path / "data"
+    (data / "db").mkdir(parents=True)
+    supervisor = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
+    with subprocess.Popen(
+        [sys.executable, "-c", supervisor, WRITER, str(data)], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert (data / "db/000002.ldb").stat().st_ino in capturing.open_for_writing(process.pid)
+            with capture(node, tmp_path, ProcessFleet(process.pid)) as captured:  # type: ignore[arg-type]
+                assert (captured.data / "db/000002.ldb").stat().st_nlink == 1
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_data_on_a_disk_of_its_own_is_captured(node: Node, tmp_path: Path, writer: int) -> None:
+    """A link can't be made beside it, only within."""
+    disk = Path(tempfile.mkdtemp(prefix="vedr-capture-test-", dir="/dev/shm"))
+    try:
+        if disk.stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("no second file system to write to")
+        (disk / "db").mkdir()
+        (disk / "db" / "000050.ldb").write_bytes(b"immutable")
+        (tmp_path / "data").rename(tmp_path / "before")
+        (tmp_path / "data").symlink_to(disk)
+        with capture(node, tmp_path, ProcessFleet(writer)) as captured:  # type: ignore[arg-type]
+            assert (captured.data / "db/000050.ldb").stat().st_nlink == 2
+        assert [path.name for path in disk.iterdir()] == ["db"]
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        shutil.rmtree(disk, ignore_errors=True)
+
+
+def test_a_disk_mounted_within_the_data_is_named(
+    node: Node, tmp_path: Path, writer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", link)
+    refused = pytest.raises(RefusedError, match=r"db/000\d+.ldb is on another file system")
+    with refused, capture(node, tmp_path, ProcessFleet(writer)):  # type: ignore[arg-type]
+        pass
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space"), capture(node, tmp_path, ProcessFleet(writer)):  # type: ignore[arg-type]
+        pass
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_folders_are_captured_as_they_are_and_the_empty_ones_too(node: Node, tmp_path: Path, writer: int) -> None:
+    (tmp_path / "data/queue").mkdir()
+    (tmp_path / "data/queue").chmod(0o2770)
+    (tmp_path / "data/db").chmod(0o750)
+    with capture(node, tmp_path, ProcessFleet(writer)) as captured:  # type: ignore[arg-type]
+        assert captured.tree.folders == (("db", 0o750), ("queue", 0o2770))
+
+
+def test_a_providers_keys_are_never_captured_wherever_the_site_says_that_they_are(tmp_path: Path, writer: int) -> None:
+    provider = Provider(
+        name="p0", region="us-east", zone="us-east-1a", home=tmp_path, unit="p0", url="http://x"
+    )  # fmt: skip
+    for path in ("keys/one.pem", "keyring-file/a.info", "tls.key", "vault/one.json", "data/kept.json"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"content")
+    with capture(provider, tmp_path, ProcessFleet(writer), secret=["vault/*.json"]) as captured:  # type: ignore[arg-type]
+        paths = {file.path for file in captured.tree.files}
+        assert "data/kept.json" in paths
+        assert not any(path.endswith((".pem", ".info", ".key", "one.json")) for path in paths)
+        assert not any(folder.path.startswith("key") for folder in captured.tree.folders)
+
+
+def test_a_copy_of_what_can_still_change_is_read_though_nothing_of_it_seems_to_have_changed(world: Any) -> None:
+    """Written through mapped memory a file keeps its time for half a minute, and copies get used inodes again."""
+    world.write("queue/00001.mem", b"before")
+    world.back_up(100)
+    target = world.data / "queue/00001.mem"
+    target.write_bytes(b"after!")
+    os.utime(target, ns=(LONG_AGO_NS, LONG_AGO_NS))  # size, time and inode are as they were
+    tree = read_tree(world.data)
+    files = tuple(dataclasses.replace(file, mutable=file.path == "queue/00001.mem") for file in tree.files)
+    world.clock.advance(hours=4)
+    create(world.repository, world.source, Tree(files, tree.folders), world.facts(101))
+    assert world.restored()["queue/00001.mem"] == b"after!"
+
+
+def test_what_a_capture_copied_is_marked_as_such(node: Node, tmp_path: Path, writer: int) -> None:
+    with capture(node, tmp_path, ProcessFleet(writer)) as captured:  # type: ignore[arg-type]
+        marked = {file.path: file.mutable for file in captured.tree.files}
+        assert marked["db/000001.log"]
+        assert marked["db/000002.ldb"]
+        assert not marked["db/000050.ldb"]
