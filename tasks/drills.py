@@ -390,14 +390,16 @@ def conclude(
     ctx: Ctx, before: Census, aimed: tuple[Aimed, ...], done: tuple[Exercised, ...], seen: Compared
 ) -> Concluded:
     """Passed only when every runbook was completed within its target and everything is as it was."""
-    if ctx.resuming:  # somebody may have repaired what was left
+    left = [problem for one in done for problem in one.home.problems]
+    if ctx.resuming:  # somebody may have repaired what was left; a runbook that failed is no better for it
         with open_site(ctx.order.site) as opened:
             seen = _compared(opened, before, aimed)
+            left = [*steady.problems(look(opened, runs=False, besides=[ctx.run_id]))]
     problems = [one.answer.problem for one in done if one.answer.problem]
+    problems += [one.home.failback.problem for one in done if one.home.failback and one.home.failback.problem]
     if not_run := [one.act.runbook for one in aimed[len(done) :]]:
         problems.append(f"{', '.join(not_run)} not run")
-    problems += [problem for one in done for problem in one.home.problems if not ctx.resuming]
-    problems += map(str, seen.differences)
+    problems += [*left, *map(str, seen.differences)]
     if problems or not seen.counted:
         raise VerificationFailedError(
             f"the drill failed: {'; '.join(dict.fromkeys(problems)) or 'nothing was counted'}",

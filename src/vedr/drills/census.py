@@ -1,7 +1,7 @@
 """What a site consists of, counted before a drill and after it: the proof that a drill cleaned up.
 
 Guarantees: pure; everything that is in one census and not alike in the other is a difference; what could not be counted
-is one too, also when it could not be counted before.
+is one too, also when it could not be counted before, and also of what the drill is about.
 Leaves out: counting (tasks.drills_looking).
 """
 
@@ -55,9 +55,14 @@ def compare(before: Census, after: Census, *, expecting: Collection[str] = ()) -
     ]
     return Compared(
         counted=len(before.things),
-        differences=tuple(one for one in found if one.name not in expecting),
-        expected=tuple(one for one in found if one.name in expecting),
+        differences=tuple(one for one in found if not _is_expected(one, expecting)),
+        expected=tuple(one for one in found if _is_expected(one, expecting)),
     )
+
+
+def _is_expected(one: Difference, expecting: Collection[str]) -> bool:
+    """It became something else, which was seen."""
+    return one.name in expecting and one.after != GONE and not one.after.startswith(UNSEEN)
 
 
 def _get(things: Mapping[str, str], name: str) -> str:

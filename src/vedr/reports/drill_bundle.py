@@ -3,8 +3,9 @@
 It is a signed document of `vedr report` (docs/formats/evidence.md) with one member more, `drill`; so `vedr report
 verify` checks it against the keys and the ledger as it checks a page.
 
-Guarantees: the verdict follows from the ledger alone; `passed` only when the drill's run was completed, `not run` when
-it was refused before anything was broken; everything else failed.
+Guarantees: the verdict follows from the ledger alone; `passed` only when the drill's run was completed and every run
+that it performed stands in the ledger, verified and completed; `not run` when it was refused before anything was
+broken; everything else failed.
 Leaves out: where it is kept (tasks.drills_evidence).
 """
 
@@ -16,6 +17,7 @@ from typing import Final, Literal
 import vedr
 from vedr.errors import InvalidInputError, VedrError
 from vedr.ledger import RunId, parse_run_id
+from vedr.readiness.drill_schedule import CADENCES
 from vedr.reports.evidence import Evidence, gather
 from vedr.reports.record import read_record
 from vedr.reports.sealing import FORMAT, facts_of
@@ -26,6 +28,7 @@ Verdict = Literal["passed", "failed", "not run"]
 DRILL: Final = "drill-"
 CHOSEN: Final = "choose_targets"
 COMPARED: Final = "compare_census"
+_BREAKING: Final = frozenset(f"{DRILL}{cadence}" for cadence in CADENCES)  # the other forms perform nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +93,21 @@ def verdict_of(drill: Evidence) -> Verdict:
 
 
 def _parts(journal: Journal, drill: Evidence) -> tuple[list[Evidence], list[str]]:
-    """The runs that it performed, and of which nothing can be shown."""
+    """The runs that it performed, and what keeps them from being shown as good."""
     shown, missing = [], []
     for run_id in dict.fromkeys(_run_ids([step.result for step in drill.steps])):
         try:
-            shown.append(gather(read_record(journal, run_id)))
+            part = gather(read_record(journal, run_id))
         except VedrError as error:
             missing.append(f"run {run_id} cannot be shown: {error.message}")
+            continue
+        shown.append(part)
+        if part.proof == "unverifiable":
+            missing.append(f"run {run_id} does not verify: {'; '.join(part.problems)}")
+        elif part.outcome != "completed":
+            missing.append(f"run {run_id} is {part.outcome}")
+    if drill.runbook in _BREAKING and not shown and not missing:
+        missing.append("no run of a runbook is named that it performed")
     return shown, missing
 
 

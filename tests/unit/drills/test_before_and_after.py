@@ -71,6 +71,13 @@ def test_what_the_drill_is_about_is_told_apart_and_only_that() -> None:
     assert [str(one) for one in found.differences] == ["identity of b: was 1, is 2"]
 
 
+@pytest.mark.parametrize("after", [{}, {"identity of a": f"{UNSEEN}: it does not answer"}])
+def test_what_the_drill_is_about_has_to_be_seen_all_the_same(after: dict[str, str]) -> None:
+    """A node whose key was replaced and that never answered again was counted as changed as expected."""
+    found = compare(Census({"identity of a": "1"}), Census(after), expecting=["identity of a"])
+    assert ([one.name for one in found.differences], found.expected, found.clean) == (["identity of a"], (), False)
+
+
 def tried(validator: str, parts: tuple[str, ...]) -> list[Tried]:
     return [Tried(validator, part, "seen") for part in parts]
 

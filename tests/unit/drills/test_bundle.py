@@ -9,6 +9,7 @@ from ledger_world import World
 
 from vedr.errors import CorruptError, InvalidInputError, RefusedError, VerificationFailedError
 from vedr.ledger import RunId
+from vedr.ports import ObjectKey
 from vedr.reports.drill_bundle import Bundle, make_bundle
 from vedr.reports.sealing import check_page
 from vedr.runbook.opening import opened_run
@@ -95,6 +96,19 @@ def test_a_drill_whose_runbook_s_run_can_not_be_shown_is_not_passed(drill_ledger
     made = bundle_of(drill_ledger, run_of(drill_ledger, DRILL, part="inc-20260214-031500-k3x9"))
     assert made.verdict == "failed"
     assert "inc-20260214-031500-k3x9 cannot be shown" in made.reason
+
+
+def test_a_drill_whose_runbook_s_run_was_exchanged_failed_or_is_none_is_not_passed(drill_ledger: World) -> None:
+    """The drill's own record said that all was well; nobody had looked at what it rests on."""
+    part, failed = run_of(drill_ledger, PART), run_of(drill_ledger, PART, works=False)
+    drill = run_of(drill_ledger, DRILL, part=part)
+    assert bundle_of(drill_ledger, run_of(drill_ledger, DRILL, part=failed)).reason == f"run {failed} is paused"
+    assert "no run of a runbook" in bundle_of(drill_ledger, run_of(drill_ledger, DRILL)).reason
+    assert bundle_of(drill_ledger, drill).verdict == "passed"
+    for store in drill_ledger.stores.values():
+        store.damage(ObjectKey(f"ledger/{part}/00000002.json"), b"{}")
+    made = bundle_of(drill_ledger, drill)
+    assert (made.verdict, f"run {part} does not verify" in made.reason) == ("failed", True)
 
 
 def test_an_answer_of_which_a_word_was_changed_is_found(drill_ledger: World) -> None:

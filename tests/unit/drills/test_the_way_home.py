@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from tasks import drills
-from tasks.drills import Aimed, Answer, Home, bring_home
+from tasks.drills import Aimed, Answer, Exercised, Home, bring_home, conclude
+from vedr.drills.census import Census, Compared
 from vedr.drills.scenario import Act
+from vedr.drills.steady import Look
 from vedr.drills.targets import Radius
-from vedr.errors import UnavailableError
+from vedr.errors import UnavailableError, VerificationFailedError
 from vedr.ledger import RunId
 
 FAILED = Answer("inc-20260214-031500-k3x9", "RB-DR-002", "failed", 0, 2000, met=False, error="no way back")
@@ -83,3 +86,30 @@ def test_a_failover_that_was_refused_moved_nothing_and_nothing_is_taken_home(
     home, done = come_home(monkeypatch, tmp_path, last=(), answer=refused)
     assert "failback" not in done
     assert home.failback is None
+
+
+STEADY = Look(moving=True, lag_blocks={"full-0": 0})
+
+
+@pytest.mark.parametrize(
+    ("back", "found", "said"),
+    [
+        (BACK, STEADY, ""),
+        (BACK, replace(STEADY, lag_blocks={"full-0": None}), "full-0 does not answer in sync"),
+        (replace(BACK, outcome="failed", met=False, error="no way"), STEADY, "failback failed"),
+    ],
+)
+def test_a_drill_that_goes_on_passes_by_what_is_seen_now_and_by_no_failed_failback(
+    monkeypatch: pytest.MonkeyPatch, back: Answer, found: Look, said: str
+) -> None:
+    monkeypatch.setattr(drills, "open_site", lambda _: contextlib.nullcontext(None))
+    monkeypatch.setattr(drills, "take_census", lambda *_, **__: Census({"unit a": "running"}))
+    monkeypatch.setattr(drills, "look", lambda *_, **__: found)
+    ctx: Any = SimpleNamespace(
+        order=SimpleNamespace(site=""), resuming=True, run_id=RunId("run-20260214-031500-aaaa"), say=print
+    )
+    answer = replace(FAILED, outcome="completed", met=True)
+    done = (Exercised(ZONE, answer, Home((), back, ("full-0 is 9 blocks behind",))),)
+    before, seen = Census({"unit a": "running"}), Compared(1, (), ())
+    with contextlib.nullcontext() if not said else pytest.raises(VerificationFailedError, match=said):
+        assert conclude.fn(ctx, before, (ZONE,), done, seen).counted == 1
