@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -15,7 +15,7 @@ from obstore.store import S3Store as Unsigned
 from vedr.adapters.s3_answers import MAX_SAID_CHARS, Place
 from vedr.adapters.s3_registers import S3Registers
 from vedr.adapters.s3_store import Credentials, S3Store
-from vedr.errors import NotFoundError, RefusedError, UnavailableError, VedrError
+from vedr.errors import ConflictError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey
 from vedr.runbook.replicas import Replicas, Slot
@@ -143,6 +143,39 @@ def test_an_overloaded_server_is_tried_again_and_quoted_in_one_short_line(s3_ser
         with pytest.raises(UnavailableError, match="503 SlowDown"):
             store.facts()
     assert len(found.value.message) < MAX_SAID_CHARS + 120
+
+
+class _Undecided(BaseHTTPRequestHandler):
+    """Amazon's answer to a conditional put while another put or delete of the key is under way."""
+
+    answers: ClassVar[list[tuple[int, str]]] = []
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        status, code = self.answers.pop(0) if self.answers else (200, "")
+        body = f"<Error><Code>{code}</Code><Message>Said.</Message></Error>" if code else ""
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("etag", '"1"')
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_a_key_that_somebody_is_at_is_tried_again_and_never_called_existing(s3_server: Any) -> None:
+    busy, exists = (409, "ConditionalRequestConflict"), (412, "PreconditionFailed")
+    with served(_Undecided) as endpoint:
+        store = other(s3_server, endpoint=endpoint)
+        _Undecided.answers[:] = [busy]
+        store.create(KEY, b"x")
+        _Undecided.answers[:] = [busy] * 20
+        with pytest.raises(UnavailableError, match="others write or remove it just now"):
+            store.create(KEY, b"x")
+        _Undecided.answers[:] = [exists]
+        with pytest.raises(ConflictError, match="exists already"):
+            store.create(KEY, b"x")
 
 
 def test_amazons_own_endpoint_is_named_as_amazons() -> None:

@@ -4,6 +4,7 @@ Stores, restore, swap and what state sync leaves on the disk are real; host, cha
 """
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from tasks.nodes import Recovered, monitor_sync
 from vedr.backup.layout import object_key
 from vedr.backup.repository import load_manifest
 from vedr.chain import state_sync, sync
-from vedr.errors import DeadlineError, NoSpaceError
+from vedr.errors import DeadlineError, NoSpaceError, UnavailableError
 from vedr.failover.node_failure import Way
 from vedr.inventory import Height
 
@@ -66,9 +67,11 @@ class Stage:
         return lambda *_: self.did.append(what)
 
     def monitor(self, way: Way) -> nodes.CaughtUp:
+        return monitor_sync.fn(self.context(), Recovered(way, "", 0, ""))
+
+    def context(self) -> Any:
         order = SimpleNamespace(site="x", node="full-0")
-        ctx: Any = SimpleNamespace(order=order, run_id=RUN, say=self.said.append)
-        return monitor_sync.fn(ctx, Recovered(way, "", 0, ""))
+        return SimpleNamespace(order=order, run_id=RUN, say=self.said.append)
 
 
 @pytest.fixture
@@ -143,3 +146,39 @@ def test_a_full_disk_under_the_replacement_leaves_the_nodes_own_data(
     with pytest.raises(NoSpaceError):
         stage.monitor(Way.STATE_SYNC)
     assert (stage.home / "data" / "old").exists()
+
+
+def test_a_snapshot_whose_only_good_copy_is_in_a_lost_region_is_passed_over_for_an_older_one(stage: Stage) -> None:
+    """The region may never come back: trying again until it does is no recovery."""
+    newest, older = (load_manifest(stage.repository, listed).manifest for listed in stage.world.listed())
+    (own,) = {entry.name for entry in newest.objects} - {entry.name for entry in older.objects}
+    for region in ("eu-west", "ap-south"):
+        stage.world.stores[region].delete(object_key(stage.world.source, newest.epoch, own))
+    stage.world.stores["us-east"].faults.down = True
+    stage.waits = [STALLED, IN_SYNC]
+    assert stage.monitor(Way.STATE_SYNC).way is Way.SNAPSHOT
+    assert "boot MANIFEST-000001" in stage.did
+
+
+@pytest.mark.parametrize("most", [1, 3], ids=["more than are tried", "all"])
+def test_when_no_store_answers_trying_again_may_help(stage: Stage, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(recovery, "MAX_SILENT", most)
+    opened: Any = stage
+    points = recovery.points_of(opened)
+    for store in stage.world.stores.values():
+        store.faults.down = True
+    with pytest.raises(UnavailableError):
+        recovery.bring(stage.context(), opened, stage.node, points)  # type: ignore[arg-type]
+    assert len([one for one in stage.said if "is passed over" in one]) == (0 if most == 1 else 2)
+
+
+def test_data_that_was_put_in_place_before_a_kill_is_not_fetched_again(stage: Stage) -> None:
+    """The step was killed before its end was in the ledger: its repetition found an old folder in its way."""
+    shutil.rmtree(stage.home / f"data.vedr-old-{RUN}")
+    (stage.home / "data" / "half").unlink()
+    opened: Any = stage
+    first = nodes._recover(stage.context(), opened, stage.node, Way.SNAPSHOT)  # type: ignore[arg-type]
+    again = nodes._recover(stage.context(), opened, stage.node, Way.SNAPSHOT)  # type: ignore[arg-type]
+    assert (again.snapshot, again.height) == (first.snapshot, first.height)
+    assert stage.did == ["ensure_stopped", "boot MANIFEST-000002", "ensure_stopped", "ensure_stopped"]
+    assert (stage.home / "data" / "application.db" / "CURRENT").read_bytes() == b"MANIFEST-000002"
