@@ -1,4 +1,4 @@
-"""Replaces a file so that a crash leaves the old one or the new one, whole."""
+"""Replaces a file so that a crash leaves the old one or the new one, whole; makes a folder's entries last."""
 
 import os
 import tempfile
@@ -26,8 +26,13 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """After it, a loss of power takes back no rename and no new entry in the folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

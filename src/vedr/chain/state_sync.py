@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vedr.chain.durable import replace_file
+from vedr.chain.durable import replace_file, sync_folder
 from vedr.chain.light import VerifiedHeader
 from vedr.chain.node_config import edit_section
 from vedr.chain.sign_state import FILE_NAME, read_sign_state, write_sign_state
@@ -90,11 +90,13 @@ def prepare(plan: StateSyncPlan, servers: Sequence[str], trusted: VerifiedHeader
 def start_afresh(plan: StateSyncPlan) -> None:
     """Set the data aside and put an empty folder in its place, with the old sign state: for block or state sync.
 
-    The node must be stopped.  Safe to repeat; a node that has lost its data folder gets one.
+    The node must be stopped.  Safe to repeat; a node that has lost its data folder gets one.  The exchange lasts before
+    anything is signed in the new folder: taken back by a loss of power, it would leave the sign state of before.
     """
     if plan.data.exists() and not plan.kept_data.exists():
         plan.data.rename(plan.kept_data)
     plan.data.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(plan.home)
     _carry_sign_state(plan.kept_data, plan.data)
 
 
@@ -106,6 +108,7 @@ def undo(plan: StateSyncPlan) -> None:
             shutil.rmtree(plan.failed_data, ignore_errors=True)
             plan.data.rename(plan.failed_data)
         plan.kept_data.rename(plan.data)
+        sync_folder(plan.home)  # as in `start_afresh`
     shutil.rmtree(plan.failed_data, ignore_errors=True)
     _restore_config(plan)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vedr.chain.durable import replace_file
+from vedr.chain.durable import replace_file, sync_folder
 from vedr.chain.sign_state import FILE_NAME as SIGN_STATE_FILE
 from vedr.chain.sign_state import read_sign_state, write_sign_state
 from vedr.errors import CorruptError, InvalidInputError, NoSpaceError, NotFoundError
@@ -83,6 +83,8 @@ def set_aside_data(home: Path, incident: str) -> Path:
             raise NotFoundError(f"{data} does not exist", remedy="There is nothing to keep: run RB-DR-001.")
         data.rename(kept)
     data.mkdir(mode=0o700, exist_ok=True)
+    for folder in (home, kept.parent):  # taken back by a loss of power, it would leave the sign-state of before
+        sync_folder(folder)
     source, target = kept / SIGN_STATE_FILE, data / SIGN_STATE_FILE
     if source.exists() and not target.exists():
         with contextlib.suppress(CorruptError):  # without one no validator starts before its floor is proven
