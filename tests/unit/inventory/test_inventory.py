@@ -102,6 +102,11 @@ def test_a_validator_that_signs_remotely_has_no_key_file_to_move(text: str) -> N
         ('name = "fullnode-us-east-1"', 'name = "fullnode-us-east-0"', "is used 2 times"),
         ('work_pool = "eu-west"', 'work_pool = "us-east"', "is used 2 times"),
         ("priority = 2", "priority = 1", "is used 2 times"),
+        (
+            "virtengine-dr-registers-eu-west-1",
+            "virtengine-dr-registers-us-east-1",
+            "virtengine-dr-registers-us-east-1' is used 2 times",
+        ),
         ('zones = ["us-east-1a", "us-east-1b"]', 'zones = ["us-east-1a"]', "at least 2"),
         ('zone = "ap-south-1b"', 'zone = "ap-south-1z"', "does not have"),
         ('role = "archive"', 'role = "full"', "no archive node"),
@@ -120,6 +125,15 @@ def test_a_broken_rule_is_refused(text: str, old: str, new: str, said: str) -> N
     with pytest.raises(InvalidInputError) as caught:
         parse_site(text.replace(old, new), source="x.toml")
     assert said in caught.value.message
+
+
+def test_two_validators_of_one_key_are_refused_since_each_would_be_fenced_on_its_own_hosts_only(text: str) -> None:
+    begin = text.index("[[nodes]]")
+    block = text[begin : text.index("[[nodes]]", begin + 1)]
+    assert 'role = "validator"' in block
+    twin = block.replace('name = "validator-us-east-0"', 'name = "validator-us-east-9"')
+    with pytest.raises(InvalidInputError, match=r"address '0{40}' is used 2 times"):
+        parse_site(text[:begin] + twin + text[begin:], source="x.toml")
 
 
 def test_an_error_never_shows_a_value_that_may_be_a_secret(text: str) -> None:

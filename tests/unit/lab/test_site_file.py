@@ -13,15 +13,13 @@ from vedr.lab.credentials import LabSecrets
 from vedr.lab.plan import Plan
 from vedr.lab.settings import exclusive, lab_folder, load_plan, new_settings, read_settings, save_settings
 
-ADDRESS = "0F4310E3FCCE47D7DE5B38702305A7ADB7891D23"
-
 
 @pytest.fixture
 def rendered(plan: Plan) -> Plan:
     LabSecrets(plan.folder).create_missing(plan)
     (plan.folder / "genesis.json").write_text("{}")
     validators = [node.name for node in plan.nodes if node.role == "validator"]
-    site_file.write_site_file(plan, dict.fromkeys(validators, ADDRESS))
+    site_file.write_site_file(plan, {name: f"{number:040X}" for number, name in enumerate(validators)})
     return plan
 
 
