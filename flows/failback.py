@@ -4,7 +4,7 @@ from typing import Final
 
 from tasks.binding import open_run, runbook_flow
 from tasks.cordoning import uncordon
-from tasks.failover_orders import Failback, subjects_of_failback
+from tasks.failover_orders import PLAN_HOLDS_S, Failback, subjects_of_failback
 from tasks.key_files import move_key_file
 from tasks.key_files_last import move_key_files
 from tasks.returning import (
@@ -32,9 +32,9 @@ RUNBOOK: Final = Runbook(
     "failback",
     Failback,
     [
+        decide_return,
         uncordon,
         confirm_home,
-        decide_return,
         take_key_home,
         plan_return,
         return_traffic,
@@ -58,13 +58,19 @@ def failback(order: Failback) -> Outcome:
     Args:
         order: Which zone or region is healthy again.
     """
+    again = confirm_home.named("2")
     with open_run(RUNBOOK, order) as run:
-        run.step(uncordon)  # first: what is asked for next needs somewhere to run
-        run.step(confirm_home)
         found = run.step(decide_return)
         with open_site(order.site) as opened:
             stages_pct = stages_of(opened, order.place)
+        if not found.cordons:  # before anybody is asked: a home that is not healthy is refused, and nothing stays open
+            run.step(confirm_home)
         run.approve(describe_return(found, stages_pct))
+        if found.cordons:
+            run.step(uncordon)  # first: what is asked for next needs somewhere to run
+            run.step(confirm_home)
+        elif run.has_done(again) or run.is_dated(confirm_home, after_s=PLAN_HOLDS_S):
+            run.step(again)  # people took their time
         for move in found.moves:
             run.step(take_key_home.named(move.validator), move)
         shifted = tuple(send_home(run, found, stage_pct) for stage_pct in stages_pct)

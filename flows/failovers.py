@@ -1,10 +1,11 @@
 """RB-DR-002 and RB-DR-003: a zone or a region is lost, or to be emptied.  The same steps, at two scales."""
 
+import itertools
 from typing import Any, Final, TypeVar
 
 from tasks.binding import open_run, runbook_flow
 from tasks.cordoning import cordon
-from tasks.failover_orders import RegionFailover, ZoneFailover, subjects_of_failover
+from tasks.failover_orders import PLAN_HOLDS_S, RegionFailover, ZoneFailover, subjects_of_failover
 from tasks.key_files import move_key_file
 from tasks.key_files_last import move_key_files
 from tasks.outages import confirm_outage, decide, declare, describe, plan_of
@@ -72,9 +73,7 @@ def region_failover(order: RegionFailover) -> Outcome:
 
 def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
     """The page of both runbooks."""
-    run.step(declare, run.step(confirm_outage))
-    found = run.step(decide)
-    run.approve(describe(found))
+    found = agree(run)
     if found.cordons and not found.planned:
         run.step(cordon, found)
     run.step(start_reserves, found.gateways)
@@ -94,6 +93,25 @@ def fail_over(run: Run[ZoneFailover] | Run[RegionFailover]) -> None:
         run.step(verify_service, done.found)
         run.step(watch_blocks, done.found)
     done.check()
+
+
+def agree(run: Run[ZoneFailover] | Run[RegionFailover]) -> Relocation:
+    """What people agreed to and is still so.  Until something acts, a plan that grew old, by their waiting or because
+    the run stood still, is looked at anew: a place that serves again is left alone, another plan is asked about.
+    """
+    run.step(declare, run.step(confirm_outage))
+    newest, found = decide, run.step(decide)
+    for number in itertools.count(2):
+        again = _nth(decide, number)
+        is_due = run.has_done(again) or run.is_dated(newest, after_s=PLAN_HOLDS_S)
+        if not is_due:
+            run.approve(describe(found))
+            is_due = run.is_dated(newest, after_s=PLAN_HOLDS_S)
+        if not is_due:
+            break
+        run.step(_nth(confirm_outage, number))
+        newest, found = again, found.seen_again(run.step(again))
+    return found
 
 
 def send_users(run: Run[ZoneFailover] | Run[RegionFailover], found: Relocation, number: int) -> Shifted:

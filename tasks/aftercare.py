@@ -78,9 +78,10 @@ def watched_runs(opened: OpenSite) -> dict[RunId, tuple[AnyMove, ...]]:
 
 
 def _moves(entries: tuple[Entry, ...]) -> tuple[AnyMove, ...]:
-    for entry in entries:
+    """As it was decided last: what grew old before anything acted was decided anew."""
+    for entry in reversed(entries):
         for one in (decide, decide_return):
-            if entry.kind == "step_completed" and entry.payload.get("step") == one.key:
+            if entry.kind == "step_completed" and str(entry.payload.get("step")).partition(":")[0] == one.key:
                 signers = _signers(entries)
                 decided = one.decode(entry.payload["result"])
                 moves = (replace(move, signer=signers.get(move.validator, move.signer)) for move in decided.moves)

@@ -1,6 +1,6 @@
 """What is ordered of RB-DR-002, RB-DR-003 and the failback: their forms and options."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from vedr.policies.names import RegionName, ZoneName
 from vedr.runbook.order import Order
 
 Mode = Literal["outage", "planned"]
+
+PLAN_HOLDS_S: Final = 120.0  # then, before it acts, a run looks again; who agrees at once waits for no second look
 
 Place = Annotated[str, Field(pattern=r"^[a-z0-9-]*$", max_length=63)]
 

@@ -276,6 +276,7 @@ def describe(found: Relocation) -> Plan:
         [Action(f"cordon {found.domain}", "its cluster", 15, "nothing new is placed there")] if found.cordons else []
     )
     opened_up = [Action(f"start {name}", found.target, 10, "one more API gateway") for name in found.gateways]
+    scaled = [Action(f"scale {one}", found.target, 45, "where it has fewer") for one in found.scaled]
     traffic = Action(f"send users to {found.target}", "DNS and mesh", 60, f"nobody is sent to {found.domain}")
     return Plan(
         title=f"{'empty' if found.planned else 'leave'} {found.domain}, to {found.target}",
@@ -283,6 +284,7 @@ def describe(found: Relocation) -> Plan:
             *(() if found.planned else closed),
             *opened_up,
             *moved,
+            *scaled,
             traffic,
             *handed,
             *map(describe_key_move, found.key_moves),

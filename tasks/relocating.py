@@ -24,6 +24,7 @@ from typing import Final
 from tasks.observing import ask, in_sync
 from tasks.outages import named_in, shown_of
 from tasks.providers import take_state
+from tasks.serving import reserves_in_use
 from tasks.signing import start_with_signer, wait_until
 from vedr.adapters.answering import answers_http
 from vedr.adapters.site import OpenSite, open_site, utc_now
@@ -249,22 +250,27 @@ def stop_unit(ctx: Ctx, opened: OpenSite, thing: Node | Provider) -> None:
 
 
 def stop_reserves(ctx: Ctx, started: tuple[str, ...] | None) -> str:
-    """Stops the gateways that it started, when no name leads to them any more."""
+    """Stops the gateways that it started, where no name leads to them."""
+    if started is None:
+        return "which reserves it started is not known: vedr traffic show; stop by hand those that no name leads to"
     with open_site(ctx.order.site) as opened:
+        used = reserves_in_use(opened)
         for gateway in opened.site.gateways:
-            if gateway.name in (started or ()):
+            if gateway.name in started and gateway.name not in used:
                 opened.fleet.stop(gateway.unit, gateway.zone)
-    return f"stopped {', '.join(started or ()) or 'nothing'}"
+    serving = f"; {', '.join(sorted(used.intersection(started)))} serves on" if used.intersection(started) else ""
+    return f"stopped {', '.join(name for name in started if name not in used) or 'nothing'}{serving}"
 
 
 @step(title="Bring reserves into service", budget_s=30, retry=ACT, undo=stop_reserves)
 def start_reserves(ctx: Ctx, gateways: tuple[str, ...]) -> tuple[str, ...]:
-    """Starts the gateways that stand in reserve in the target."""
+    """Starts the gateways that stand in reserve in the target, and names those that did not serve already."""
     with open_site(ctx.order.site) as opened:
         chosen = [gateway for gateway in opened.site.gateways if gateway.name in gateways]
+        stopped = [one for one in chosen if opened.fleet.status(one.unit, one.zone).state != "running"]
         for gateway in chosen:
             opened.fleet.start(gateway.unit, gateway.zone)
-    return tuple(gateway.name for gateway in chosen)
+    return tuple(gateway.name for gateway in stopped)
 
 
 @step(

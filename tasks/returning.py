@@ -13,6 +13,7 @@ Leaves out: repairing what is not healthy (RB-DR-001, RB-DR-006).
 import time
 from typing import Final
 
+from tasks.cordoning import cordoned_in
 from tasks.failover_orders import Failback
 from tasks.key_hosts import is_away
 from tasks.observing import Seen, ask, in_sync, tip_of
@@ -27,7 +28,8 @@ from tasks.relocating import (
     release,
     stop_unit,
 )
-from tasks.serving import Shifted, await_blocks, carry_out_recorded, epoch_of
+from tasks.scaling import raised
+from tasks.serving import Shifted, await_blocks, carry_out_recorded, epoch_of, reserves_in_use
 from vedr.adapters.answering import answers_http
 from vedr.adapters.site import OpenSite, open_site
 from vedr.chain.quorum import Domain
@@ -138,6 +140,8 @@ def what_is_away(opened: OpenSite, order: Failback) -> Relocation:
         tip_height=situation.tip_height,
         tip_hash=situation.tip_hash,
         key_moves=key_moves,
+        cordons=bool(cordoned_in(opened, order.place)),
+        scaled=tuple(map(str, raised(opened))) if site.fleet.kubernetes else (),
     )
 
 
@@ -209,9 +213,27 @@ def describe_return(found: Relocation, stages_pct: tuple[int, ...]) -> Plan:
         Action(f"give {one.provider}'s state back to {one.reserve}", one.zone, 90, "its orders are served at home")
         for one in found.handovers
     ]
+    opened_up = (
+        [Action(f"let the hosts of {found.domain} be used", "its cluster", 15, "what is placed there runs again")]
+        if found.cordons
+        else []
+    )
+    stopped = [Action(f"stop {name}", "in reserve", 10, "unless a name still leads there") for name in found.gateways]
+    lowered = [
+        Action(f"scale {one} down", "where users were sent", 30, "to what it had, unless somebody changed it since")
+        for one in found.scaled
+    ]
     return Plan(
         title=f"failback to {found.domain}",
-        actions=(*keys, *users, *providers, *map(describe_key_move, found.key_moves)),
+        actions=(
+            *opened_up,
+            *keys,
+            *users,
+            *providers,
+            *map(describe_key_move, found.key_moves),
+            *stopped,
+            *lowered,
+        ),
         notes=tuple(f"{left.name} stays where it is: {left.reason}" for left in found.left),
         warnings=found.warnings,
     )
@@ -287,12 +309,18 @@ def give_back(ctx: Ctx, handover: Handover) -> HandedOver:
 
 @step(title="Stand the reserves down", budget_s=120, retry=ACT, cannot_undo="start its unit if it is needed")
 def stand_down(ctx: Ctx, shifted: tuple[Shifted, ...], gateways: tuple[str, ...]) -> tuple[str, ...]:
-    """Stops the gateways in reserve when nobody can have an older answer any more that leads to them."""
+    """Stops the gateways in reserve when nobody can have an older answer any more that leads to them.
+
+    One that a name leads to, since another place is still away, serves on.
+    """
     with open_site(ctx.order.site) as opened:
+        used = reserves_in_use(opened)
         running = [
             gateway
             for gateway in opened.site.gateways
-            if gateway.name in gateways and opened.fleet.status(gateway.unit, gateway.zone).state == "running"
+            if gateway.name in gateways
+            and gateway.name not in used
+            and opened.fleet.status(gateway.unit, gateway.zone).state == "running"
         ]
         if running and shifted:
             ctx.say(f"older answers live {opened.site.traffic.failover_ttl_s} s: {len(running)} gateways wait for that")

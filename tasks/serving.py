@@ -16,7 +16,7 @@ from vedr.chain import sync
 from vedr.chain.block import Flag
 from vedr.chain.light import LightClient
 from vedr.chain.quorum import Domain
-from vedr.errors import ConflictError, DeadlineError, VerificationFailedError
+from vedr.errors import ConflictError, DeadlineError, VedrError, VerificationFailedError
 from vedr.failover.relocation import Relocation
 from vedr.failover.traffic_plan import TrafficPlan
 from vedr.inventory import Height
@@ -166,6 +166,27 @@ def carry_out(ctx: Ctx, opened: OpenSite, plan: TrafficPlan) -> Shifted:
 def epoch_of(ctx: Ctx, opened: OpenSite) -> int:
     """Of the lease under which this run acts."""
     return Leases(opened.journal).acquire("failover", ctx.run_id).epoch
+
+
+def reserves_in_use(opened: OpenSite) -> frozenset[str]:
+    """Gateways in reserve that some name leads to, which nothing but reserves serves there.
+
+    A mesh that is silent was lost with its region.  UnavailableError when another backend can't be looked at.
+    """
+    if not opened.site.traffic.backends:
+        return frozenset()
+    reserves = {gateway.name for gateway in opened.site.gateways if gateway.reserve}
+    found: set[str] = set()
+    for traffic, picture in zip(opened.traffic.backends, opened.traffic.pictures(), strict=True):
+        if isinstance(picture, VedrError):
+            if traffic.backend.region is None:
+                raise picture
+            continue
+        served = {name for share in picture.names.values() for name in share.serving}
+        for endpoint in traffic.backend.endpoints:
+            if endpoint.name in served and reserves.issuperset(endpoint.gateways):
+                found.update(endpoint.gateways)
+    return frozenset(found)
 
 
 def region_of(opened: OpenSite, place: str) -> str:

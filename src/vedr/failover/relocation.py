@@ -82,7 +82,11 @@ class Handover:
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """The whole plan; powers are voting power of the active set.  `cordons`: the zone's hosts take nothing new."""
+    """The whole plan; powers are voting power of the active set.
+
+    `cordons`: the place's hosts take nothing new, or are let to again; `scaled`: workloads that get more replicas, or
+    fewer again, where nobody has seen to that.
+    """
 
     domain: str
     target: str
@@ -98,6 +102,7 @@ class Relocation:
     tip_hash: str
     key_moves: tuple[KeyMove, ...] = ()
     cordons: bool = False
+    scaled: tuple[str, ...] = ()
 
     @property
     def validators(self) -> tuple[str, ...]:
@@ -107,6 +112,23 @@ class Relocation:
     @property
     def needed_power(self) -> int:
         return needed_power(self.total_power)
+
+    @property
+    def deeds(self) -> tuple[object, ...]:
+        """What makes another plan of it: who moves where, and whether it may.  Powers change with every delegation, and
+        the standbys that come next with every node that catches up.
+        """
+        return (
+            (self.domain, self.target, self.planned, self.handovers, self.gateways, self.cordons, self.scaled),
+            tuple((move.validator, move.holder, move.signer, move.node) for move in self.moves),
+            tuple(replace(move, power=0) for move in self.key_moves),
+            tuple(left.name for left in self.left),
+            (bool(self.refusals), self.online_after < self.needed_power),
+        )
+
+    def seen_again(self, now: "Relocation") -> "Relocation":
+        """This plan, which people agreed to, with the newest tip, where a later look would do the same; else that."""
+        return now if now.deeds != self.deeds else replace(self, tip_height=now.tip_height, tip_hash=now.tip_hash)
 
     @property
     def refusals(self) -> tuple[str, ...]:
@@ -187,6 +209,7 @@ def plan(site: Site, domain: Domain, target: Domain, situation: Situation, *, pl
         tip_hash=situation.tip_hash,
         key_moves=key_moves,
         cordons=_has_cluster(site, domain),
+        scaled=_scaled_in(site, target),
     )
 
 
@@ -370,6 +393,16 @@ def _has_cluster(site: Site, domain: Domain) -> bool:
     """Whether it is a zone whose hosts can be cordoned."""
     policy = site.fleet.kubernetes
     return policy is not None and domain.kind == "zone" and _region_of(site, domain.name) in policy.clusters
+
+
+def _scaled_in(site: Site, target: Domain) -> tuple[str, ...]:
+    """What the target's cluster is asked for while a place is lost."""
+    region = target.name if target.kind == "region" else _region_of(site, target.name)
+    cluster = site.fleet.kubernetes.clusters.get(region) if site.fleet.kubernetes else None
+    if cluster is None:
+        return ()
+    wanted = {workload: cluster.failover_replicas.get(workload, 0) for workload in cluster.scaled}
+    return tuple(f"{workload} in {region} to {replicas}" for workload, replicas in wanted.items() if replicas)
 
 
 def _region_of(site: Site, zone: str) -> str:

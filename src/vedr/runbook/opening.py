@@ -185,7 +185,7 @@ def _go_on(
             remedy="Give only the incident's id to go on with it, or start a new run.",
         )
     resumed = runbook.order.model_validate({**theirs, "incident": run_id})
-    if runbook.is_incident and (passed := _overtaken(runbook, resumed, journal, recorded.entries)):
+    if (runbook.is_incident or runbook.plan) and (passed := _overtaken(runbook, resumed, journal, recorded.entries)):
         raise RefusedError(
             f"run {run_id} is not gone on with: {passed}, and acted: what this one saw and did is no longer so",
             remedy=f"Close it: vedr abandon {run_id}.  If its work is still needed, order it anew.",

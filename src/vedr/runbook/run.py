@@ -212,6 +212,17 @@ class Run(Generic[O]):
         """Put an observation into the ledger."""
         self._record("note", {"text": text, **facts})
 
+    def has_done(self, one: AnyStep[O]) -> bool:
+        """Whether it is recorded as completed."""
+        return one.key in self._results
+
+    def is_dated(self, one: AnyStep[O], *, after_s: float) -> bool:
+        """Whether what this completed step saw may be so no more: nothing has acted yet, and it is older than that."""
+        if self._has_acted():
+            return False
+        done = [e.time for e in self.entries if e.kind == "step_completed" and e.payload.get("step") == one.key]
+        return (self._journal.clock() - done[-1]).total_seconds() > after_s
+
     def hold(self, subject: str) -> Lease:
         """Make sure that no other run acts on it until this one closes; every step checks that it still is so."""
         lease = self._patiently(lambda: self._leases.acquire(subject, self.run_id))
