@@ -61,7 +61,8 @@ def assess(signals: Signals, *, halted_s: float = HALTED_S) -> Assessment:
     found += [("SEV-3", f"incident {open_.run_id} ({open_.runbook}) is open") for open_ in signals.incidents or ()]
     worst = next((severity for severity in SEVERITIES if any(severity == one for one, _ in found)), _NO_IMPACT)
     reasons = tuple(dict.fromkeys(why for _, why in sorted(found, key=lambda one: SEVERITIES.index(one[0]))))
-    return Assessment(worst, reasons, functions, affected, certain=not signals.unseen)
+    certain = not signals.unseen and all(health.state != "unknown" for health in functions.values())
+    return Assessment(worst, reasons, functions, affected, certain)
 
 
 def health_of(signals: Signals, *, halted_s: float = HALTED_S) -> dict[Function, Health]:
@@ -96,18 +97,22 @@ def _blocks(signals: Signals, halted_s: float) -> Health:
     age_s = signals.block_age_s
     if age_s is None:
         return Health("unknown", signals.unseen.get("blocks", "no node could be asked"))
+    if age_s < -halted_s:  # by such clocks a chain that stands still looks as if it moved
+        return Health("unknown", f"the newest block is dated {-age_s:.0f} s in the future: this host's clock is wrong")
     if age_s > halted_s:
         return Health("down", f"no block for {age_s:.0f} s")
     power = signals.power
     signing = f", {power.up} of {power.total} voting power signs" if power else ""
     if power is not None and not power.all_up and signals.fragile:
         return Health("degraded", f"blocks are made{signing}: one validator less halts the chain")
-    return Health("up", f"a block {age_s:.0f} s ago{signing}")
+    return Health("up", f"a block {max(0.0, age_s):.0f} s ago{signing}")
 
 
 def _answering(seen: Answering | None, signals: Signals, what: str) -> Health:
     if seen is None:
         return Health("unknown", signals.unseen.get(what, "not looked at"))
+    if not seen.total:
+        return Health("unknown", f"no {what} are in service by what the site file and the names say")
     if seen.all_up:
         return Health("up", f"all {seen.total} answer")
     return Health("down" if seen.up == 0 else "degraded", f"{seen.up} of {seen.total} answer")

@@ -91,8 +91,9 @@ def unreached_pct(site: Site, ways: Sequence[Way], up: Collection[str]) -> Perce
         dead = {one.name for one in way.backend.endpoints if not any(name in up for name in one.gateways)}
         for name, share in way.picture.names.items():
             total = sum(share.weights.values())
-            if name in site.traffic.global_names and total:
-                shares.append(100 * sum(weight for to, weight in share.weights.items() if to in dead) / total)
+            if name in site.traffic.global_names:
+                lost = sum(weight for to, weight in share.weights.items() if to in dead)
+                shares.append(100 * lost / total if total else 100.0)  # a name that leads nowhere serves nobody
     return Percent(round(max(shares))) if shares else _unreached_by_workload(site, up)
 
 

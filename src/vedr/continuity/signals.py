@@ -23,7 +23,8 @@ class Answering:
 
     @property
     def all_up(self) -> bool:
-        return self.up == self.total
+        """Of none at all nobody can say so."""
+        return 0 < self.total == self.up
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Signals:
 
     @property
     def block_age_s(self) -> float | None:
-        return None if self.last_block_at is None else max(0.0, (self.at - self.last_block_at).total_seconds())
+        """Below 0 when the block is dated later than our clock: then one of the clocks is wrong."""
+        return None if self.last_block_at is None else (self.at - self.last_block_at).total_seconds()
 
     @property
     def lost_regions(self) -> tuple[str, ...] | None:

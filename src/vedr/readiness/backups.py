@@ -30,6 +30,7 @@ from vedr.readiness.validation import Stopwatch
 
 MIB: Final = 1024 * 1024
 BOOT_DEPTH: Final = 3
+_NOT_COPIED: Final = "See why newer ones do not come to that region: vedr snapshot list, vedr snapshot heal."
 _WHOLE: Final[tuple[Kind, ...]] = ("state", "config")
 
 
@@ -166,9 +167,11 @@ def judge_proof(origin: str, proofs: Mapping[SnapshotId, Proof], policy: Checks,
     part = judge_age(origin, best.at, now, warn_s=policy.boot_max_age_s, limit_s=policy.boot_max_age_s, remedy=remedy)
     if part.status != "passed":
         return Part(origin, part.status, f"newest proof is {part.observed}", remedy)
-    age_s = (now - parse_id(best.snapshot).created_at).total_seconds()
-    if age_s > policy.boot_max_snapshot_age_s:
-        return Part(origin, "failed", f"the snapshot proven is {duration(age_s)} old", remedy)
+    limit_s = policy.boot_max_snapshot_age_s
+    taken = parse_id(best.snapshot).created_at
+    of = judge_age(origin, taken, now, warn_s=limit_s, limit_s=limit_s, remedy=remedy)
+    if of.status != "passed":
+        return Part(origin, of.status, f"the snapshot proven is {of.observed}", remedy)
     return Part(origin, "passed", f"{best.snapshot} booted {part.observed.removesuffix(' old')} ago")
 
 
@@ -214,6 +217,10 @@ def restore_dry_run(
     chain = verified.manifest.facts.chain
     _require_same(verified.id, inspected, None if chain is None else (chain.chain_id, chain.height, chain.app_hash))
     seen = f"{verified.id} from {region} alone, {staged.total_bytes / MIB:.0f} MiB in {duration(clock.took_s)}"
+    limit_s = policy.snapshot_max_age_s
+    age = judge_age(region, verified.manifest.created_at, now, warn_s=limit_s, limit_s=limit_s, remedy=_NOT_COPIED)
+    if age.status != "passed":
+        return Verdict("failed", f"{seen}: it is {age.observed}", expected, age.remedy)
     if clock.took_s > policy.dry_run_max_s:
         return Verdict("failed", seen, expected, "It misses RB-DR-006's target: look at bandwidth and disk.")
     return Verdict("passed", seen, expected)

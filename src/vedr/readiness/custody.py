@@ -22,7 +22,7 @@ from vedr.errors import CorruptError, NotFoundError, UnavailableError, Verificat
 from vedr.inventory import Site
 from vedr.policies.checks import Checks
 from vedr.ports import ObjectStore
-from vedr.readiness.ages import duration, judge_age
+from vedr.readiness.ages import duration, is_to_come, judge_age
 from vedr.readiness.examining import MARGIN, examine
 from vedr.readiness.finding import Part, Verdict, combine, look_at, part_of
 from vedr.readiness.side_by_side import side_by_side
@@ -80,15 +80,23 @@ def newest_of_owners(repository: KeyRepository, origins: Sequence[str]) -> dict[
 
 
 def _require_copies(repository: KeyRepository, backup: Backup, policy: Checks) -> None:
-    """Entry and envelope in every region, signed and byte for byte."""
+    if wrong := copies_wrong(repository, backup, policy):
+        raise as_error(wrong, backup)
+
+
+def copies_wrong(repository: KeyRepository, backup: Backup, policy: Checks) -> list[Part]:
+    """Entry and envelope in every region, signed and byte for byte; the regions where they are not."""
     calls = {region: partial(_require_copy, repository, store, backup) for region, store in repository.stores.items()}
     answers = side_by_side(calls, deadline_s=policy.subject_deadline_s)
-    wrong = [part_of(region, answer.error) for region, answer in answers.items() if answer.error is not None]
-    if wrong:
-        silent = all(part.status == "could not run" for part in wrong)
-        kind = UnavailableError if silent else VerificationFailedError
-        reasons = "; ".join(f"{part.subject}: {part.observed}" for part in wrong)
-        raise kind(reasons, remedy=wrong[0].remedy if silent else BACK_UP.format(backup.origin))
+    return [part_of(region, answer.error) for region, answer in answers.items() if answer.error is not None]
+
+
+def as_error(wrong: Sequence[Part], backup: Backup) -> UnavailableError | VerificationFailedError:
+    """The regions that lack a backup's copy, or do not answer."""
+    silent = all(part.status == "could not run" for part in wrong)
+    kind = UnavailableError if silent else VerificationFailedError
+    reasons = "; ".join(f"{part.subject}: {part.observed}" for part in wrong)
+    return kind(reasons, remedy=wrong[0].remedy if silent else BACK_UP.format(backup.origin))
 
 
 def _require_copy(repository: KeyRepository, store: ObjectStore, backup: Backup) -> None:
@@ -133,7 +141,9 @@ def judge_replication(found: Replication) -> Iterator[Part]:
         yield Part(label, "failed", found.problem, "Make a new reference, or correct the site file.")
     for token in failed:
         yield Part(f"{label} in {token.region}", "failed", token.problem, token.remedy)
-    if not found.problem and not failed:
+    if not found.problem and not found.tokens:
+        yield Part(label, "failed", "no token was asked", "Make a new reference: vedr hsm reference LABEL.")
+    elif not found.problem and not failed:
         yield Part(label, "passed", f"signed in {', '.join(token.region for token in found.tokens)}")
 
 
@@ -178,6 +188,10 @@ def judge_shares(record: ShareRecord, recovery_public_key: str | None, policy: C
     )
     if age.status != "passed":
         return age
+    ahead = [custodian.name for custodian in record.custodians if is_to_come(custodian.confirmed, now)]
+    if ahead:
+        remedy = f"Set that clock right, and have {ahead[0]} verify the share again: vedr shares verify --note."
+        return Part("record", "failed", f"{', '.join(ahead)} showed a share in the future", remedy)
     silence_s = record.unconfirmed_for(now).total_seconds()
     longest = min(record.custodians, key=lambda custodian: custodian.confirmed)
     if silence_s > policy.shares_max_silence_s:

@@ -5,10 +5,13 @@ Leaves out: the meaning of a loss for consensus (topology), and repair.
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import ip_address
+from itertools import filterfalse
 from typing import Final
+from urllib.parse import urlsplit
 
 from vedr.chain import quorum
 from vedr.chain.block import ValidatorSet
@@ -71,6 +74,9 @@ def _judge_node(name: str, status: Status, behind: int, age_s: float, policy: Ch
         return Part(name, "failed", f"catching up, {behind} blocks behind", _START.format(name))
     if behind > policy.max_behind_blocks:
         return Part(name, "failed", f"{behind} blocks behind", _START.format(name))
+    if age_s < -policy.tip_max_age_s:  # by such clocks a chain that stands still looks as if it moved
+        remedy = "Set this host's clock right, and the validators', then check again."
+        return Part(name, "failed", f"newest block is dated {duration(-age_s)} in the future", remedy)
     if age_s > policy.tip_max_age_s:
         remedy = "Is the chain halted?  Compare all nodes: vedr lab status, or their /status; then RB-DR-003."
         return Part(name, "failed", f"newest block is {duration(age_s)} old", remedy)
@@ -237,19 +243,50 @@ def dns_health(site: Site, network: NetworkProbes, policy: Checks) -> Verdict:
     if site.dns is None:
         return Verdict("failed", "nothing to look at", expected, "Describe the zone in the site file: [dns].")
     names = policy.dns_names or ("api", "rpc", *(f"rpc-{region}" for region in site.regions_by_priority))
-    calls = {name: partial(network.resolve_name, f"{name}.{site.dns.zone}") for name in names}
+    wanted = [f"{name}.{site.dns.zone}" for name in names]
+    hosts = [urlsplit(gateway.url).hostname or "" for gateway in site.gateways]
+    calls = {name: partial(network.resolve_name, name) for name in {*wanted, *filterfalse(_is_address, hosts)}}
     answers = side_by_side(calls, deadline_s=policy.subject_deadline_s)
-    ours = frozenset(gateway.url.partition("://")[2].partition("/")[0].rsplit(":", 1)[0] for gateway in site.gateways)
-    parts = [look_at(name, partial(_judge_name, name, answer, site.dns, ours)) for name, answer in answers.items()]
+    ours = Gateways(
+        frozenset(filter(_is_address, hosts)),
+        {host: () if (found := answers[host].value) is None else found.addresses for host in hosts if host in answers},
+    )
+    parts = [
+        look_at(name, partial(_judge_name, name, full, answers[full], site.dns, ours))
+        for name, full in zip(names, wanted, strict=True)
+    ]
     return combine(parts, expected=expected, nothing="Name what has to resolve: [checks] dns_names.")
 
 
-def _judge_name(name: str, answer: Answer[NameAnswer], dns: Dns, ours: frozenset[str]) -> Part:
+@dataclass(frozen=True, slots=True)
+class Gateways:
+    """Where the site's gateways are: by address, and by name with the addresses that the name has now, if any."""
+
+    addresses: frozenset[str]
+    named: Mapping[str, Sequence[str]]
+
+    @property
+    def known(self) -> frozenset[str]:
+        return self.addresses.union(*self.named.values())
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        return tuple(host for host, addresses in self.named.items() if not addresses)
+
+
+def _judge_name(name: str, full: str, answer: Answer[NameAnswer], dns: Dns, ours: Gateways) -> Part:
     found = answer.get()
-    strangers = [address for address in found.addresses if address not in ours]
     if not found.addresses:
         return Part(name, "failed", "no address", "Put its records back: see docs/runbooks/RB-DR-003.md.")
-    if strangers and _are_addresses(ours):
+    if not ours.known and not ours.unknown:
+        return Part(name, "failed", "the site names no gateway to compare with", "Name its gateways: [[gateways]].")
+    # a gateway's own name is the only thing that tells where it is; whether it is one, service-health sees by its TLS
+    strangers = [] if full in ours.named else [one for one in found.addresses if one not in ours.known]
+    if strangers and ours.unknown:
+        remedy = "See why these names have no address at the zone's server; name those gateways by address else."
+        lacking = f"{', '.join(ours.unknown)} can't be resolved"
+        return Part(name, "could not run", f"points to {', '.join(strangers)}, and {lacking}", remedy)
+    if strangers:
         remedy = f"Nobody of the site answers at {strangers[0]}: find out who changed the zone."
         return Part(name, "failed", f"points to {', '.join(strangers)}", remedy)
     if found.ttl_s > dns.ttl_s:
@@ -258,6 +295,9 @@ def _judge_name(name: str, answer: Answer[NameAnswer], dns: Dns, ours: frozenset
     return Part(name, "passed", f"{len(found.addresses)} addresses")
 
 
-def _are_addresses(hosts: frozenset[str]) -> bool:
-    """Whether the site names its gateways by address, so that answers can be compared with them."""
-    return bool(hosts) and all(host.replace(".", "").isdigit() or ":" in host for host in hosts)
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -18,10 +18,12 @@ from vedr.adapters.continuity_signals import look_around
 from vedr.chain.quorum import Member, PowerMap
 from vedr.continuity import communication, roles
 from vedr.continuity.communication import MATRIX, TEMPLATES, TOLD, Setting, filled, template_for
-from vedr.continuity.functions import FUNCTIONS
+from vedr.continuity.functions import FUNCTIONS, Function
 from vedr.continuity.incident import duration, incident_of
 from vedr.continuity.roles import DUTIES, RACI, fill
+from vedr.continuity.severity import assess
 from vedr.continuity.sighting import Seen, Tip, Way, breach_of, open_incidents, signals_of, unreached_pct
+from vedr.continuity.signals import Answering
 from vedr.errors import NotFoundError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover.health import Answer, services_of
 from vedr.failover.traffic import Backend, Endpoint, Picture, Share
@@ -250,16 +252,25 @@ def test_users_are_counted_by_where_they_are_sent() -> None:
     assert unreached_pct(site, [way({"us": 40, "eu": 60})], {"gateway-eu"}) == 40
     assert unreached_pct(site, [way({"us": 0, "eu": 100})], {"gateway-eu"}) == 0
     assert unreached_pct(site, [way({"us": 40, "eu": 60})], set()) == 100
+    assert unreached_pct(site, [way({"us": 0, "eu": 0})], {"gateway-eu"}) == 100  # the name leads nowhere
     assert unreached_pct(site, [], set()) == 100
     assert unreached_pct(site, [], {"gateway-us-east-0"}) == 0
 
 
 def test_a_gateway_that_traffic_has_left_is_missed_by_nobody() -> None:
     site = example()
+    other = site.gateways[0].model_copy(update={"name": "gateway-eu", "region": "eu-west"})
+    site = site.model_copy(update={"gateways": (*site.gateways, other)})
     gone = answers(site, gone=("gateway-us-east-0",))
     signals = signals_of(site, seen(site, answers=gone, ways=[way({"us": 0, "eu": 100})]), START)
-    assert signals.gateways is not None
-    assert signals.gateways.all_up
+    assert signals.gateways == Answering(1, 1)
+
+
+def test_when_names_lead_nowhere_no_gateway_is_up() -> None:
+    site = example()
+    signals = signals_of(site, seen(site, ways=[way({"us": 0, "eu": 0})]), START)
+    assessment = assess(signals)
+    assert (assessment.severity, assessment.functions[Function.GATEWAY].state) == ("SEV-1", "unknown")
 
 
 def test_incidents_and_breaches_come_from_the_ledger(site: LedgerSite) -> None:

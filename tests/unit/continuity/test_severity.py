@@ -66,6 +66,20 @@ def test_severity_follows_the_plans_criteria_and_says_why(changes: Any, severity
     assert assessment.certain
 
 
+@pytest.mark.parametrize(
+    ("changes", "unknown"),
+    [
+        ({"last_block_at": START + dt.timedelta(minutes=10)}, Function.BLOCKS),  # our clock is behind: it may be halted
+        ({"gateways": Answering(0, 0)}, Function.GATEWAY),
+        ({"providers": Answering(0, 0)}, Function.PROVIDER),
+    ],
+)
+def test_of_nothing_and_of_the_future_nothing_is_up(changes: Any, unknown: Function) -> None:
+    """All of no gateways answered, and a block of the future was as young as can be."""
+    assessment = assess(signals(**changes))
+    assert (assessment.functions[unknown].state, assessment.certain) == ("unknown", False)
+
+
 def test_when_blocks_stand_everything_that_needs_them_is_down_and_nobody_can_transact() -> None:
     assessment = assess(halted(START, 60))
     states = {function: health.state for function, health in assessment.functions.items()}

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vedr.backup.layout import Source, manifest_key
+from vedr.backup.layout import SnapshotId, Source, manifest_key
 from vedr.backup.repository import Listed, Repository
 from vedr.backup.snapshot import create
 from vedr.backup.tree import read_tree
@@ -347,8 +347,23 @@ def test_a_dry_run_restores_from_another_region_every_day_and_leaves_nothing(nig
         assert verdict.status == "passed", verdict
         seen.append(verdict.observed.partition(" from ")[2].partition(" ")[0])
         night.world.clock.advance(days=1)
+        night.take(Source("us-east", "state", "full-us-east"))
     assert sorted(seen) == sorted(REGIONS)
     assert not list(night.probes.folder.iterdir())
+
+
+def test_a_dry_run_of_an_old_snapshot_where_newer_ones_do_not_arrive_fails(night: Night) -> None:
+    night.world.clock.advance(hours=25)
+    verdict = night.dry_run()
+    assert (verdict.status, "limit 24.0 h" in verdict.observed) == ("failed", True), verdict
+    assert "come to that region" in verdict.remedy
+
+
+def test_a_proof_of_a_snapshot_of_the_future_fails(night: Night) -> None:
+    night.world.clock.advance(days=-2)
+    proof = backups.Proof(SnapshotId("20991231T000000Z-full-100"), 3, night.now)
+    part = backups.judge_proof("us-east", {proof.snapshot: proof}, POLICY, night.now)
+    assert (part.status, "in the future" in part.observed) == ("failed", True)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ def test_replicas_that_sign_pass_and_one_that_does_not_fails() -> None:
     verdict = custody.hsm_replication(site_of(), [replication("", ""), replication("", "another key answered")])
     assert (verdict.status, "another key answered" in verdict.observed) == ("failed", True)
     assert custody.hsm_replication(site_of(), [replication("", problem="no replica")]).status == "failed"
+    assert custody.hsm_replication(site_of(), [replication()]).status == "failed"  # no token was asked at all
 
 
 def test_no_reference_is_a_failure_and_so_is_a_remote_validator_without_one() -> None:
@@ -253,6 +254,14 @@ def test_a_record_that_proves_nothing_fails(record: Path, fault: Any) -> None:
     verdict = shares(record)
     assert verdict.status == "failed"
     assert verdict.remedy
+
+
+def test_a_share_that_was_shown_in_the_future_is_no_sign_of_life(record: Path) -> None:
+    """It would have kept its custodian from ever falling silent."""
+    ahead: ShareRecord = RECORD.confirmed(RECORD.custodians[0], NOW + dt.timedelta(days=4000))
+    record.write_bytes(seal_record(ahead, SIGNER))
+    verdict = shares(record)
+    assert (verdict.status, "in the future" in verdict.observed) == ("failed", True), verdict
 
 
 def test_custodians_who_fall_silent_and_old_ceremonies_are_found(record: Path) -> None:

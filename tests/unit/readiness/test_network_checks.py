@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from network_world import FIVE, FORK, LENGTH, NOW, NOW_NS, POLICY, Net, chainmaker
@@ -62,6 +63,13 @@ def test_a_halted_chain_fails_although_every_node_answers(net: Net) -> None:
     verdict = network.node_health(net.site, net.rpc, POLICY, NOW + dt.timedelta(seconds=60))
     assert verdict.status == "failed"
     assert "newest block is" in verdict.observed
+
+
+def test_a_halted_chain_does_not_pass_by_a_clock_that_is_behind(net: Net) -> None:
+    """The newest block's age was below nothing, and so below every limit."""
+    verdict = network.node_health(net.site, net.rpc, POLICY, NOW - dt.timedelta(minutes=30))
+    assert (verdict.status, "in the future" in verdict.observed) == ("failed", True), verdict
+    assert "clock" in verdict.remedy
 
 
 @pytest.mark.parametrize(("silent", "status"), [(1, "warning"), (2, "failed")])
@@ -202,6 +210,34 @@ def test_a_wrong_answer_for_one_name_is_found(net: Net, answer: NameAnswer, stat
     net.names["rpc-eu-west.test"] = answer
     verdict = network.dns_health(net.site, net, POLICY)
     assert (verdict.status, words in verdict.observed) == (status, True), verdict
+
+
+def named_gateways(net: Net) -> Site:
+    """As in production: gateways by name, one of them by the very name that users ask for."""
+    for gateway in net.site.gateways:
+        net.names[f"{gateway.name}.test"] = NameAnswer((urlsplit(gateway.url).hostname or "",), 60)
+    urls = {gateway.name: f"https://{gateway.name}.test:8443" for gateway in net.site.gateways}
+    urls["gateway-us-east"] = "https://rpc-us-east.test"
+    gateways = tuple(gateway.model_copy(update={"url": urls[gateway.name]}) for gateway in net.site.gateways)
+    return net.site.model_copy(update={"gateways": gateways})
+
+
+def test_strangers_are_found_also_where_gateways_have_names(net: Net) -> None:
+    """Where any gateway had a name, no answer was compared with anything."""
+    site = named_gateways(net)
+    assert network.dns_health(site, net, POLICY).status == "passed"
+    net.names["api.test"] = NameAnswer(("6.6.6.6",), 60)
+    verdict = network.dns_health(site, net, POLICY)
+    assert (verdict.status, verdict.observed.startswith("api: points to 6.6.6.6")) == ("failed", True), verdict
+
+
+def test_names_that_can_be_compared_with_nothing_do_not_pass(net: Net) -> None:
+    site = named_gateways(net)
+    del net.names["gateway-eu-west.test"]
+    verdict = network.dns_health(site, net, POLICY)
+    assert (verdict.status, "gateway-eu-west.test can't be resolved" in verdict.observed) == ("could not run", True)
+    nobody = network.dns_health(net.site.model_copy(update={"gateways": ()}), net, POLICY)
+    assert (nobody.status, "names no gateway" in nobody.observed) == ("failed", True)
 
 
 def test_a_site_without_a_zone_has_nothing_to_look_at(net: Net) -> None:
