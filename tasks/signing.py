@@ -18,7 +18,7 @@ from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, utc_now
 from vedr.chain import fence, floor
 from vedr.chain.appointment import APPOINT_DEADLINE_S, NOBODY, appoint, appointed
-from vedr.chain.node_config import remove_stale_socket
+from vedr.chain.node_config import remove_stale_socket, set_signer_address
 from vedr.chain.register import Validator
 from vedr.chain.register_holding import SignStateRegister
 from vedr.chain.shipping_watch import look_at_copies
@@ -82,10 +82,15 @@ def guard(opened: OpenSite, node: Node, say: Say) -> Guarded:
 
 
 def start_guarded(opened: OpenSite, node: Node, guarded: Guarded) -> str:
-    """Start the unit, its remote signer first; RefusedError for a validator that nobody found a floor for."""
+    """Start the unit, its remote signer first; RefusedError for a validator that nobody found a floor for.
+
+    One that signs remotely is made to wait for its signer: a configuration from before it had one, which RB-DR-004 may
+    have restored, lets it sign by itself where a key file lies in its home, past the registers.
+    """
     if node.is_validator and not guarded.floor:
         raise RefusedError(f"{node.name} has no floor", remedy="The runbook's order is broken: report this.")
     if signer := home_signer(opened, node):
+        set_signer_address(opened.files.home(node), signer.listen)
         opened.fleet.start(signer.unit, node.zone)
         start_with_signer(opened, node, signer.listen)
     started = opened.fleet.start(node.unit, node.zone)
