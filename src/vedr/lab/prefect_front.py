@@ -21,7 +21,7 @@ from vedr.lab.plan import Plan
 TRIES: Final = 20
 """One request in seven is refused in a lab at rest, every second one where a loaded machine makes them slow: of those,
 one in a million is left."""
-REPEATS_LIMIT_S: Final = 30  # who waits longer has gone; a request under way is never cut off
+REPEATS_LIMIT_S: Final = 30  # half of the time for which Prefect's clients wait: the last try has the other half
 REPEATED_LOG: Final = "repeated.log"
 """A line for each request that was repeated: when, which, every try's answer, how long it took."""
 
