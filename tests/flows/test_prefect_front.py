@@ -134,7 +134,7 @@ def test_every_order_is_taken_exactly_once_while_others_commit(
         assert answer.status_code == HTTPStatus.CREATED, f"{answer.text}; repeated: {front.repeated()}"
         return time.monotonic() - began
 
-    with httpx.Client(base_url=front.url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=front.url, timeout=120, trust_env=False) as client:
         alone_s = statistics.median(took_s(client, name) for name in wanted[:5])
         with commits(Path(server.env["PREFECT_HOME"]) / "prefect.db", mean_gap_s=2 * alone_s):
             for name in wanted[5:]:
