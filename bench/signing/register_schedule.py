@@ -128,10 +128,14 @@ class RegisterSchedule:
         """Some calls to regions, and now and then one that was given up long ago."""
         for _ in range(calls):
             if self.late and self.draw() < LATE:
-                region, call = self.late.pop(self._below(len(self.late)))
-                self._effect(None, region, call)
+                self.deliver(self._below(len(self.late)))
             else:
                 self.work(self._pick(self.processes), self._pick(REGIONS), faults)
+
+    def deliver(self, number: int) -> None:
+        """A call that was given up takes its effect, if it still fits."""
+        region, call = self.late.pop(number)
+        self._effect(None, region, call)
 
     def stretch(self) -> None:
         """A process works undisturbed for a while with the regions that it reaches: not all reach the same ones."""

@@ -19,7 +19,7 @@ from vedr.chain.fence import Closed, FencedTip, FenceProof, FinalState, Quiet, S
 from vedr.chain.register import Content, Epoch, Position, Validator
 from vedr.chain.shipping import Shipped
 from vedr.chain.sign_state import SignState, highest
-from vedr.errors import CorruptError, DeadlineError, UnavailableError
+from vedr.errors import CorruptError, DeadlineError, RefusedError, UnavailableError
 from vedr.failover import fencing, promotion
 from vedr.failover.promotion_history import History
 from vedr.inventory import Height
@@ -35,6 +35,7 @@ RULES: Final[Mapping[str, str]] = {
     "floor": "the standby's state is raised to a floor, whatever it was restored from",
     "tip": "on a moving chain the floor is above the tip after the fence and above the quiet",
     "halted": "on a halted chain only the signers' own last states make a floor",
+    "copies": "on a halted chain a shipped copy is no proof of the last signature",
     "history": "what earlier runs recorded of disks tells one that was rebuilt from the one that signed last",
     "own-state": "the last states on the hosts' disks go into the floor of a moving chain",
     "never-lower": "a sign-state is never lowered",
@@ -196,6 +197,20 @@ def _whatever_is_known(proof: FenceProof) -> FinalState:
     return FinalState(proof, highest(*known), seal=fences._SEAL)
 
 
+_FLOOR_WHILE_HALTED: Final = promotion._floor_while_halted
+
+
+def _copies_prove(means: Any, calm: Any, copies: tuple[SignState, ...], history: History) -> floors.Floor:
+    """Where the disks don't, the highest shipped copy is taken for the last signature."""
+    try:
+        return _FLOOR_WHILE_HALTED(means, calm, copies, history)
+    except RefusedError:
+        if not copies:
+            raise
+        final = FinalState(calm.observed.fenced.proof, highest(*copies), seal=fences._SEAL)
+        return floors.floor_from_final_state(final, calm.halted.seen, copies)
+
+
 def _unraised(self: Any, ticket: Any, floor: Any, *, check_height: int) -> SignState:
     """The standby keeps what it was restored with."""
     self._reach()
@@ -245,6 +260,7 @@ _REPLACEMENTS: Final[Mapping[str, tuple[tuple[Any, str, object], ...]]] = {
     "floor": ((fakes.SimulatedDisk, "prepare", _unraised),),
     "tip": ((floors, "floor_while_moving", _floor_at_the_tip),),
     "halted": ((fences, "final_state_of", _whatever_is_known), (History, "check_final", _nothing)),
+    "copies": ((promotion, "_floor_while_halted", _copies_prove),),
     "history": ((History, "check_final", _nothing),),
     "own-state": ((promotion, "_highest_known", lambda *_: None),),
     "never-lower": ((fakes.SimulatedDisk, "merged", lambda _self, _before, floor: floor),),

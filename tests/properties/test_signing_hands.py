@@ -119,6 +119,31 @@ def test_a_position_that_only_the_put_back_region_had_taken_is_lost_for_who_begi
     assert bool(scene.broken) == (off == UNEXCLUDED)
 
 
+def test_a_write_that_was_given_up_and_fits_again_is_excluded_and_would_be_found(off: frozenset[str]) -> None:
+    """The passed signer had seen more than what was put there, and finds what it wrote last: its write came late."""
+    scene, passed, past = passed_while_south_lags(off)
+    scene.schedule.late.append((EAST, Swap(past[1], expected=past[0].decode())))
+    scene.put(EAST, past[0])
+    scene.schedule.deliver(0)
+    scene.sign(passed, 6, 2, EAST, SOUTH)
+    assert bool(scene.broken) == (off in (UNEXCLUDED, OLD_RULE))
+
+
+def test_an_object_that_is_deleted_twice_and_filled_by_a_passed_signer_is_excluded_and_would_be_found(
+    off: frozenset[str],
+) -> None:
+    scene = Scene(off)
+    scene.put(EAST, None)
+    slow = scene.begin("a", 1, EAST)  # it sees that there is nothing, takes over, and is stopped before it fills it
+    scene.work(slow, WEST, SOUTH)
+    second = scene.begin("b", 2, *REGIONS)
+    scene.sign(second, 6, 1, EAST, WEST)
+    scene.put(EAST, None)
+    scene.schedule.work(slow, EAST)
+    scene.sign(scene.begin("c", 3, EAST, SOUTH), 6, 2, EAST, SOUTH)
+    assert bool(scene.broken) == (off == UNEXCLUDED)
+
+
 def test_an_emptied_region_counts_for_nothing_whatever_the_others_lack(off: frozenset[str]) -> None:
     scene, passed, _ = passed_while_south_lags(off)
     scene.put(EAST, None)

@@ -52,12 +52,13 @@ SEEDS_WITHOUT = {
     "all-hosts": 1322,
     "floor": 56,
     "halted": 1805,
+    "copies": 743,
     "history": 103898,
     "recheck": 77,
     "ticket": 1672,
     "fence+quiet": 13,
     "epoch+ticket": 2486,
-    "recheck+ticket": 83,
+    "recheck+ticket": 239,
     "own-state+tip": 482,
     "register-majority": 18,
     "register-epoch": 78,
@@ -125,6 +126,10 @@ class SigningMachine(RuleBasedStateMachine):
         fault(self.schedule)
 
     @rule()
+    def reach_in(self) -> None:
+        self.schedule.reach_in()
+
+    @rule()
     def lose_the_signer(self) -> None:
         self.schedule.disaster()
 
@@ -189,6 +194,14 @@ class RegisterMachine(RuleBasedStateMachine):
     @rule()
     def break_something(self) -> None:
         self.schedule.break_something()
+
+    @rule()
+    def reach_in(self) -> None:
+        self.schedule.reach_in()
+
+    @rule()
+    def stretch(self) -> None:
+        self.schedule.stretch()
 
     @invariant()
     def nothing_is_signed_twice(self) -> None:
