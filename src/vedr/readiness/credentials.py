@@ -29,6 +29,14 @@ ONE: Final = 1  # thread: a vault is asked from one
 _ROTATE: Final = "Make the next: vedr keys rotate-passphrase --kind {}."
 
 
+_NO_CERTIFICATE: Final = Part(
+    "certificates",
+    "warning",
+    "the site file names no https URL, so none was looked at",
+    "Name the URLs that users and nodes really use.",
+)
+
+
 # --- access
 
 
@@ -85,7 +93,7 @@ def expiry(
     limit_s = policy.deadline_of("expiry") * MARGIN
     hosts = https_hosts(site)
     certificates = {host: partial(_certificate, network, host, url, policy, now) for host, url in hosts.items()}
-    parts = examine(certificates, deadline_s=policy.subject_deadline_s)
+    parts = examine(certificates, deadline_s=policy.subject_deadline_s) or [_NO_CERTIFICATE]
     made = {
         f"passphrase of {kind} keys": partial(_passphrase, custody, repository, kind, policy, now) for kind in KINDS
     }

@@ -1,7 +1,7 @@
 """Check of the recovery points: how much would be lost if everything but the backups were gone now.
 
 Guarantees: only a copy counts that proves itself: a snapshot whole in a majority of the regions, looked at now; a key
-backup whose signed entry says that it was opened.
+backup whose signed entry says that it was opened, and whose envelope is what was opened in a majority of the regions.
 Leaves out: what runs besides backups to lose less (nodes in three regions, replicas in hardware), and metrics, which
 the monitoring system exports by itself.
 """
@@ -14,13 +14,13 @@ from typing import Final
 from vedr.backup.layout import Kind
 from vedr.backup.repository import Repository
 from vedr.custody import key_backup_store
-from vedr.custody.key_backup_store import KeyRepository
+from vedr.custody.key_backup_store import Found, KeyRepository
 from vedr.custody.key_material import KeyKind
 from vedr.inventory import Site
 from vedr.policies.checks import Checks
 from vedr.readiness.ages import judge_age
 from vedr.readiness.copies import JOBS, TAKE, newest, newest_good
-from vedr.readiness.custody import BACK_UP, in_files, newest_of_owners
+from vedr.readiness.custody import BACK_UP, as_error, copies_wrong, in_files, newest_of_owners
 from vedr.readiness.examining import MARGIN, examine
 from vedr.readiness.finding import Part, Verdict, combine, part_of
 from vedr.readiness.side_by_side import side_by_side
@@ -80,6 +80,15 @@ def _subject(origin: str, kind: Kind, name: str | None) -> str:
     return f"{_SUBJECTS[kind]} {name or origin}"
 
 
+def _whole_since(repository: KeyRepository, found: Found, policy: Checks) -> dt.datetime:
+    """When a backup was made; VerificationFailedError, UnavailableError when no majority of the regions has it whole."""
+    backup = key_backup_store.load(repository, found)
+    wrong = copies_wrong(repository, backup, policy)
+    if len(repository.stores) - len(wrong) < repository.majority:
+        raise as_error(wrong, backup)
+    return backup.created_at
+
+
 def _of_keys(site: Site, repository: KeyRepository, policy: Checks, now: dt.datetime) -> list[Part]:
     """Time since the oldest of the newest backups, each of which was opened before it counted."""
     newest = newest_of_owners(repository, site.regions_by_priority)
@@ -90,9 +99,13 @@ def _of_keys(site: Site, repository: KeyRepository, policy: Checks, now: dt.date
         missing = [owner.name for owner in wanted if (owner.kind, owner.name) not in newest]
         if missing:
             return Part(name, "failed", f"{', '.join(missing)} never backed up", BACK_UP.format(region))
-        taken = min(key_backup_store.load(repository, newest[owner.kind, owner.name]).created_at for owner in wanted)
+        taken = [_whole_since(repository, newest[owner.kind, owner.name], policy) for owner in wanted]
         limit_s = policy.rpo(subject)
-        return judge_age(name, taken, now, warn_s=limit_s, limit_s=limit_s, remedy=BACK_UP.format(region))
+        judged = [
+            judge_age(name, one, now, warn_s=limit_s, limit_s=limit_s, remedy=BACK_UP.format(region))
+            for one in (max(taken), min(taken))  # the newest may be of the future, the oldest too old
+        ]
+        return next((part for part in judged if part.status != "passed"), judged[-1])
 
     groups: tuple[tuple[Subject, tuple[KeyKind, ...]], ...] = (
         (Subject.VALIDATOR_KEYS, ("validator", "node")),

@@ -49,12 +49,17 @@ def sign_states(
 
 
 def _tip(site: Site, rpc: Callable[[Node], ChainRpc], policy: Checks) -> int:
-    calls = {node.name: partial(lambda one: rpc(one).status().latest_height, node) for node in site.nodes}
+    """By nodes of the chain that are in sync: of one that is far behind everybody is level with the tip."""
+    calls = {node.name: partial(lambda one: rpc(one).status(), node) for node in site.nodes}
     answers = side_by_side(calls, deadline_s=policy.subject_deadline_s)
-    heights = [answer.value for answer in answers.values() if answer.value is not None]
+    seen = [answer.value for answer in answers.values() if answer.value is not None]
+    heights = [
+        one.latest_height for one in seen if one.chain_id == site.chain.chain_id and not one.catching_up
+    ]
     if not heights:
         raise UnavailableError(
-            "no node tells the chain's height, so no lag can be told", remedy="Bring nodes back first: RB-DR-001."
+            "no node in sync tells the chain's height, so no lag can be told",
+            remedy="Bring nodes back first: RB-DR-001.",
         )
     return max(heights)
 
@@ -89,11 +94,15 @@ def _behind(seen: Seen, most_blocks: int) -> str:
 
 
 def judge_copies(name: str, copies: Copies, tip: int, policy: Checks) -> Part:
-    """Pure: a majority has a shipped copy, and the highest is near the tip."""
+    """Pure: a majority has a shipped copy, the highest is near the tip, and so is what most regions have."""
     problems = "; ".join(f"{region}: {problem}" for region, problem in copies.problems.items())
     if not copies.is_majority:
         return Part(name, "failed", f"shipped copies in no majority of the regions ({problems})", _SHIP)
-    part = _judge_lag(name, "shipped copies", tip - max(state.height for state in copies.states), policy)
+    heights = sorted((state.height for state in copies.states), reverse=True)
+    part = _judge_lag(name, "shipped copies", tip - heights[0], policy)
+    if part.status == "passed":
+        regions = len(copies.shipped) + len(copies.problems)
+        part = _judge_lag(name, "a majority's shipped copies", tip - heights[regions // 2], policy)
     if part.status == "passed" and problems:
         return Part(name, "warning", f"its state is not shipped everywhere ({problems})", _SHIP)
     return part
@@ -103,6 +112,9 @@ def _judge_lag(name: str, what: str, behind: int, policy: Checks) -> Part:
     remedy = f"Does {name} sign?  If so, what keeps its state back: vedr sign-state show, vedr signer status."
     if behind > policy.sign_state_max_blocks:
         return Part(name, "failed", f"{what} {behind} blocks behind", remedy)
+    if behind < -policy.sign_state_max_blocks:
+        ask = "Which of the two is wrong?  Compare the nodes' /status and vedr sign-state show."
+        return Part(name, "failed", f"{what} {-behind} blocks ahead of what the nodes show", ask)
     if behind > policy.sign_state_warn_blocks:
         return Part(name, "warning", f"{what} {behind} blocks behind", remedy)
     return Part(name, "passed", f"{what} {max(0, behind)} behind")

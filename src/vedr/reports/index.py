@@ -14,7 +14,7 @@ from vedr.reports.chart import Point, draw_series
 from vedr.reports.evidence import Evidence
 from vedr.reports.pages import TONES, Card, Imprint
 from vedr.reports.templates import environment
-from vedr.reports.trends import STALE_MS, Ended, Job, hints, jobs, series, verified_share
+from vedr.reports.trends import SKEW_MS, STALE_MS, Ended, Job, hints, jobs, series, verified_share
 from vedr.reports.words import moment, span
 
 
@@ -116,13 +116,13 @@ def _cards(overview: Overview, backups: Sequence[Job]) -> Sequence[Card]:
     good, proofs = verified_share(overview.scheduled)
     snapshots = [job for job in backups if job.name.startswith("chain-snapshot")]
     ages = [job.age_ms for job in snapshots if job.age_ms is not None]
-    stale = len(ages) < len(snapshots) or any(age_ms > STALE_MS for age_ms in ages)
+    stale = len(ages) < len(snapshots) or not all(-SKEW_MS <= age_ms <= STALE_MS for age_ms in ages)
     return (
         Card(
             "Targets met",
-            f"{met} of {ended}",
+            f"{met} of {ended}" if ended else "none",
             "ended incidents and drills",
-            "good" if met == ended else "bad",
+            "bad" if met < ended else "good" if ended else "warn",
         ),
         Card(
             "Last drill",

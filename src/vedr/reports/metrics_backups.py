@@ -1,6 +1,7 @@
 """Metrics of the backups: the newest copy that proves itself, of every component; copies that regions lack; proofs.
 
-Guarantees: a component without a good copy is infinitely old, not silent; when a majority of the stores can't be
+Guarantees: a component without a good copy is infinitely old, not silent, and so is one whose newest copy is dated in
+the future: its age would be below every limit; when a majority of the stores can't be
 asked, nothing is said at all.  Reads only, and no secret's value.
 Leaves out: judging ages (deployments/prometheus); content, which the daily checks and snapshot-verify read.
 """
@@ -23,6 +24,7 @@ from vedr.custody.key_backup_store import Found, KeyRepository
 from vedr.custody.key_material import KeyKind
 from vedr.errors import NotFoundError, UnavailableError
 from vedr.inventory import Site
+from vedr.readiness.ages import is_to_come
 from vedr.readiness.backups import BOOT_DEPTH
 from vedr.readiness.copies import Newest, newest_good
 from vedr.readiness.custody import in_files
@@ -141,8 +143,8 @@ def _newest(repository: Repository, held: _Listing, wanted: _Wanted, limit_s: fl
 
 
 def _of_newest(one: _Wanted, manifest: Manifest | None, now: dt.datetime) -> Iterator[Sample]:
-    taken_s = NEVER if manifest is None else manifest.created_at.timestamp()
-    age_h = math.inf if manifest is None else (now.timestamp() - taken_s) / HOUR_S
+    taken_s = NEVER if manifest is None else _past(manifest.created_at, now)
+    age_h = math.inf if taken_s == NEVER else (now.timestamp() - taken_s) / HOUR_S
     yield metrics.COPY_TIME(taken_s, _COMPONENTS[one.kind], one.name, one.region)
     if one.kind == "state":
         yield metrics.DR_BACKUP_AGE(age_h, one.region)
@@ -150,6 +152,11 @@ def _of_newest(one: _Wanted, manifest: Manifest | None, now: dt.datetime) -> Ite
         yield metrics.DR_LAST_BACKUP(taken_s, one.region)
     if one.kind == "provider":
         yield metrics.DR_PROVIDER_AGE(age_h, one.name, one.region)
+
+
+def _past(moment: dt.datetime, now: dt.datetime) -> float:
+    """A timestamp; NEVER for what is dated in the future."""
+    return NEVER if is_to_come(moment, now) else moment.timestamp()
 
 
 def proofs(at: Ports) -> Iterator[Sample]:
@@ -162,7 +169,7 @@ def proofs(at: Ports) -> Iterator[Sample]:
         raise UnavailableError(f"the stores of {', '.join(silent)} do not answer", remedy=_RESTORE_STORES)
     for region in regions:
         booted = [proof for proof in newest_proofs(repository, region, "state").values() if proof.depth >= BOOT_DEPTH]
-        yield metrics.PROOF_TIME(max((proof.at.timestamp() for proof in booted), default=NEVER), region)
+        yield metrics.PROOF_TIME(max((_past(proof.at, at.clock()) for proof in booted), default=NEVER), region)
 
 
 # --- keys
@@ -176,7 +183,7 @@ def keys(at: Ports) -> Iterator[Sample]:
         for component, kinds in _KEY_COMPONENTS.items():
             of_it = [owner for owner in in_files(at.site, region) if owner.kind in kinds]
             if of_it:
-                yield metrics.COPY_TIME(_oldest(repository, newest, of_it), component, region, region)
+                yield metrics.COPY_TIME(_oldest(repository, newest, of_it, at.clock()), component, region, region)
 
 
 def _newest_keys(repository: KeyRepository, origins: Sequence[str]) -> dict[tuple[KeyKind, str], Found]:
@@ -190,11 +197,16 @@ def _newest_keys(repository: KeyRepository, origins: Sequence[str]) -> dict[tupl
     return newest
 
 
-def _oldest(repository: KeyRepository, newest: Mapping[tuple[KeyKind, str], Found], owners: Sequence[Owner]) -> float:
+def _oldest(
+    repository: KeyRepository,
+    newest: Mapping[tuple[KeyKind, str], Found],
+    owners: Sequence[Owner],
+    now: dt.datetime,
+) -> float:
     if any((owner.kind, owner.name) not in newest for owner in owners):
         return NEVER
     entries = (key_backup_store.load(repository, newest[owner.kind, owner.name]) for owner in owners)
-    return min(entry.created_at.timestamp() for entry in entries)
+    return min(_past(entry.created_at, now) for entry in entries)
 
 
 def escrow(at: Ports) -> Iterator[Sample]:
@@ -203,5 +215,5 @@ def escrow(at: Ports) -> Iterator[Sample]:
     for kind in sorted({owner.kind for region in regions for owner in in_files(at.site, region)}):
         epochs = at.opened.keys.escrow.epochs(kind)
         yield metrics.ESCROW_EPOCH(epochs[-1] if epochs else 0, kind)
-        made = at.custody.passphrase_made(kind, epochs[-1]).timestamp() if epochs else NEVER
+        made = _past(at.custody.passphrase_made(kind, epochs[-1]), at.clock()) if epochs else NEVER
         yield metrics.ESCROW_EPOCH_TIME(made, kind)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from vedr.ledger import Entry
+from vedr.readiness.ages import MAX_SKEW_S
+from vedr.readiness.schedule import found_fresh
 from vedr.reports.evidence import Evidence
 from vedr.reports.words import HOUR_MS, span
 from vedr.runbook.timing import millis
@@ -19,6 +21,8 @@ from vedr.runbook.timing import millis
 BACKUP_JOBS: Final = ("chain-snapshot", "provider-state-backup", "config-backup", "key-backup")
 VERIFY_JOB: Final = "snapshot-verify"
 STALE_MS: Final = 24 * HOUR_MS  # the age at which VirtEngine alerts (dr_backup_age_hours)
+SKEW_MS: Final = round(MAX_SKEW_S * 1000)  # dated further ahead, nobody knows how old it is
+FRESH: Final = "another one was fresh"  # the outcome of a scheduled run that had nothing to do
 MIN_SAMPLES: Final = 3
 FAR_BELOW_PCT: Final = 20  # a target that was never used to a fifth says little about readiness
 NEAR_PCT: Final = 80  # a target that was nearly used up will be missed on a bad day
@@ -68,10 +72,10 @@ def series(runs: Iterable[Evidence]) -> dict[str, tuple[Achieved, ...]]:
 
 
 def ended(job: str, entries: Sequence[Entry]) -> Ended:
-    """How a scheduled run ended; one that is open or paused has not completed."""
+    """How a scheduled run ended; one that is open or paused has not completed, one that did nothing proves nothing."""
     last, order = entries[-1], entries[0].payload.get("order")
     region = str(order.get("region", "")) if isinstance(order, dict) else ""
-    outcome = last.payload.get("outcome")
+    outcome = FRESH if found_fresh(entries) else last.payload.get("outcome")
     return Ended(job, region, last.time, outcome if last.kind == "closed" and isinstance(outcome, str) else "open")
 
 
@@ -89,12 +93,13 @@ def _job(name: str, runs: Sequence[Ended], now: dt.datetime) -> Job:
     gaps = tuple((after, millis(after - before)) for before, after in itertools.pairwise(good))
     age_ms = millis(now - good[-1]) if good else None
     longest = max((gap for _, gap in gaps), default=None)
-    return Job(name, len(good), len(runs) - len(good), age_ms, longest, gaps)
+    failed = sum(run.outcome not in ("completed", FRESH) for run in runs)
+    return Job(name, len(good), failed, age_ms, longest, gaps)
 
 
 def verified_share(runs: Iterable[Ended]) -> tuple[int, int]:
     """Proofs by boot: completed, and all."""
-    proofs = [run for run in runs if run.job == VERIFY_JOB]
+    proofs = [run for run in runs if run.job == VERIFY_JOB and run.outcome != FRESH]
     return sum(run.outcome == "completed" for run in proofs), len(proofs)
 
 

@@ -40,6 +40,14 @@ def test_virtengines_names_agree_with_ours(night: Any, values: Any) -> None:
     assert seen["dr_backup_size_bytes"]["us-east",] == sum(len(content) for content in night.world.content().values())
 
 
+def test_a_copy_of_the_future_is_as_old_as_none_so_that_it_alerts(night: Any, values: Any) -> None:
+    """Its age was below 0, and stayed below every limit until the clock that made it was right."""
+    night.world.clock.advance(days=-30)
+    seen = values(metrics_backups.backups(night.ports))
+    assert set(seen["dr_backup_age_hours"].values()) == {math.inf}
+    assert set(seen["vedr_verified_copy_timestamp_seconds"].values()) == {0}
+
+
 def test_what_was_never_backed_up_is_infinitely_old_so_that_it_alerts(fleet: Any, values: Any) -> None:
     seen = values(metrics_backups.backups(fleet.ports))
     assert set(seen["dr_backup_age_hours"].values()) == {math.inf}
@@ -107,3 +115,5 @@ def test_only_a_boot_counts_as_proof(night: Any, values: Any) -> None:
         record(night.repository, Verification(snapshot, source, depth, night.world.clock(), checks))  # type: ignore[arg-type]
         proven = values(metrics_backups.proofs(night.ports))["vedr_boot_proof_timestamp_seconds"]["us-east",]
         assert proven == (night.world.clock().timestamp() if depth == 3 else 0)
+    night.world.clock.advance(hours=-1)
+    assert values(metrics_backups.proofs(night.ports))["vedr_boot_proof_timestamp_seconds"]["us-east",] == 0

@@ -26,7 +26,7 @@ from vedr.errors import NotFoundError, UnavailableError, VedrError
 from vedr.inventory import Site
 from vedr.policies.checks import Checks
 from vedr.readiness import credentials, custody, rpo
-from vedr.readiness.finding import Verdict, verdict_of
+from vedr.readiness.finding import Part, Verdict, verdict_of
 from vedr.signature import Signer
 from vedr.targets import Schedule, Subject
 
@@ -141,6 +141,28 @@ def test_a_lost_part_of_a_key_backup_in_one_region_is_found(keys: Any, part: str
     verdict = key_backups(keys)
     assert verdict.status == "failed", verdict
     assert "eu-west: " in verdict.observed
+
+
+def test_a_key_backup_whose_envelope_is_lost_in_a_majority_keeps_no_rpo(keys: Any) -> None:
+    """Its signed entry says that it was opened once; there is nothing left that could be."""
+
+    def validators() -> Part:
+        parts = rpo._of_keys(site_of(), keys.repository, POLICY, keys.clock())
+        return next(part for part in parts if part.subject == "validator-keys us-east")
+
+    for region, status in (("eu-west", "passed"), ("ap-south", "failed")):
+        store = keys.stores[region]
+        store.delete(next(one.key for one in store.list("us-east/keys/b") if "validator-us-east" in one.key))
+        assert validators().status == status, validators()
+
+
+def test_a_key_backup_of_the_future_is_not_hidden_by_an_older_one(keys: Any) -> None:
+    now = keys.clock()
+    keys.clock.advance(days=30)
+    store_bundle(keys.repository, "us-east", keys.bundle("node", "validator-us-east"), previous=None, since={})
+    parts = rpo._of_keys(site_of(), keys.repository, POLICY, now)
+    part = next(part for part in parts if part.subject == "validator-keys us-east")
+    assert (part.status, "in the future" in part.observed) == ("failed", True)
 
 
 def test_a_passphrase_that_no_region_gives_fails(keys: Any) -> None:
@@ -352,6 +374,12 @@ class Tls(SiteNetwork):
         if self.left is None:
             raise UnavailableError(f"{url} does not answer", remedy="Look.")
         return NOW + self.left
+
+
+def test_a_site_file_without_an_https_url_has_no_certificate_that_could_pass(keys: Any) -> None:
+    site = site_of(model_dump=lambda **_: {"nodes": [{"rpc": "http://a:1"}]})
+    verdict = credentials.expiry(site, Tls(None), Custody(made=NOW), keys.repository, NOW)
+    assert (verdict.status, "no https URL" in verdict.observed) == ("warning", True)
 
 
 def expiry(world: Any, *, days: float | None = 90, made_days: float = 1) -> Verdict:

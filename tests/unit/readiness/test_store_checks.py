@@ -99,6 +99,36 @@ def test_a_validator_with_neither_copy_nor_register_fails(signing: Signing) -> N
     assert verdict.observed.startswith("val3: ")
 
 
+def test_copies_that_stay_behind_in_a_majority_of_the_regions_do_not_pass_by_the_one_that_does_not(
+    signing: Signing,
+) -> None:
+    """With that one region and the host, what was signed last would be gone."""
+    policy = POLICY.model_copy(update={"sign_state_max_blocks": 20})
+    signing.ship(1)
+    signing.ship(LENGTH, to=("us-east",))
+    verdict = sign_states(signing.net.site, signing.net.rpc, signing.registers, policy)
+    assert (verdict.status, "a majority's shipped copies 29 blocks behind" in verdict.observed) == ("failed", True)
+    assert signing.look().status == "warning"
+    signing.ship(LENGTH, to=("eu-west",))
+    assert signing.look().status == "passed"
+
+
+def test_no_lag_is_told_by_nodes_that_are_far_behind_or_of_another_chain(signing: Signing) -> None:
+    signing.ship(1)
+    nodes = list(signing.net.nodes.values())
+    for node in nodes:
+        node.tip, node.behind = 2, True
+    with pytest.raises(UnavailableError, match="no node in sync"):
+        signing.look()
+    nodes[0].behind, nodes[0].chain_id = False, "other-1"
+    with pytest.raises(UnavailableError, match="no node in sync"):
+        signing.look()
+    nodes[0].chain_id, policy = "made-1", POLICY.model_copy(update={"sign_state_max_blocks": 20})
+    signing.ship(LENGTH)
+    verdict = sign_states(signing.net.site, signing.net.rpc, signing.registers, policy)
+    assert (verdict.status, "28 blocks ahead of what the nodes show" in verdict.observed) == ("failed", True)
+
+
 def test_a_register_counts_in_place_of_copies_while_somebody_holds_it(signing: Signing) -> None:
     signing.ship(LENGTH, besides=("val3",))
     signing.hold("val3", LENGTH)

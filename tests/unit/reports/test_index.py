@@ -19,10 +19,11 @@ from vedr.ledger import RunId
 from vedr.reports.binder import Binder
 from vedr.reports.chart import Point, draw_series
 from vedr.reports.evidence import gather
+from vedr.reports.index import Overview, _cards
 from vedr.reports.record import read_record
 from vedr.reports.requirements import REQUIREMENTS
 from vedr.reports.sealing import check_page
-from vedr.reports.trends import Ended, hints, jobs, series, verified_share
+from vedr.reports.trends import FRESH, Ended, hints, jobs, series, verified_share
 
 NOON = dt.datetime(2026, 2, 14, 12, tzinfo=dt.UTC)
 LONG_AGO = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -65,6 +66,28 @@ def test_a_job_s_record_has_its_age_its_gaps_and_what_did_not_complete() -> None
     assert (snapshots.age_ms, snapshots.longest_gap_ms) == (5 * 3_600_000, 4 * 3_600_000)
     assert (found["key-backup"].completed, found["key-backup"].age_ms) == (0, None)
     assert verified_share(runs) == (1, 2)
+
+
+def test_a_run_that_found_another_one_fresh_is_no_proof_and_no_backup() -> None:
+    runs = [
+        Ended("snapshot-verify", "us-east", NOON, "failed"),
+        *(Ended("snapshot-verify", "us-east", NOON + dt.timedelta(hours=hour), FRESH) for hour in range(1, 4)),
+    ]
+    assert verified_share(runs) == (0, 1)
+    job = next(one for one in jobs(runs, NOON) if one.name == "snapshot-verify us-east")
+    assert (job.completed, job.others, job.age_ms) == (0, 1, None)
+
+
+def test_a_snapshot_of_the_future_is_no_young_one_and_of_no_ended_run_none_met_its_target(ledger: World) -> None:
+    STAGE.failures = 1
+    run_id = make_run(ledger)
+    ledger.settle()
+    found = gather(read_record(ledger.journal(), run_id))
+    ahead = Ended("chain-snapshot", "us-east", NOON + dt.timedelta(days=9), "completed")
+    overview = Overview("lab", LONG_AGO, NOON, (found,), (), (ahead,), ())
+    cards = {card.name: card for card in _cards(overview, jobs([ahead], NOON))}
+    assert (cards["Targets met"].value, cards["Targets met"].tone) == ("none", "warn")
+    assert cards["Newest chain snapshot"].tone == "bad"
 
 
 def test_a_target_that_no_run_comes_near_or_that_one_missed_is_advised_on(ledger: World) -> None:
