@@ -13,6 +13,7 @@ from tasks.failover_orders import Failover, domain_of
 from tasks.key_hosts import key_hosts_of
 from tasks.notifying import Announced, announce
 from tasks.observing import MAX_ASKED_AT_ONCE, Seen, ask, in_sync
+from tasks.provider_states import states_away
 from vedr.adapters.answering import answers_http
 from vedr.adapters.privval_signer import register_of
 from vedr.adapters.site import OpenSite, open_site
@@ -128,6 +129,7 @@ def situation_of(opened: OpenSite, seen: Iterable[Seen], *, lost: Domain | None)
         tip_height=height,
         tip_hash=witness.status.latest_block_hash.hex().upper(),
         key_hosts=key_hosts,
+        provider_states=states_away(opened),
     )
 
 

@@ -18,6 +18,7 @@ from tasks.failover_orders import Failback
 from tasks.key_hosts import is_away
 from tasks.observing import Seen, ask, in_sync, tip_of
 from tasks.outages import appointments_of, describe_key_move, situation_of
+from tasks.provider_states import states_away
 from tasks.providers import take_state
 from tasks.relocating import (
     HandedOver,
@@ -44,7 +45,6 @@ from vedr.runbook.steps import Context, Retry, step
 PROBE: Final = Retry(attempts=3, delay_s=2.0)
 ACT: Final = Retry(attempts=3, delay_s=2.0)
 CATCH_UP_LIMIT_S: Final = 900.0
-FAILOVERS: Final = ("RB-DR-002", "RB-DR-003")
 
 Ctx = Context[Failback]
 
@@ -165,30 +165,12 @@ def _key_files_home(
 
 
 def _handovers_home(opened: OpenSite, domain: Domain) -> tuple[Handover, ...]:
-    """The reserves that serve with the state of the place's providers, as the ledger of the last failovers says."""
-    away: dict[str, str] = {}
-    for runbook in (*FAILOVERS, "failback"):
-        for run_id in opened.journal.runs_of(runbook):
-            for entry in opened.journal.read(run_id).entries:
-                result = entry.payload.get("result")
-                key = str(entry.payload.get("step", ""))
-                if (
-                    entry.kind == "step_completed"
-                    and key.startswith(("hand_over:", "give_back:"))
-                    and isinstance(result, dict)
-                ):
-                    away[f"{entry.time.isoformat()} {key}"] = f"{result['provider']} {result['reserve']}"
-    serves: dict[str, str] = {}
-    for _, pair in sorted(away.items()):
-        given, taker = pair.split(" ")
-        owner = serves.pop(given, given)  # a reserve's state is of whom it took it from
-        serves[taker] = owner
-    found = []
-    for taker, owner in serves.items():
-        provider = next((one for one in opened.site.providers if one.name == owner), None)
-        if provider and taker != owner and within(domain, provider.zone, provider.region):
-            found.append(Handover(taker, owner, provider.zone))
-    return tuple(found)
+    """The reserves that serve with the state of the place's providers."""
+    providers = {one.name: one for one in opened.site.providers}
+    away = ((taker, providers[owner]) for taker, owner in states_away(opened).items() if owner in providers)
+    return tuple(
+        Handover(taker, home.name, home.zone) for taker, home in away if within(domain, home.zone, home.region)
+    )
 
 
 def plan_of_return(order: Failback) -> Plan:

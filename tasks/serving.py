@@ -4,7 +4,7 @@ Guarantees: what is reported was seen from outside; traffic only goes to gateway
 Leaves out: moving what serves (tasks.relocating).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,6 +19,7 @@ from vedr.chain.quorum import Domain
 from vedr.errors import ConflictError, DeadlineError, VedrError, VerificationFailedError
 from vedr.failover.relocation import Relocation
 from vedr.failover.traffic_plan import TrafficPlan
+from vedr.failover.traffic_steering import Proof
 from vedr.inventory import Height
 from vedr.runbook.lease import Leases
 from vedr.runbook.order import Order
@@ -81,11 +82,23 @@ def plan_traffic(ctx: Ctx, found: Relocation) -> TrafficPlan | None:
             return None
         kind, name = found.domain.split(" ", 1)
         domain = Domain("zone" if kind == "zone" else "region", name)
-        target = region_of(opened, found.target)
         steering = opened.traffic
+        proofs = steering.prove()
         return steering.plan_away(
-            [domain], steering.prove(), epoch=epoch_of(ctx, opened), target=None if target == domain.name else target
+            [domain], proofs, epoch=epoch_of(ctx, opened), target=_receiver(ctx, opened, found, domain, proofs)
         )
+
+
+def _receiver(ctx: Ctx, opened: OpenSite, found: Relocation, lost: Domain, proofs: Sequence[Proof]) -> str | None:
+    """The target's region; None, for any that serves, where none of its gateways does: it may have died meanwhile."""
+    target = region_of(opened, found.target)
+    if target == lost.name:
+        return None
+    there = {gateway.name for gateway in opened.site.gateways if gateway.region == target}
+    if any(proof.gateway in there and not proof.problem for proof in proofs):
+        return target
+    ctx.say(f"no gateway of {target} answers: users are sent to whoever does")
+    return None
 
 
 def shift_back(ctx: Ctx, shifted: Shifted | None) -> str:

@@ -10,6 +10,7 @@ Leaves out: looking, doing, and traffic (`traffic_plan`).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 from vedr.chain.quorum import Domain, needed_power
 from vedr.errors import NotFoundError, RefusedError
@@ -31,6 +32,7 @@ class Situation:
         tip_height: The newest block that any of them shows.
         tip_hash: Its hash, in hex; afterwards it has to be in the chain still.
         key_hosts: Where the validators that sign from a file do, and which of their hosts can be fenced.
+        provider_states: By provider in reserve that serves with another's state, that other.
     """
 
     serving: frozenset[str]
@@ -42,6 +44,7 @@ class Situation:
     tip_height: int = 0
     tip_hash: str = ""
     key_hosts: KeyHosts = field(default_factory=KeyHosts)
+    provider_states: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ def plan(site: Site, domain: Domain, target: Domain, situation: Situation, *, pl
     """
     check_place(site, domain)
     moves, left = _move_validators(site, domain, target, situation)
-    handovers, stranded = _hand_over_providers(site, domain, target)
+    handovers, stranded = _hand_over_providers(site, domain, target, situation.provider_states)
     total = sum(situation.powers.values())
     online = situation.outside_online + sum(situation.powers.get(name, 0) for name in situation.signing)
     lost = sum(situation.powers.get(name, 0) for name in situation.signing if _stands_in(site, domain, name, situation))
@@ -366,13 +369,28 @@ def _move(site: Site, signer: RemoteSigner, holder: str, power: int) -> Move:
     return Move(signer.validator, power, holder, signer.name, node.name, node.zone, node.region)
 
 
-def _hand_over_providers(site: Site, domain: Domain, target: Domain) -> tuple[tuple[Handover, ...], tuple[Left, ...]]:
-    lost = [provider for provider in site.providers if not provider.reserve and _is_at(domain, provider)]
-    reserves = [provider for provider in site.providers if provider.reserve and not _is_at(domain, provider)]
+def _hand_over_providers(
+    site: Site, domain: Domain, target: Domain, states: Mapping[str, str]
+) -> tuple[tuple[Handover, ...], tuple[Left, ...]]:
+    """States that are at home in what is lost, each to a reserve that is free; those that left before stay away."""
+    here = [provider for provider in site.providers if _is_at(domain, provider)]
+    lost = [provider for provider in here if not provider.reserve and provider.name not in states.values()]
+    reserves = [
+        provider
+        for provider in site.providers
+        if provider.reserve and not _is_at(domain, provider) and provider.name not in states
+    ]
     reserves.sort(key=lambda provider: not _is_at(target, provider))
     pairs = tuple(Handover(one.name, other.name, other.zone) for one, other in zip(lost, reserves, strict=False))
-    stranded = tuple(Left(one.name, 0, "no provider in reserve is left") for one in lost[len(pairs) :])
-    return pairs, stranded
+    stranded = [Left(one.name, 0, "no provider in reserve is left") for one in lost[len(pairs) :]]
+    stranded += [
+        Left(
+            one.name, 0, f"it serves with {states[one.name]}'s state: bring {states[one.name]} back by hand or failback"
+        )
+        for one in here
+        if one.name in states
+    ]
+    return pairs, tuple(stranded)
 
 
 def signs_at(site: Site, validator: str, holders: Mapping[str, str], key_hosts: KeyHosts) -> Node:

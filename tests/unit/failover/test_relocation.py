@@ -260,3 +260,43 @@ def test_a_key_file_goes_home_only_when_its_own_host_can_be_given_it(site: Site)
     assert "nothing can prove" in str(
         go_home(key_file, home, KeyHosts(away, unproven={"fullnode-ap-south-0": "silent"}), 10)
     )
+
+
+# --- what an earlier failover moved
+
+
+def test_a_second_failover_neither_takes_a_state_that_left_before_nor_a_reserve_that_serves_with_it(site: Site) -> None:
+    """The region of a zone that was left before: the zone's provider works on elsewhere."""
+    region, states = Domain("region", "us-east"), {"provider-eu-west-1": "provider-us-east-0"}
+    found = relocate(site, "us-east", lost(site, region, provider_states=states))
+    assert [(one.provider, one.reserve) for one in found.handovers] == [("provider-us-east-1", "provider-ap-south-1")]
+
+
+def test_a_reserve_that_is_lost_with_another_s_state_is_named(site: Site) -> None:
+    region, states = Domain("region", "eu-west"), {"provider-eu-west-1": "provider-us-east-0"}
+    found = relocate(site, "eu-west", lost(site, region, provider_states=states))
+    assert [one.provider for one in found.handovers] == ["provider-eu-west-0"]
+    (left,) = [one for one in found.left if one.name == "provider-eu-west-1"]
+    assert "serves with provider-us-east-0's state" in left.reason
+
+
+def test_emptying_the_new_home_of_moved_keys_is_refused_when_nobody_else_may_have_them(site: Site) -> None:
+    """The power that stands there counts, not that of the validators which are at home there."""
+    holders = situation(site).holders | {"validator-us-east-0": "validator-us-east-0-at-fullnode-eu-west-0"}
+    serving = frozenset(node.name for node in site.nodes if node.region == "eu-west" or node.is_validator)
+    found = relocate(site, "eu-west", situation(site, holders=holders, serving=serving), planned=True, target="us-east")
+    home = {move.validator: move.node for move in found.moves}
+    assert home["validator-us-east-0"] == "validator-us-east-0"
+    stuck = situation(site, holders=holders, serving=frozenset({"validator-ap-south-0"}))
+    found = plan(site, Domain("region", "eu-west"), Domain("region", "ap-south"), stuck, planned=True)
+    assert found.online_after == 20
+    assert "from 50 to 20 of 50, 34 are needed" in found.refusals[0]
+
+
+def test_emptying_the_old_home_of_moved_keys_takes_none_of_their_power(site: Site) -> None:
+    holders = situation(site).holders | {
+        f"validator-us-east-{n}": f"validator-us-east-{n}-at-fullnode-eu-west-{n}" for n in range(2)
+    }
+    nobody = situation(site, holders=holders, serving=frozenset({"validator-ap-south-0", "validator-eu-west-0"}))
+    found = plan(site, Domain("region", "us-east"), Domain("region", "eu-west"), nobody, planned=True)
+    assert (found.online_before, found.online_after, found.refusals) == (50, 50, ())

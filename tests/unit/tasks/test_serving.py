@@ -184,17 +184,21 @@ def test_what_somebody_else_changed_meanwhile_is_planned_anew_and_taken_back_to_
     assert (made.dns.served.names, made.mesh.served.names) == (calm(made.site), theirs)
 
 
-def test_a_plan_whose_gateways_fell_silent_before_it_was_carried_out_is_made_anew(made: World) -> None:
+def test_a_target_that_died_before_users_were_sent_there_is_passed_over_for_whoever_serves(made: World) -> None:
     with contextlib.suppress(KilledError), made.run(RUN) as run:
         assert run.step(plan_traffic, FOUND)
         raise KilledError
     made.ill = {"eu-0"}
-    with pytest.raises(RefusedError, match="eu-west can't take over"), made.run(RUN, resume=True) as run:
-        leave(run)
-    assert [names for names, _ in made.zone()] == [calm(made.site)] * 2
-    made.ill = set()
     with made.run(RUN, resume=True) as run:
         assert set(leave(run).backends) == {"dns", "mesh"}
+    assert made.dns.served.names["api"].serving == {"ap-0"}
+
+
+def test_users_stay_where_they_are_when_nobody_could_serve_them(made: World) -> None:
+    made.ill = {"eu-0", "ap-0"}
+    with pytest.raises(RefusedError, match="would be served by nobody"), made.run(RUN) as run:
+        leave(run)
+    assert [names for names, _ in made.zone()] == [calm(made.site)] * 2
 
 
 def test_who_is_overtaken_over_and_over_says_so_and_ends(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
