@@ -323,14 +323,10 @@ def _duplicates(site: Site) -> list[str]:
     pools = Counter(region.work_pool for region in site.regions.values())
     priorities = Counter(str(region.priority) for region in site.regions.values())
     keys = Counter(node.address for node in site.nodes if node.is_validator)  # each is fenced on its own hosts only
-    stores = [region.store for region in site.regions.values()]
-    # a bucket of two regions would be two votes of their majority, and one to lose
-    buckets = Counter(f"{one.endpoint or 'Amazon S3'}/{one.register_bucket or one.bucket}" for one in stores)
     return [
         f"{what} {value!r} is used {count} times: make it unique"
         for what, counter in (
-            ("name", units), ("home", homes), ("work_pool", pools), ("priority", priorities),
-            ("address", keys), ("register bucket", buckets),
+            ("name", units), ("home", homes), ("work_pool", pools), ("priority", priorities), ("address", keys),
         )
         for value, count in counter.items()
         if count > 1

@@ -102,11 +102,6 @@ def test_a_validator_that_signs_remotely_has_no_key_file_to_move(text: str) -> N
         ('name = "fullnode-us-east-1"', 'name = "fullnode-us-east-0"', "is used 2 times"),
         ('work_pool = "eu-west"', 'work_pool = "us-east"', "is used 2 times"),
         ("priority = 2", "priority = 1", "is used 2 times"),
-        (
-            "virtengine-dr-registers-eu-west-1",
-            "virtengine-dr-registers-us-east-1",
-            "virtengine-dr-registers-us-east-1' is used 2 times",
-        ),
         ('zones = ["us-east-1a", "us-east-1b"]', 'zones = ["us-east-1a"]', "at least 2"),
         ('zone = "ap-south-1b"', 'zone = "ap-south-1z"', "does not have"),
         ('role = "archive"', 'role = "full"', "no archive node"),
