@@ -19,6 +19,8 @@ FILES = [
     *ROOT.glob("deployments/prometheus/*.yml"),
 ]
 TOLD = re.compile(r"\bvedr (?P<first>[a-z][a-z-]*)(?P<rest>[^`\n|;,{#\"()]*)")
+# At a prompt or in backquotes, where it is no sentence.
+TYPED = re.compile(r"(?:`|^(?:\$ )?|\$\()vedr ([a-z][^\s`|]*)", re.MULTILINE)
 PROSE = {"and", "for", "in", "is", "of", "on", "or", "to"}  # "vedr bcp for functions": a group, in a sentence
 RUNBOOK = re.compile(r"^(RB-DR-\d{3}|[a-z][a-z-]+)$")
 
@@ -63,5 +65,16 @@ def test_every_command_that_is_told_exists(commands: dict[str, Any], monkeypatch
         for match in TOLD.finditer(path.read_text(encoding="utf-8"))
         if match["first"] in (*GROUPS, *COMMANDS)
         if (problem := wrong(commands, match["first"], match["rest"].split()))
+    ]
+    assert not problems, "\n".join(problems)
+
+
+def test_every_command_that_a_page_shows_is_one_of_vedr_s() -> None:
+    problems = [
+        f"{page.relative_to(ROOT)}: vedr {match[1]}"
+        for page in FILES
+        if page.suffix == ".md" and page.parent.name != "formats"  # which name what is signed, `vedr share v1`
+        for match in TYPED.finditer(page.read_text(encoding="utf-8"))
+        if match[1] not in (*GROUPS, *COMMANDS)
     ]
     assert not problems, "\n".join(problems)
