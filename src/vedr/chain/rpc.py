@@ -9,7 +9,7 @@ Source: cometbft v0.38 rpc/core and rpc/openapi.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from vedr.chain.block import ADDRESS_BYTES, HASH_BYTES, Header, SignedHeader, Validator, ValidatorSet
 from vedr.chain.quorum import online_addresses
@@ -17,7 +17,6 @@ from vedr.chain.wire import Value
 from vedr.errors import CorruptError, NotFoundError
 from vedr.inventory import Height
 
-VoteKind = Literal["prevote", "precommit"]
 ONLINE_COMMITS: Final = 3  # one late vote is not an absence
 MAX_HEADERS_A_CALL: Final = 20  # rpc/core/blocks.go: /blockchain gives no more
 

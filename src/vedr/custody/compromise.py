@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -28,7 +28,6 @@ from vedr.custody.key_material import KeyKind
 from vedr.errors import CorruptError, NotFoundError
 from vedr.inventory import Height
 
-Certainty = Literal["suspected", "confirmed"]
 IN_FLIGHT: Final = 1
 """Heights above the tip at containment for which the stopped signer may have voted before it stopped."""
 MAX_LISTED: Final = 50  # heights signed after containment that are named; one is enough for the alarm
