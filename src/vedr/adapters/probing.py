@@ -28,7 +28,6 @@ from vedr.ports import Clock, Fleet
 STILL_BLOCKS: Final = 6  # block times without a block: the chain stands still
 LEAST_STILL_S: Final = 6.0
 _NS_PER_S: Final = 1_000_000_000
-_WORKERS: Final = 32
 _WITNESSES: Final = 6  # nodes asked for the newest commit, at once
 _HTTP_SERVER_ERROR: Final = 500
 _Said = TypeVar("_Said")
@@ -70,8 +69,10 @@ class SiteProber:
         self._fleet = fleet
         self._deadline_s = deadline_s
         self._rpcs = {node.name: HttpChainRpc(node.rpc, name=node.name, deadline_s=deadline_s) for node in site.nodes}
-        self._http = httpx.Client(timeout=deadline_s, trust_env=False, follow_redirects=False)
-        workers = min(_WORKERS, 2 * len(self._services) or 1)
+        self._http = httpx.Client(
+            timeout=deadline_s, trust_env=False, follow_redirects=False, limits=httpx.Limits(max_connections=None)
+        )
+        workers = len(self._services) or 1  # those of a lost region hang: nobody else may wait for them
         self._asked = _AtOnce[Answer](workers, "probe")
         self._explained = _AtOnce[str](workers, "supervisors")
 

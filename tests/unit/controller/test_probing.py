@@ -38,9 +38,11 @@ class Site1:
         self.folder, self.real = folder, real
 
     def site(self) -> Site:
-        config = SimpleNamespace(endpoint="http://127.0.0.1:9", bucket="nowhere")
         store = SimpleNamespace(
-            credentials=SimpleNamespace(access_key="a", secret_key="b"), store=lambda _: SimpleNamespace(config=config)
+            credentials=SimpleNamespace(access_key="a", secret_key="b"),
+            store=lambda region: SimpleNamespace(
+                config=SimpleNamespace(endpoint="http://127.0.0.1:9", bucket=f"nowhere-{region}")
+            ),
         )
         path = self.real.write_site(
             self.folder,
@@ -182,3 +184,23 @@ def test_a_controller_without_supervisors_watches_on_and_says_what_it_lacks(
     assert said["event"] == "unexplained"
     assert "[fleet] has no token" in said["problem"]
     assert "bearer token" in said["remedy"]
+
+
+def test_a_region_that_hangs_as_a_whole_makes_no_service_elsewhere_look_gone(world: Site1) -> None:
+    release = threading.Event()
+    state = world.real.NodeState(hangs=release)
+    hanging = world.real.node_service(state)
+    with world.real.running(hanging):
+        site = world.site()
+        lost = [
+            site.gateways[0].model_copy(update={"name": f"gateway-lost-{n}", "url": hanging.url}) for n in range(120)
+        ]
+        crowded = site.model_copy(update={"gateways": (*lost, *site.gateways)})
+        prober = SiteProber(crowded, None, deadline_s=DEADLINE_S)
+        try:
+            seen = {answer.service.name: answer.said for answer in prober.look()}
+        finally:
+            release.set()
+            prober.close()
+    assert [seen[f"gateway-{zone}"] for zone in world.real.ZONES[:2]] == ["HTTP 200", "HTTP 404"]
+    assert seen["gateway-lost-119"] != "HTTP 200"
