@@ -80,8 +80,8 @@ def _subject(origin: str, kind: Kind, name: str | None) -> str:
     return f"{_SUBJECTS[kind]} {name or origin}"
 
 
-def _whole_since(repository: KeyRepository, found: Found, policy: Checks) -> dt.datetime:
-    """When a backup was made; VerificationFailedError, UnavailableError when no majority of the regions has it whole."""
+def whole_since(repository: KeyRepository, found: Found, policy: Checks) -> dt.datetime:
+    """When a backup was made; VerificationFailedError or UnavailableError unless a majority of regions has it whole."""
     backup = key_backup_store.load(repository, found)
     wrong = copies_wrong(repository, backup, policy)
     if len(repository.stores) - len(wrong) < repository.majority:
@@ -99,7 +99,7 @@ def _of_keys(site: Site, repository: KeyRepository, policy: Checks, now: dt.date
         missing = [owner.name for owner in wanted if (owner.kind, owner.name) not in newest]
         if missing:
             return Part(name, "failed", f"{', '.join(missing)} never backed up", BACK_UP.format(region))
-        taken = [_whole_since(repository, newest[owner.kind, owner.name], policy) for owner in wanted]
+        taken = [whole_since(repository, newest[owner.kind, owner.name], policy) for owner in wanted]
         limit_s = policy.rpo(subject)
         judged = [
             judge_age(name, one, now, warn_s=limit_s, limit_s=limit_s, remedy=BACK_UP.format(region))

@@ -6,8 +6,8 @@
 3. Rounds that leave nothing while all is well: one that was told of within the hour (vedr.readiness.rounds).
 4. Drills: one that was passed, or is at work, since it was due (vedr.readiness.drill_schedule).
 
-Guarantees: what can't be read does not count, nor what is dated in the future.  Nothing here needs the orchestrator, whose schedules are what is in
-doubt.
+Guarantees: what can't be read does not count, nor what is dated in the future.  Nothing here needs the orchestrator,
+whose schedules are what is in doubt.
 Leaves out: starting what was missed.
 """
 

@@ -53,9 +53,7 @@ def _tip(site: Site, rpc: Callable[[Node], ChainRpc], policy: Checks) -> int:
     calls = {node.name: partial(lambda one: rpc(one).status(), node) for node in site.nodes}
     answers = side_by_side(calls, deadline_s=policy.subject_deadline_s)
     seen = [answer.value for answer in answers.values() if answer.value is not None]
-    heights = [
-        one.latest_height for one in seen if one.chain_id == site.chain.chain_id and not one.catching_up
-    ]
+    heights = [one.latest_height for one in seen if one.chain_id == site.chain.chain_id and not one.catching_up]
     if not heights:
         raise UnavailableError(
             "no node in sync tells the chain's height, so no lag can be told",

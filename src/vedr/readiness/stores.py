@@ -124,8 +124,8 @@ def retention(site: Site, repository: Repository, probes: StoreProbes, policy: C
     parts = examine(looks, deadline_s=limit_s)
     return combine(
         parts,
-        expected="every bucket versioned and locked as the site asks, no lifecycle rule that takes what is needed, nothing "
-        "kept long past its retention",
+        expected="every bucket versioned and locked as the site asks, no lifecycle rule that takes what is needed, "
+        "nothing kept long past its retention",
         nothing="Name the regions' stores in the site file.",
         summary="; ".join(part.observed for part in parts if part.subject.startswith("bucket")),
     )

@@ -100,6 +100,13 @@ def observe(opened: Opened, *, clock: Callable[[], dt.datetime]) -> LiveFacts:
     height = Height(min(statuses[node.name].latest_height for node in sources))
     block = _agreed(rpcs, height, site.chain.chain_id)  # (3)
     age_s = clock().timestamp() - block.header.time_ns / 1e9
+    if (
+        age_s < -site.chain.max_clock_drift_s
+    ):  # as the light client has it: a chain that stands still would seem to move
+        raise VerificationFailedError(
+            f"header {height} is dated {-age_s:.0f} s in the future, so nobody can tell whether the chain moves",
+            remedy="Set this host's clock right, then ask again.",
+        )
     moving = age_s < site.chain.max_clock_drift_s + STILL_BLOCK_TIMES * site.chain.block_time_s
     hosts = signing_hosts(site, opened.registers, opened.key_holders)  # (5)
     online = signing_lately(rpcs[0], height) if moving else _voting(rpcs, block) - _silent(site, hosts, statuses)  # (4)

@@ -22,8 +22,9 @@ from vedr.custody import key_backup_catalogue, key_backup_store
 from vedr.custody.key_backup_collect import Owner
 from vedr.custody.key_backup_store import Found, KeyRepository
 from vedr.custody.key_material import KeyKind
-from vedr.errors import NotFoundError, UnavailableError
+from vedr.errors import NotFoundError, UnavailableError, VerificationFailedError
 from vedr.inventory import Site
+from vedr.readiness import rpo
 from vedr.readiness.ages import is_to_come
 from vedr.readiness.backups import BOOT_DEPTH
 from vedr.readiness.copies import Newest, newest_good
@@ -183,7 +184,7 @@ def keys(at: Ports) -> Iterator[Sample]:
         for component, kinds in _KEY_COMPONENTS.items():
             of_it = [owner for owner in in_files(at.site, region) if owner.kind in kinds]
             if of_it:
-                yield metrics.COPY_TIME(_oldest(repository, newest, of_it, at.clock()), component, region, region)
+                yield metrics.COPY_TIME(_oldest(at, newest, of_it), component, region, region)
 
 
 def _newest_keys(repository: KeyRepository, origins: Sequence[str]) -> dict[tuple[KeyKind, str], Found]:
@@ -197,16 +198,18 @@ def _newest_keys(repository: KeyRepository, origins: Sequence[str]) -> dict[tupl
     return newest
 
 
-def _oldest(
-    repository: KeyRepository,
-    newest: Mapping[tuple[KeyKind, str], Found],
-    owners: Sequence[Owner],
-    now: dt.datetime,
-) -> float:
+def _oldest(at: Ports, newest: Mapping[tuple[KeyKind, str], Found], owners: Sequence[Owner]) -> float:
     if any((owner.kind, owner.name) not in newest for owner in owners):
         return NEVER
-    entries = (key_backup_store.load(repository, newest[owner.kind, owner.name]) for owner in owners)
-    return min(_past(entry.created_at, now) for entry in entries)
+    return min(_kept_since(at, newest[owner.kind, owner.name]) for owner in owners)
+
+
+def _kept_since(at: Ports, found: Found) -> float:
+    """When a backup was made of which a majority of the regions has entry and envelope; UnavailableError in doubt."""
+    try:
+        return _past(rpo.whole_since(at.opened.keys, found, at.policy), at.clock())
+    except VerificationFailedError:
+        return NEVER
 
 
 def escrow(at: Ports) -> Iterator[Sample]:

@@ -27,6 +27,7 @@ from vedr.inventory import Site
 from vedr.policies.checks import Checks
 from vedr.readiness import credentials, custody, rpo
 from vedr.readiness.finding import Part, Verdict, verdict_of
+from vedr.reports import metrics_backups
 from vedr.signature import Signer
 from vedr.targets import Schedule, Subject
 
@@ -163,6 +164,24 @@ def test_a_key_backup_of_the_future_is_not_hidden_by_an_older_one(keys: Any) -> 
     parts = rpo._of_keys(site_of(), keys.repository, POLICY, now)
     part = next(part for part in parts if part.subject == "validator-keys us-east")
     assert (part.status, "in the future" in part.observed) == ("failed", True)
+
+
+def test_the_metric_of_key_backups_counts_what_a_majority_holds_whole_and_not_of_the_future(keys: Any) -> None:
+    def told() -> float:
+        at = SimpleNamespace(
+            site=site_of(), opened=SimpleNamespace(keys=keys.repository), policy=POLICY, clock=keys.clock
+        )
+        samples = metrics_backups.keys(cast("Any", at))
+        return next(one.value for one in samples if one.labels[:2] == ("validator-keys", "us-east"))
+
+    assert told() > 0
+    keys.clock.advance(hours=-1)
+    assert told() == 0
+    keys.clock.advance(hours=1)
+    for region in ("eu-west", "ap-south"):
+        store = keys.stores[region]
+        store.delete(next(one.key for one in store.list("us-east/keys/b") if "validator-us-east" in one.key))
+    assert told() == 0
 
 
 def test_a_passphrase_that_no_region_gives_fails(keys: Any) -> None:

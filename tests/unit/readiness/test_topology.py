@@ -299,6 +299,13 @@ def test_a_source_that_fails_between_two_questions_is_a_failure(chain: Chain) ->
         observe(chain, clock=chain.clock)
 
 
+def test_by_a_clock_that_is_behind_nobody_can_tell_whether_the_chain_moves(chain: Chain) -> None:
+    """A chain that had stood still for half an hour looked young, and everybody who had signed then took part."""
+    early = chain.clock() - dt.timedelta(minutes=30)
+    with pytest.raises(VerificationFailedError, match="in the future"):
+        observe(chain, clock=lambda: early)
+
+
 def test_on_a_chain_that_stands_still_who_votes_counts_unless_its_node_is_silent(chain: Chain) -> None:
     def vote(number: int, height: int = 6) -> SeenVote:
         return SeenVote(addresses(number)[0], Height(height), 0, 2, for_nil=False)
