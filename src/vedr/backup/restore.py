@@ -27,6 +27,7 @@ from vedr.backup.layout import SnapshotId
 from vedr.backup.manifest import VerifiedManifest
 from vedr.backup.repository import Listed, Repository, list_snapshots, load_manifest, require_readable
 from vedr.backup.snapshot import NO_PROGRESS, Progress
+from vedr.chain.durable import keep_owner
 from vedr.chain.sign_state import FILE_NAME as SIGN_STATE_FILE
 from vedr.chain.sign_state import SignState, merge_upward, read_sign_state, write_sign_state
 from vedr.errors import (
@@ -219,12 +220,9 @@ def swapped_before(home: Path, incident: str) -> SnapshotId | None:
 
 
 def _give_to_owner(folder: Path, *, like: Path) -> None:
-    """All of the folder: the node runs as that user, and could not open what root fetched.  Only root can give."""
-    if os.geteuid() != 0:
-        return
-    owner = like.stat()
+    """All of the folder: the node could not open what root fetched."""
     for path in (folder, *folder.rglob("*")):
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        keep_owner(path, like=like)
 
 
 def _carry_over_sign_state(live: Path, staged: Path, *, validator: bool) -> None:

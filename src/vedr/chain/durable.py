@@ -5,6 +5,13 @@ import tempfile
 from pathlib import Path
 
 
+def keep_owner(path: Path, *, like: Path) -> None:
+    """What root makes for a node belongs to whom `like` does: the node runs as that user.  Only root can give."""
+    if os.geteuid() == 0:
+        owner = like.stat()
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write beside it, fsync, rename over it, fsync the folder; nothing is left behind on failure.
 
@@ -16,9 +23,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            if os.geteuid() == 0:
-                former = (path if path.exists() else path.parent).stat()
-                os.fchown(file.fileno(), former.st_uid, former.st_gid)
+            keep_owner(temporary, like=path if path.exists() else path.parent)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

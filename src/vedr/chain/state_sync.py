@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vedr.chain.durable import replace_file, sync_folder
+from vedr.chain.durable import keep_owner, replace_file, sync_folder
 from vedr.chain.light import VerifiedHeader
 from vedr.chain.node_config import edit_section
 from vedr.chain.sign_state import FILE_NAME, read_sign_state, write_sign_state
@@ -96,6 +96,7 @@ def start_afresh(plan: StateSyncPlan) -> None:
     if plan.data.exists() and not plan.kept_data.exists():
         plan.data.rename(plan.kept_data)
     plan.data.mkdir(mode=0o700, exist_ok=True)
+    keep_owner(plan.data, like=plan.kept_data if plan.kept_data.exists() else plan.home)
     sync_folder(plan.home)
     _carry_sign_state(plan.kept_data, plan.data)
 
