@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +10,8 @@ from held_registers import VALIDATOR, at
 from vedr.adapters.memory_registers import MemoryRegisters
 from vedr.chain.register import (
     NEVER_SIGNED,
+    Content,
+    Epoch,
     Position,
     StaleEpochError,
     decode,
@@ -18,11 +19,12 @@ from vedr.chain.register import (
     name_of_places,
     places_in,
 )
-from vedr.chain.register_claim import Change
+from vedr.chain.register_claim import Change, Claim, Read, Swap
 from vedr.chain.register_holding import Holding, SignStateRegister
 from vedr.chain.register_move import move
 from vedr.chain.register_survey import Seen
 from vedr.errors import CorruptError, RefusedError, UnavailableError
+from vedr.ports import Tagged
 
 WAS = dict.fromkeys(("us-east", "eu-west", "ap-south"), "registers")
 NOW = dict.fromkeys(("us-east", "eu-west", "sa-east"), "registers")
@@ -231,21 +233,28 @@ def test_a_region_that_missed_the_move_is_written_by_whoever_holds_the_key_next(
     assert hosts.shown("ap-south") == at(4)
 
 
-def test_a_region_of_others_with_a_newer_epoch_or_a_higher_position_is_left_as_it_is(hosts: Hosts) -> None:
-    was = {**WAS, "sa-east": "registers"}
-    hosts.register(was).found(NEVER_SIGNED)
-    old = hosts.begin(was, "home")
-    assert old.wait_until_everywhere(deadline_s=5)
-    before = hosts.regions["ap-south"].read(VALIDATOR.key)
-    assert before is not None
-    hosts.move(was, WAS)
-    shown = decode(VALIDATOR, before.data, where="ap-south")
-    late = replace(shown, position=at(8))
-    hosts.regions["ap-south"].overwrite(VALIDATOR.key, encode(VALIDATOR, late))
-    with hosts.begin(WAS, "home") as held:
-        held.advance(at(5))
-        assert not held.wait_until_everywhere(deadline_s=0.05)
-        assert hosts.shown("ap-south") == at(8)
+@pytest.mark.parametrize(
+    ("epoch", "position", "is_written"), [(1, NEVER_SIGNED, True), (99, NEVER_SIGNED, False), (1, at(8), False)]
+)
+def test_a_region_of_others_is_written_once_held_and_left_where_its_epoch_or_position_is_higher(
+    epoch: int, position: Position, *, is_written: bool
+) -> None:
+    here, there = (f"home/1#a@{name_of_places(file)}" for file in (WAS, NOW))
+    claim = Claim(VALIDATOR, tuple(WAS), epoch=7, holder=here, at_least=at(3))
+    shown = {
+        "ap-south": Content(Epoch(epoch), there, position),
+        "us-east": Content(Epoch(6), here, at(3)),
+        "eu-west": Content(Epoch(6), here, at(3)),
+    }
+    for region, content in shown.items():
+        assert isinstance(claim.next_call(region), Read)
+        claim.on_read(region, Tagged(encode(VALIDATOR, content), "before"))
+    assert claim.next_call("ap-south") is None, "it does not decide"
+    for region in ("us-east", "eu-west"):
+        assert isinstance(claim.next_call(region), Swap)
+        claim.on_swapped(region, "after")
+    assert claim.is_held
+    assert isinstance(claim.next_call("ap-south"), Swap) == is_written
 
 
 @pytest.mark.usefixtures("home")

@@ -105,3 +105,55 @@ def test_a_register_lost_in_a_majority_gives_no_position(
         register.take_over(1, "a")
     assert time.monotonic() - began < 2
     assert not register.look().is_majority
+
+
+def test_a_region_that_shows_more_than_was_taken_over_is_not_lowered_but_passed(
+    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    """The last holder's newest advance came to one region only, which no take-over heard."""
+    active.advance(at(4))
+    assert all_agree(register)
+    for region in ("us-east", "eu-west"):
+        regions[region].faults.down = True
+    with pytest.raises(UnavailableError):
+        active.advance(at(8), deadline_s=0.2)
+    active.close(wait_s=5)
+    for region, store in regions.items():
+        store.faults.down = region == "ap-south"
+    with register.take_over(2, "eu-west/1#b") as standby:
+        regions["ap-south"].faults.down = False
+        standby.advance(at(5))
+        assert not all_agree(register, deadline_s=0.2)
+        assert register.look().contents["ap-south"].position == at(8)
+        standby.advance(at(9))
+        assert all_agree(register)
+
+
+def test_a_region_that_lost_its_register_is_not_written_before_the_others_have_decided(
+    register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    """Written as one of a majority, it would outvote the one that tells who passed this one."""
+    regions["us-east"].wipe(VALIDATOR.key)
+    refusing = regions["ap-south"].faults
+    refusing.maps["swap"] = "." * refusing.seen["swap"] + "e" * 100
+    with pytest.raises(UnavailableError, match="no majority of the regions took it"):
+        register.take_over(1, "eu-west/1#b", deadline_s=0.3)
+    assert regions["us-east"].read(VALIDATOR.key) is None
+
+
+def test_a_region_that_was_put_back_to_an_older_holder_counts_for_nothing_though_its_position_is_the_same(
+    active: Holding, register: SignStateRegister, regions: dict[str, MemoryRegisters]
+) -> None:
+    active.advance(at(4))
+    assert all_agree(register)
+    backup = backup_of(regions["us-east"])
+    passed = register.take_over(2, "eu-west/1#b")
+    assert all_agree(register)
+    regions["ap-south"].faults.down = True
+    with register.take_over(3, "us-east/1#c") as newest:
+        assert newest.position == at(4)
+        assert not all_agree(register, deadline_s=0.05)
+    regions["us-east"].overwrite(VALIDATOR.key, backup)
+    regions["ap-south"].faults.down = False
+    with passed, pytest.raises(UnavailableError, match="was put back"):
+        passed.advance(at(5, b"ours"), deadline_s=0.5)
