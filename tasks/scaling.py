@@ -142,7 +142,8 @@ def scale_home(ctx: Ctx) -> str:
 
 def raised(opened: OpenSite) -> tuple[Scale, ...]:
     """What failovers since the last completed way home were to raise: from what there was before the first of them."""
-    runs = [opened.journal.read(run_id).entries for name in (*FAILOVERS, "failback") for run_id in _runs(opened, name)]
+    ids = [run_id for name in (*FAILOVERS, "failback") for run_id in _runs(opened, name)]
+    runs = [entries for run_id in ids if (entries := opened.journal.read(run_id).entries)]  # none: just being opened
     found: dict[tuple[str, str], Scale] = {}
     for entries in sorted(runs, key=lambda entries: entries[0].time):
         last = entries[-1]
