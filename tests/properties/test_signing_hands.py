@@ -174,6 +174,25 @@ def test_a_region_put_back_while_the_others_have_all_is_harmless_for_everybody(o
     assert not scene.broken
 
 
+@pytest.mark.xfail(strict=True, reason="a claim counts what a region confirmed before another holder wrote there")
+def test_a_signer_that_was_passed_does_not_count_what_a_region_confirmed_before() -> None:
+    """Known and open (docs/signing-safety.md): one region is put back while all three have what was signed last."""
+    with rules.without(frozenset()):
+        scene = Scene()
+        passed = scene.begin("a", 1, *REGIONS)
+        for height in (4, 5):
+            scene.sign(passed, height, 0, *REGIONS)
+        before = scene.content(SOUTH)
+        scene.sign(passed, 6, 2, WEST)  # which confirms it; the others are not reached
+        successor = scene.begin("b", 2, EAST, SOUTH)
+        scene.sign(successor, 6, 1, EAST, SOUTH)
+        scene.work(successor, WEST)
+        assert len({scene.content(region) for region in REGIONS}) == 1
+        scene.put(SOUTH, before)
+        scene.work(passed, SOUTH)
+        assert not scene.broken
+
+
 # --- the rule of what is excluded
 
 
