@@ -2,6 +2,7 @@
 
 Guarantees: keys and secrets are never in it: files are taken by an allow-list, and one that looks like it holds a
 secret stops the backup and is named.
+Leaves out: what is collected and how it is stored (vedr.backup.configuration).
 """
 
 import datetime as dt

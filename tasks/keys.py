@@ -2,6 +2,7 @@
 
 Guarantees: no step returns, says or raises anything but public facts (fingerprints, names, reasons of our own); keys
 and passphrases live inside single functions of vedr.custody; the process leaves no core dump.
+Leaves out: how keys are found, sealed and kept (vedr.custody).
 """
 
 import functools

@@ -1,6 +1,7 @@
 """What the site's nodes say right now: small questions that several runbooks ask.
 
 Guarantees: nodes are asked side by side, each for a bounded time; one that is silent is left out, never waited for.
+Leaves out: proof: a node is believed here; where it matters, vedr.chain.light verifies.
 """
 
 from collections.abc import Callable, Iterable

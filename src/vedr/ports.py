@@ -2,6 +2,7 @@
 
 Every method raises only errors of `vedr.errors`.  UnavailableError (transient) may be retried as it is; all others may
 not.  Nothing here is asynchronous: callers use threads, adapters release the GIL where bytes move.
+Leaves out: which adapter a site gets (vedr.adapters.site), and what each error means to a run (vedr.runbook).
 """
 
 import datetime as dt

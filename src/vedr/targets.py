@@ -1,5 +1,9 @@
 """The recovery targets, retention and schedule of VirtEngine, as data; a site may override them.
 
+Guarantees: all defaults are valid; an override of no known target, or a schedule without five fields, is refused when
+the site's file is read.
+Leaves out: what the checks take for healthy (vedr.policies.checks).
+
 Source: VirtEngine's disaster-recovery and business-continuity plans.  All times are seconds, schedules are cron in UTC.
 """
 

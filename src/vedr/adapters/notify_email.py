@@ -1,7 +1,11 @@
 """Mail, by a relay (SMTP, RFC 5321), encrypted unless the site says otherwise.
 
 All mails of an incident are one thread.  The same news has the same Message-ID, by which mail systems drop what they
-have already.  Delivered means: the relay took it for every recipient.
+have already.
+
+Guarantees: delivered means that the relay took it for every recipient; what the relay says goes into no error but as
+its code, for it may repeat what it was sent.
+Leaves out: trying again and other channels (vedr.continuity.delivery), and whether anybody reads it.
 """
 
 import contextlib

@@ -3,6 +3,9 @@
 The alert's key is the incident's id: the same news twice is one alert, from whichever process.  `mitigated`,
 `acknowledged` and `abandoned` acknowledge it (a person has it), only `resolved` resolves it.
 
+Guarantees: delivered means that PagerDuty has queued the event; an exercise is never more than `info` there.
+Leaves out: trying again and other channels (vedr.continuity.delivery), and who is woken (PagerDuty's schedules).
+
 Source: https://developer.pagerduty.com/docs/events-api-v2/trigger-events/ and the reference of `enqueue`.
 """
 

@@ -2,6 +2,9 @@
 
 Source: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks and the limits of Block Kit.  A
 webhook offers nothing by which Slack could drop a repeated message.
+
+Guarantees: what a message says is text there, and can't mention people or make links.
+Leaves out: trying again and other channels (vedr.continuity.delivery).
 """
 
 from typing import Final

@@ -2,6 +2,9 @@
 
 `X-Vedr-Signature: sha256=<hex>` is HMAC-SHA256 over `<X-Vedr-Timestamp>.<body>`; a receiver that refuses timestamps
 older than five minutes cannot be told an old message again.  `Idempotency-Key` is the same for the same news.
+
+Guarantees: what is signed is the body as it is sent, byte for byte.
+Leaves out: trying again and other channels (vedr.continuity.delivery), and checking signatures, which is the receiver's.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """A secrets manager in memory, in several regions: vedr.custody.escrow.SecretVault with regions that can be lost.
 
 Guarantees: passes the contract suite of the real one (tests/contract/test_secret_vault.py).
+Leaves out: keeping anything beyond the process.
 """
 
 from vedr.errors import ConflictError, NotFoundError, UnavailableError

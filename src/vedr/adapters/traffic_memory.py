@@ -1,6 +1,7 @@
 """Traffic in memory, for tests and for plans on paper: `vedr.failover.traffic.Traffic` without any server.
 
 Guarantees: keeps the contract suite that the real backends keep; several of them over one `Served` see each other.
+Leaves out: delay: what is set is served at once.
 """
 
 import threading
