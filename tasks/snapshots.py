@@ -2,7 +2,7 @@
 
 Guarantees: a snapshot counts as taken when a majority of regions hold it whole and checked; as proven when a node was
 booted from it and its app hash matched a verified header.
-Leaves out: how (vedr.backup, vedr.adapters.snapshots), and old snapshots' end but for calling it (vedr.backup.retention).
+Leaves out: how (vedr.backup, vedr.adapters.snapshots), and which old ones go (vedr.backup.retention).
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@
 older than five minutes cannot be told an old message again.  `Idempotency-Key` is the same for the same news.
 
 Guarantees: what is signed is the body as it is sent, byte for byte.
-Leaves out: trying again and other channels (vedr.continuity.delivery), and checking signatures, which is the receiver's.
+Leaves out: trying again and other channels (vedr.continuity.delivery), and checking signatures (the receiver's).
 """
 
 import hashlib
