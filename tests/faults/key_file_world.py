@@ -38,7 +38,7 @@ from vedr.runbook.journal import Journal
 VALIDATOR: Final = "validator-eu-west-1"
 STANDBY: Final = "fullnode-ap-south-0"
 ZONE: Final = "eu-west-1b"
-BLOCKS_PER_S: Final = 40
+BLOCKS_PER_S: Final = 15  # on a busy machine, nodes that are asked one after the other still agree
 PASSPHRASE: Final = b"a passphrase of the escrow, which every process of these tests knows"
 REGIONS: Final = ("us-east", "eu-west", "ap-south")
 GONE: Final = (Flag.ABSENT, b"")

@@ -5,7 +5,7 @@ Real: the flow with its questions and answers in the ledger, the promotion, and 
 
 import datetime as dt
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -24,14 +24,6 @@ from vedr.failover.fencing import FirstWay
 AGREED = {"zoe": True, "yan": True}
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module", autouse=True)
-def slower_blocks() -> Iterator[None]:
-    """On a busy machine, nodes that are asked one after the other still agree."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(key_file_world, "BLOCKS_PER_S", 15)
-        yield
 
 
 class Cloud:
