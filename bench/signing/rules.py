@@ -47,6 +47,7 @@ RULES: Final[Mapping[str, str]] = {
     "register-epoch": "a register of a newer epoch is not written",
     "register-cas": "a register is written only over what was read",
     "register-put-back": "a region that shows less than it has shown counts for nothing",
+    "register-together": "regions that confirmed a position one after the other have to show it again",
 }
 FILE_RULES: Final = tuple(name for name in RULES if not name.startswith("register"))
 REGISTER_RULES: Final = tuple(name for name in RULES if name.startswith("register"))
@@ -252,6 +253,10 @@ def _one_is_enough(claim: Any) -> int:
     return claim._majority if shown else 0  # type: ignore[no-any-return]
 
 
+def _whenever_shown(claim: Any) -> bool:
+    return claim._confirmed() >= claim._majority  # type: ignore[no-any-return]
+
+
 _REPLACEMENTS: Final[Mapping[str, tuple[tuple[Any, str, object], ...]]] = {
     "quiet": (
         (fences, "observe_quiet", _any_quiet),
@@ -271,10 +276,14 @@ _REPLACEMENTS: Final[Mapping[str, tuple[tuple[Any, str, object], ...]]] = {
         (fakes.SimulatedDisk, "take_away", _take_away_from_anybody),
         (fakes.SimulatedDisk, "_mine", _anybodys_folder),
     ),
-    "register-majority": ((register_claim.Claim, "_confirmed", _one_is_enough),),
+    "register-majority": (
+        (register_claim.Claim, "_confirmed", _one_is_enough),
+        (register_claim.Claim, "_is_shown_together", _whenever_shown),
+    ),
     "register-epoch": (
         (register_claim.Claim, "_pass", _nothing),
         (register_claim.Claim, "_may_write", _always_writable),
     ),
     "register-put-back": ((register_claim._View, "show", _shown_as_it_is),),
+    "register-together": ((register_claim.Claim, "_is_shown_together", _whenever_shown),),
 }

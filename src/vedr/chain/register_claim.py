@@ -5,7 +5,8 @@ and reports the answer by one of the `on_…` methods; answers may come in any o
 they suffice: vedr.chain.register.
 
 Guarantees: `is_held` only after a majority shows this claim with a position that covers what each of them showed
-before; `is_durable` only after a majority shows the present position.  A region has at most one call in flight.  The
+before; `is_durable` only after a majority shows the present position, by calls that were under way at one moment, or
+shows it again after a majority did.  A region has at most one call in flight.  The
 sign-bytes of what was taken over are a majority's, or this host's, or harmless whoever wrote them; or there are none.
 A region that shows less than it showed before was put back: it has forgotten who passed this claim, and counts for
 nothing, as one that lost its object.  So does, for a take-over, one whose holder has its registers in other regions.
@@ -82,6 +83,9 @@ class _View:
     swapping: Content | None = None
     is_fillable: bool = False  # it was empty or damaged when the claim was made
     problem: str = ""
+    asked: int = 0  # when the call in flight was begun, in calls and answers of the claim
+    began: int = 0  # of the call that showed the content
+    ended: int = 0
 
     def forget(self) -> None:
         self.is_read, self.in_flight, self.swapping = False, None, None
@@ -143,6 +147,8 @@ class Claim:
         self._shown: dict[str, Position] = {}
         self._target: Content | None = None
         self._is_held = False
+        self._now = 0  # counts calls and answers
+        self._all_shown: int | None = None  # when a majority showed the position, though not at one moment
         self._passed: dict[str, Content] = {}
         self._is_lost = False
 
@@ -160,8 +166,8 @@ class Claim:
 
     @property
     def is_durable(self) -> bool:
-        """Whether a majority shows the present position under this claim."""
-        return self._is_held and self._confirmed() >= self._majority
+        """Whether a majority shows the present position under this claim, and did so at one moment or twice."""
+        return self._is_held and self._is_shown_together()
 
     @property
     def position(self) -> Position:
@@ -227,6 +233,7 @@ class Claim:
                 remedy="Nothing needs doing if the node is replaying; otherwise look for a second node.",
             )
         self._target = Content(self._epoch, self._holder, position)
+        self._all_shown = None
 
     # --- the conversation
 
@@ -241,13 +248,14 @@ class Claim:
         elif self._target is not None and self._may_write(view, self._target):
             call = Swap(encode(self._validator, self._target), view.tag)
             view.swapping = self._target
-        view.in_flight = call
+        view.in_flight, view.asked = call, self._tick()
         return call
 
     def on_read(self, region: str, found: Tagged | None) -> None:
         """See Conversation."""
         view = self._views[region]
         view.forget()
+        view.began, view.ended = view.asked, self._tick()
         view.is_read, view.tag, view.content, view.elsewhere = True, found.tag if found else None, None, None
         view.problem = "" if found else ABSENT
         try:
@@ -263,6 +271,7 @@ class Claim:
         else:
             view.is_fillable = False
             self._judge(region, view.content)
+        self._look_again()
 
     def on_swapped(self, region: str, tag: str) -> None:
         """See Conversation."""
@@ -271,8 +280,10 @@ class Claim:
         view.elsewhere = None
         view.tag, view.problem = tag, ""
         view.forget()
+        view.began, view.ended = view.asked, self._tick()
         view.is_read, view.is_fillable = True, False
         self._is_held = self._is_held or self._confirmed() >= self._majority
+        self._look_again()
 
     def on_refused(self, region: str) -> None:
         """See Conversation."""
@@ -329,4 +340,33 @@ class Claim:
         return view.content != target and target.position.covers(view.content.position)
 
     def _confirmed(self) -> int:
-        return sum(view.content is not None and view.content == self._target for view in self._views.values())
+        return len(self._current())
+
+    def _current(self) -> list[_View]:
+        return [view for view in self._views.values() if view.content is not None and view.content == self._target]
+
+    def _is_shown_together(self) -> bool:
+        """What a region confirmed a while ago may have been passed since, and another region been put back to fit.
+
+        Calls that were under way at one moment leave no while between them.  Where there was one, a majority has to
+        show the position again: a successor that wrote before the hand came is seen there, in the region that was not
+        put back.
+        """
+        current = self._current()
+        at_once = max((sum(one.began <= view.began < one.ended for one in current) for view in current), default=0)
+        again = sum(view.began > self._all_shown for view in current) if self._all_shown is not None else 0
+        return max(at_once, again) >= self._majority
+
+    def _look_again(self) -> None:
+        """Have the regions that show the position read again, where they did not show it together."""
+        if not self._is_held or self._confirmed() < self._majority or self._is_shown_together():
+            return
+        if self._all_shown is None:
+            self._all_shown = self._now
+        for view in self._current():
+            if view.in_flight is None and view.began <= self._all_shown:
+                view.is_read = False
+
+    def _tick(self) -> int:
+        self._now += 1
+        return self._now

@@ -323,6 +323,11 @@ class BelievesAMinority(Claim):
 
 
 class TakesLostForDone(Claim):
+    """Does not look again either, which would find it out."""
+
+    def _is_shown_together(self) -> bool:
+        return self._confirmed() >= self._majority
+
     def on_lost(self, region: str, why: str) -> None:
         if self._views[region].swapping is not None:
             self.on_swapped(region, "unknown")
