@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,7 +135,11 @@ PROCESS = """
 
 def test_no_update_is_lost_between_processes(s3_server: Any) -> None:
     registers = on_server(s3_server)
-    environment = {"ACCESS": s3_server.credentials.access_key, "SECRET": s3_server.credentials.secret_key}
+    environment = {
+        "ACCESS": s3_server.credentials.access_key,
+        "SECRET": s3_server.credentials.secret_key,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(PROCESS), __file__, name, registers._config.model_dump_json()],

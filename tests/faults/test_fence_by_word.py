@@ -87,7 +87,8 @@ def test_a_key_moves_when_its_host_is_cut_off_and_two_people_saw_its_process_sto
     site.check_signed_once()
 
     with site.open() as opened:  # what is watched for the hour after it
-        ((move,),) = aftercare.watched_runs(opened).values()
+        (watched,) = aftercare.watched_runs(opened).values()
+        (move,) = watched.moves
         aftercare._check_key_files(opened, {site.home.name: move})
         cloud.lift()
         with pytest.raises(RefusedError, match="network is not denied any more"):

@@ -36,10 +36,10 @@ def test_a_zone_that_is_emptied_hands_a_key_file_over_and_the_failback_takes_it_
     assert not (site.home.home / "data").exists()
     assert address_on(site.home.home) == site.home.address  # its own host keeps it, fenced
     with site.open() as opened:
-        watched = aftercare.watched_runs(opened)
-        (moves,) = watched.values()
-        assert [move.validator for move in moves] == [site.home.name]
-        aftercare._check_key_files(opened, {site.home.name: moves[0]})
+        (watched,) = aftercare.watched_runs(opened).values()
+        (move,) = watched.moves
+        assert move.validator == site.home.name
+        aftercare._check_key_files(opened, {site.home.name: move})
     sites.go_home()
     assert site.stages("failback") == STAGES
     assert site.signs_at() == [site.home.name]

@@ -43,24 +43,30 @@ for number in itertools.count():
 
 
 class ProcessFleet:
-    """A fleet of one process, paused by SIGSTOP; `expires` says how often the host resumes it too early."""
+    """A fleet of one unit, paused by SIGSTOP; `expires` says how often the host resumes it too early."""
 
     def __init__(self, pid: int, expires: int = 0, state: str = "running") -> None:
         self.pid, self.expires, self.state = pid, expires, state
         self.calls: list[str] = []
 
+    def processes(self) -> list[int]:
+        """As a supervisor stops all of a unit: its process, and that process's children."""
+        return [self.pid, *map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
+
     def status(self, unit: str, zone: str) -> Any:
         return UnitStatus(unit, self.state, self.pid, dt.datetime.now(dt.UTC), None, "running")  # type: ignore[arg-type]
 
     def pause(self, unit: str, zone: str, *, limit_s: float) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
         deadline = time.monotonic() + 10
-        while " T " not in Path(f"/proc/{self.pid}/stat").read_text() and time.monotonic() < deadline:
-            time.sleep(0.001)
+        for pid in self.processes():
+            os.kill(pid, signal.SIGSTOP)
+            while " T " not in Path(f"/proc/{pid}/stat").read_text() and time.monotonic() < deadline:
+                time.sleep(0.001)
         self.calls.append("pause")
 
     def resume(self, unit: str, zone: str) -> Pause:
-        os.kill(self.pid, signal.SIGCONT)
+        for pid in self.processes():
+            os.kill(pid, signal.SIGCONT)
         self.calls.append("resume")
         self.expires -= 1
         return Pause(0.012, self.expires >= 0)
