@@ -61,8 +61,8 @@ SEEDS_WITHOUT = {
     "recheck+ticket": 239,
     "own-state+tip": 482,
     "register-majority": 18,
-    "register-epoch": 78,
-    "register-cas": 36,
+    "register-epoch": 45,
+    "register-cas": 243,
 }
 
 
