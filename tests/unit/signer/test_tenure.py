@@ -1,7 +1,8 @@
 """Beginning, handing over and being superseded, over the real register in three regions in memory."""
 
 import datetime as dt
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
@@ -27,6 +28,13 @@ REGIONS = ("us-east", "eu-west", "ap-south")
 VALIDATOR = Validator(CHAIN_ID, "AB" * 20)
 OURS = Terms("us-east-1a", take_over=False, planned=False, watch_s=1)
 THEIRS = Terms("eu-west-1a", take_over=True, planned=False, watch_s=1)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 class Regions:
@@ -68,6 +76,7 @@ class Regions:
 
     def signer(self, terms: Terms, **more: Any) -> World:
         tenure = self.begin(terms, **more)
+        until(lambda: tenure.holding.has(tenure.holding.position))  # a take-over may have to be shown once more
         state_file = self.folder / f"{terms.name}-{tenure.epoch}.json"
         return World(state_file, last=tenure.last, register=tenure.holding, key=MemoryKey())  # type: ignore[arg-type]
 
