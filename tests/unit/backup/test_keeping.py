@@ -318,27 +318,6 @@ def test_the_only_good_copy_is_never_withdrawn_for_repair(world: Any) -> None:
     assert "eu-west" in world.listed()[0].regions
 
 
-def test_a_snapshot_that_expired_while_it_was_copied_is_withdrawn(world: Any) -> None:
-    world.stores["ap-south"].faults.down = True
-    created = world.back_up()
-    world.stores["ap-south"].faults.down = False
-    listed = world.listed()[0]
-    target = world.stores["ap-south"]
-    made = target.create
-
-    def expire(key: Any, data: bytes) -> Any:
-        stored = made(key, data)
-        if key == manifest_key(world.source, created.id):
-            for region in ("us-east", "eu-west"):
-                world.stores[region].delete(key)
-        return stored
-
-    target.create = expire
-    healed = replicate.heal(world.repository, [listed])
-    assert isinstance(healed[0].error, NotFoundError)
-    assert world.listed() == ()
-
-
 def test_a_region_that_is_still_down_is_in_the_result(world: Any) -> None:
     world.stores["ap-south"].faults.down = True
     world.back_up()

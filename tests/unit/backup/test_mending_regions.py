@@ -1,6 +1,7 @@
 """What healing and repairing must not make worse: the last copy, good objects, other snapshots' objects."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from vedr.backup import replicate, retention, verify
 from vedr.backup.layout import manifest_key, object_key, placement_key
 from vedr.backup.repository import load_own_manifest
 from vedr.backup.sealing import Codec
-from vedr.errors import InvalidInputError, UnavailableError, VerificationFailedError
+from vedr.errors import InvalidInputError, NotFoundError, UnavailableError, VerificationFailedError
 from vedr.signature import Signer
 from vedr.targets import Retention
 
@@ -22,6 +23,27 @@ def keys_in(world: Any, region: str) -> set[str]:
 def key_of(world: Any, created: Any, number: int = 0) -> Any:
     manifest = created.verified.manifest
     return object_key(world.source, manifest.epoch, manifest.objects[number].name)
+
+
+def missing_in_ap_south(world: Any) -> Any:
+    world.stores["ap-south"].faults.down = True
+    created = world.back_up()
+    world.stores["ap-south"].faults.down = False
+    return created
+
+
+def when_ap_south_has_it(world: Any, created: Any, then: Callable[[], None]) -> None:
+    """Something happens right after the copy's manifest, its commit point, was written."""
+    target = world.stores["ap-south"]
+    made = target.create
+
+    def create(key: Any, data: bytes) -> Any:
+        stored = made(key, data)
+        if key == manifest_key(world.source, created.id):
+            then()
+        return stored
+
+    target.create = create
 
 
 def under_another_signer(world: Any) -> Any:
@@ -59,25 +81,30 @@ def test_an_object_that_is_damaged_everywhere_is_removed_nowhere(world: Any) -> 
 
 def test_a_copy_just_made_is_kept_when_the_other_regions_fall_silent(world: Any) -> None:
     """It may be the only one by now."""
-    world.stores["ap-south"].faults.down = True
-    created = world.back_up()
-    world.stores["ap-south"].faults.down = False
-    listed = world.listed()[0]
-    target = world.stores["ap-south"]
-    made = target.create
+    created = missing_in_ap_south(world)
 
-    def silence(key: Any, data: bytes) -> Any:
-        stored = made(key, data)
-        if key == manifest_key(world.source, created.id):
-            for region in ("us-east", "eu-west"):
-                world.stores[region].faults.down = True
-        return stored
+    def silence() -> None:
+        for region in ("us-east", "eu-west"):
+            world.stores[region].faults.down = True
 
-    target.create = silence
-    (healed,) = replicate.heal(world.repository, [listed])
+    when_ap_south_has_it(world, created, silence)
+    (healed,) = replicate.heal(world.repository, world.listed())
     assert isinstance(healed.error, UnavailableError)
     assert world.listed()[0].regions == ("ap-south",)
     assert world.restored() == world.content()
+
+
+def test_a_snapshot_that_expired_while_it_was_copied_is_withdrawn(world: Any) -> None:
+    created = missing_in_ap_south(world)
+
+    def expire() -> None:
+        for region in ("us-east", "eu-west"):
+            world.stores[region].delete(manifest_key(world.source, created.id))
+
+    when_ap_south_has_it(world, created, expire)
+    (healed,) = replicate.heal(world.repository, world.listed())
+    assert isinstance(healed.error, NotFoundError)
+    assert world.listed() == ()
 
 
 def test_a_region_with_a_placement_under_an_earlier_signing_key_is_healed(world: Any) -> None:
