@@ -88,6 +88,8 @@ def verify_command(
                 "key": checked.keyid,
                 "runs": [{"run": head.run_id, "seq": head.seq, "digest": head.digest} for head in checked.runs],
                 "grown": [*checked.grown],
+                "drill": checked.drill,
+                "unproven": checked.unproven,
             }
         )
         return
@@ -97,6 +99,10 @@ def verify_command(
         highlight=False,
         soft_wrap=True,
     )
+    if checked.drill:
+        stdout.print(f"the drill's verdict follows from them: {checked.drill}", highlight=False, soft_wrap=True)
+    if checked.unproven:
+        stdout.print(f"not made again from the ledger: {checked.unproven}", highlight=False, soft_wrap=True)
     for run_id in checked.grown:
         stdout.print(f"{run_id} went on since: make the page again for all of it", highlight=False, soft_wrap=True)
 

@@ -18,7 +18,7 @@ from vedr.reports.evidence import Evidence, gather, subject_of
 from vedr.reports.index import Overview, index_page
 from vedr.reports.pages import Imprint, run_page
 from vedr.reports.record import Record, missing_runs, read_record, runbooks_by_run
-from vedr.reports.sealing import Head, facts_of, seal_page
+from vedr.reports.sealing import Made, seal_page
 from vedr.reports.trends import BACKUP_JOBS, VERIFY_JOB, Ended, ended
 from vedr.runbook.journal import Journal
 
@@ -45,9 +45,8 @@ class Binder:
     def write_run(self, evidence: Evidence, *, pdf: bool = False) -> Path:
         """The page, the signed document and the PDF of a run; the page's path."""
         imprint = self.imprint
-        heads = [Head(evidence.run_id, evidence.head_seq, evidence.head)]
         path = self.folder / f"{evidence.run_id}.html"
-        self._write(path, run_page(evidence, imprint), heads, [evidence], imprint.made_at)
+        self._write(path, run_page(evidence, imprint), [evidence], imprint.made_at, Made(self.label, evidence))
         if pdf:
             from vedr.reports.pdf import run_pdf  # noqa: PLC0415 - its library takes a second that pages need not pay
 
@@ -59,9 +58,8 @@ class Binder:
         for evidence in overview.evidence:
             self.write_run(evidence, pdf=pdf)
         imprint = self.imprint
-        heads = [Head(one.run_id, one.head_seq, one.head) for one in overview.evidence]
         path = self.folder / "index.html"
-        self._write(path, index_page(overview, imprint), heads, overview.evidence, imprint.made_at)
+        self._write(path, index_page(overview, imprint), overview.evidence, imprint.made_at, Made(self.label))
         return path
 
     def overview(self, since: dt.datetime) -> Overview:
@@ -94,16 +92,9 @@ class Binder:
         with ThreadPoolExecutor(MAX_READ_AT_ONCE, "report") as pool:
             return dict(zip(run_ids, pool.map(lambda one: read_record(self.journal, one), run_ids), strict=True))
 
-    def _write(
-        self, path: Path, page: str, heads: Sequence[Head], evidence: Sequence[Evidence], made_at: dt.datetime
-    ) -> None:
+    def _write(self, path: Path, page: str, evidence: Sequence[Evidence], made_at: dt.datetime, made: Made) -> None:
         sealed, document = seal_page(
-            page,
-            self.journal.signer,
-            site=self.journal.site,
-            heads=heads,
-            facts=[facts_of(one) for one in evidence],
-            made_at=made_at,
+            page, self.journal.signer, site=self.journal.site, evidence=evidence, made_at=made_at, made=made
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_file(path, sealed.encode(), mode=PAGE_MODE)

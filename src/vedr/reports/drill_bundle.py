@@ -5,22 +5,24 @@ verify` checks it against the keys and the ledger as it checks a page.
 
 Guarantees: the verdict follows from the ledger alone; `passed` only when the drill's run was completed and every run
 that it performed stands in the ledger, verified and completed; `not run` when it was refused before anything was
-broken; everything else failed.
+broken; everything else failed.  `check_answer` refuses an answer that does not follow from the same entries, whoever
+signed it.
 Leaves out: where it is kept (tasks.drills_evidence).
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import vedr
-from vedr.errors import InvalidInputError, VedrError
+from vedr.errors import InvalidInputError, VedrError, VerificationFailedError
 from vedr.ledger import RunId, parse_run_id
 from vedr.readiness.drill_schedule import CADENCES
 from vedr.reports.evidence import Evidence, gather
+from vedr.reports.facts import FORMAT, facts_of
 from vedr.reports.record import read_record
-from vedr.reports.sealing import FORMAT, facts_of
 from vedr.runbook.journal import Journal
 from vedr.signature import Json
 
@@ -29,6 +31,7 @@ DRILL: Final = "drill-"
 CHOSEN: Final = "choose_targets"
 COMPARED: Final = "compare_census"
 _BREAKING: Final = frozenset(f"{DRILL}{cadence}" for cadence in CADENCES)  # the other forms perform nothing
+_ANOTHER: Final = "Do not use it: make it again with vedr drill evidence RUN, and find out who signed this one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,11 @@ def make_bundle(journal: Journal, run_id: RunId, *, made_at: dt.datetime) -> Bun
     drill = gather(read_record(journal, run_id))
     if not drill.runbook.startswith(DRILL):
         raise InvalidInputError(f"run {run_id} is one of {drill.runbook}, no drill", remedy="See vedr drill list.")
-    parts, missing = _parts(journal, drill)
-    told = [drill, *parts]
-    verdict = verdict_of(drill)
+    parts = _parts(journal, drill)
+    told = [drill, *(part for part in parts.values() if isinstance(part, Evidence))]
+    missing = [f"{one.words}{one.why}" for one in _missing(drill, parts)]
+    verdict = verdict_of(drill, shown=not missing)
     reason = "; ".join(filter(None, (drill.error, *missing)))
-    if missing and verdict == "passed":
-        verdict = "failed"  # what cannot be shown is not proven
     document = journal.signer.seal_document(
         {
             "format": FORMAT,
@@ -83,32 +85,100 @@ def make_bundle(journal: Journal, run_id: RunId, *, made_at: dt.datetime) -> Bun
     return Bundle(run_id, drill.runbook, verdict, reason, drill.remedy, drill.head_seq, document)
 
 
-def verdict_of(drill: Evidence) -> Verdict:
-    """Of a drill's run."""
+def check_answer(told: Mapping[str, Json], evidence: Sequence[Evidence], *, what: str) -> Verdict:
+    """Make the answer again from the runs that a document names, and compare.
+
+    Args:
+        told: The document's member `drill`.
+        evidence: Those runs up to the entries that the document knew, each as proven as it was then; the drill first.
+        what: Names the file in errors.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        VerificationFailedError: the ledger gives another answer.
+    """
+    if not evidence:
+        raise VerificationFailedError(f"{what}: the answer to a drill that names no run", remedy=_ANOTHER)
+    drill, *shown = evidence
+    known = {part.run_id: part for part in shown}
+    named = _named(drill)
+    missing = _missing(drill, {run_id: known.get(run_id, "") for run_id in named})
+    verdict = verdict_of(drill, shown=not missing)
+    expected: dict[str, Json] = {
+        "run": drill.run_id,
+        "runbook": drill.runbook,
+        "verdict": verdict,
+        "remedy": drill.remedy,
+        "broken": _result(drill, CHOSEN),
+        "compared": _result(drill, COMPARED),
+    }
+    differing = [name for name, value in expected.items() if told.get(name) != value]
+    if not _reads_as(str(told.get("reason")), drill.error, missing):
+        differing.append("reason")
+    if not drill.runbook.startswith(DRILL) or not known.keys() <= set(named):
+        differing.append("runs")
+    if differing:
+        raise VerificationFailedError(
+            f"{what}: drill {drill.run_id}: the ledger gives another {', '.join(differing)}; its verdict is {verdict}",
+            remedy=_ANOTHER,
+        )
+    return verdict
+
+
+def verdict_of(drill: Evidence, *, shown: bool) -> Verdict:
+    """Of a drill's run; `shown`: every run that it performed is there and good."""
     if drill.proof == "unverifiable":
         return "failed"
     if drill.outcome == "completed":
-        return "passed"
+        return "passed" if shown else "failed"  # what cannot be shown is not proven
     return "not run" if drill.outcome == "refused" else "failed"
 
 
-def _parts(journal: Journal, drill: Evidence) -> tuple[list[Evidence], list[str]]:
-    """The runs that it performed, and what keeps them from being shown as good."""
-    shown, missing = [], []
-    for run_id in dict.fromkeys(_run_ids([step.result for step in drill.steps])):
+def _parts(journal: Journal, drill: Evidence) -> dict[RunId, Evidence | str]:
+    """The runs that it performed, or why one cannot be shown."""
+    parts: dict[RunId, Evidence | str] = {}
+    for run_id in _named(drill):
         try:
-            part = gather(read_record(journal, run_id))
+            parts[run_id] = gather(read_record(journal, run_id))
         except VedrError as error:
-            missing.append(f"run {run_id} cannot be shown: {error.message}")
-            continue
-        shown.append(part)
-        if part.proof == "unverifiable":
-            missing.append(f"run {run_id} does not verify: {'; '.join(part.problems)}")
+            parts[run_id] = error.message
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """What keeps a drill from being shown as good; `why` is known only to whoever looked then."""
+
+    words: str
+    why: str = ""
+    of_then: bool = False
+
+
+def _missing(drill: Evidence, parts: Mapping[RunId, Evidence | str]) -> list[_Missing]:
+    missing = []
+    for run_id, part in parts.items():
+        if isinstance(part, str):
+            missing.append(_Missing(f"run {run_id} cannot be shown: ", part, of_then=True))
+        elif part.proof == "unverifiable":
+            missing.append(_Missing(f"run {run_id} does not verify: ", "; ".join(part.problems), of_then=True))
         elif part.outcome != "completed":
-            missing.append(f"run {run_id} is {part.outcome}")
-    if drill.runbook in _BREAKING and not shown and not missing:
-        missing.append("no run of a runbook is named that it performed")
-    return shown, missing
+            missing.append(_Missing(f"run {run_id} is {part.outcome}"))
+    if drill.runbook in _BREAKING and not parts:
+        missing.append(_Missing("no run of a runbook is named that it performed"))
+    return missing
+
+
+def _reads_as(reason: str, error: str, missing: Sequence[_Missing]) -> bool:
+    parts = [re.escape(error)] if error else []
+    parts += [re.escape(one.words) + (".*" if one.of_then else "") for one in missing]
+    return re.fullmatch("; ".join(parts), reason, re.DOTALL) is not None
+
+
+def _named(drill: Evidence) -> tuple[RunId, ...]:
+    """The runs that its steps say they performed."""
+    return tuple(dict.fromkeys(_run_ids([step.result for step in drill.steps])))
 
 
 def _run_ids(results: Sequence[Json]) -> Iterator[RunId]:

@@ -7,7 +7,7 @@ Leaves out: the pins between runs that were not read, which `vedr ledger verify`
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from vedr.errors import NotFoundError, VerificationFailedError
 from vedr.ledger import Entry, RunId, Sealed, check_successor, is_closed, open_entry, pins_of, verify_chain
@@ -16,6 +16,8 @@ from vedr.runbook.journal import INDEX_ROOT, Journal, Recorded
 
 Proof = Literal["verified", "incomplete", "unverifiable"]
 """`incomplete`: every entry is genuine and in its place, but a region lacks some or did not answer."""
+
+PROOFS: Final[tuple[Proof, ...]] = get_args(Proof)
 
 _MAX_PROBLEMS: Final = 50
 

@@ -5,8 +5,10 @@ the facts that it tells, and the SHA-256 of the page with the place of the signa
 an element that browsers ignore, and beside it as a file.  Format: docs/formats/evidence.md.
 
 Guarantees: `check_page` accepts only a page of which no byte differs from what the site signed, whose runs stand in the
-ledger as the page knew them, and whose facts are what the ledger tells.
-Leaves out: what became of a run after the page was made; that is told, not refused.
+ledger as the page knew them, and whose facts, whose answer to a drill and, of a run's page by this version, whose every
+word are what the ledger tells: a signature alone proves none of it.
+Leaves out: what became of a run after the page was made; that is told, not refused.  The tables of an index, beyond the
+facts of its runs.
 """
 
 import datetime as dt
@@ -19,13 +21,15 @@ from typing import Final
 import vedr
 from vedr.errors import CorruptError, VerificationFailedError
 from vedr.ledger import Digest, RunId, parse_run_id
+from vedr.reports.drill_bundle import check_answer
 from vedr.reports.evidence import Evidence, gather
-from vedr.reports.record import read_record
+from vedr.reports.facts import FORMAT, facts_of
+from vedr.reports.pages import Imprint, run_page
+from vedr.reports.record import PROOFS, read_record
 from vedr.reports.templates import SEAL_PLACE
 from vedr.runbook.journal import Journal
 from vedr.signature import Json, Signer, canonical_json, open_document
 
-FORMAT: Final = "vedr-evidence/1"
 _OPEN, _, _CLOSE = SEAL_PLACE.partition("><")
 _BEGIN: Final = f"{_OPEN}>"
 _END: Final = f"<{_CLOSE}"
@@ -42,43 +46,38 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """What a page says that its runs' entries do not tell; `run`: what was known of the one run that it is of."""
+
+    label: str
+    run: Evidence | None = None
+
+    def document(self) -> dict[str, Json]:
+        if self.run is None:
+            return {"kind": "index", "label": self.label}
+        told: dict[str, Json] = {"problems": [*self.run.problems], "regions": [*self.run.regions]}
+        return {"kind": "run", "label": self.label, **told}
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
-    """A page that holds; `grown` are its runs that have more entries by now."""
+    """A page that holds.
+
+    `grown` are its runs that have more entries by now; `drill` is the verdict of the drill that it answers, or empty;
+    `unproven` says which words of a page were not made again.
+    """
 
     site: str
     runs: tuple[Head, ...]
     made_at: str
     keyid: str
     grown: tuple[RunId, ...]
-
-
-def facts_of(evidence: Evidence) -> dict[str, Json]:
-    """What a page tells of a run, in figures."""
-    measured = evidence.timing
-    return {
-        "run": evidence.run_id,
-        "runbook": evidence.runbook,
-        "outcome": evidence.outcome,
-        "verdict": evidence.verdict,
-        "detected_at": evidence.detected_at.astimezone(dt.UTC).isoformat(),
-        "target_ms": measured.target_ms,
-        "total_ms": measured.total_ms,
-        "waiting_ms": measured.waiting_ms,
-        "interrupted_ms": measured.interrupted_ms,
-        "overhead_ms": measured.overhead_ms,
-        "steps": [
-            {"key": row.key, "state": row.state, "budget_ms": row.budget_ms, "took_ms": row.took_ms}
-            for row in measured.rows
-        ],
-        "data_lost": [{"name": f.name, "value": f.value, "by": f.source} for f in evidence.data_lost],
-        "approvals": [{"person": a.person, "approved": a.approved, "plan": a.plan} for a in evidence.approvals],
-        "ledger": evidence.proof,
-        "exercise": evidence.subject == "exercise",
-    }
+    drill: str
+    unproven: str
 
 
 def seal_page(
-    page: str, signer: Signer, *, site: str, heads: Iterable[Head], facts: Sequence[Json], made_at: dt.datetime
+    page: str, signer: Signer, *, site: str, evidence: Sequence[Evidence], made_at: dt.datetime, made: Made
 ) -> tuple[str, bytes]:
     """The page with its signature in place, and the signed document alone."""
     document = signer.seal_document(
@@ -87,8 +86,9 @@ def seal_page(
             "site": site,
             "version": vedr.__version__,
             "made_at": made_at.astimezone(dt.UTC).isoformat(),
-            "heads": [{"run": head.run_id, "seq": head.seq, "digest": head.digest} for head in heads],
-            "facts": [*facts],
+            "heads": [{"run": one.run_id, "seq": one.head_seq, "digest": one.head} for one in evidence],
+            "facts": [facts_of(one) for one in evidence],
+            "page": made.document(),
             "page_sha256": hashlib.sha256(page.encode()).hexdigest(),
         }
     )
@@ -118,8 +118,39 @@ def check_page(text: str, journal: Journal, *, what: str) -> Checked:
         )
     heads = tuple(_heads(signed, what))
     facts = {fact.get("run"): fact for fact in _tables(signed, "facts")}
-    grown = tuple(head.run_id for head in heads if _grown(head, facts.get(head.run_id), journal, what))
-    return Checked(journal.site, heads, str(signed.get("made_at")), _keyid(document), grown)
+    if facts.keys() != {head.run_id for head in heads}:
+        raise VerificationFailedError(f"{what}: it tells figures of other runs than it names", remedy=_ALTERED)
+    found = [_found(head, facts[head.run_id], journal, what) for head in heads]
+    evidence = [one for one, _ in found]
+    drill = signed.get("drill")
+    return Checked(
+        site=journal.site,
+        runs=heads,
+        made_at=str(signed.get("made_at")),
+        keyid=_keyid(document),
+        grown=tuple(one.run_id for one, grown in found if grown),
+        drill=check_answer(drill, evidence, what=what) if isinstance(drill, dict) else "",
+        unproven="" if page is None else _check_words(page, signed, evidence, _keyid(document), what),
+    )
+
+
+def _check_words(page: str, signed: Mapping[str, Json], evidence: Sequence[Evidence], keyid: str, what: str) -> str:
+    """Make a run's page again from the ledger; returns which words could not be."""
+    if signed.get("version") != vedr.__version__:
+        return f"the page's words: vedr {signed.get('version')} made it, this is {vedr.__version__}"
+    match signed.get("page"):
+        case {"kind": "index"}:
+            return "an index's tables: check the pages that it links to"
+        case {"kind": "run", "label": str(label), "problems": list(problems), "regions": list(regions)} if (
+            len(evidence) == 1
+        ):
+            known = replace(evidence[0], problems=(*map(str, problems),), regions=(*map(str, regions),))
+            if run_page(known, Imprint(_moment(signed.get("made_at"), what), keyid, label)) == page:
+                return ""
+    raise VerificationFailedError(
+        f"{what}: the ledger gives another page than the one that was signed",
+        remedy="Make the page again from the ledger with vedr report and compare; find out who signed this one.",
+    )
 
 
 def _taken_apart(text: str, what: str) -> tuple[bytes, str | None]:
@@ -153,8 +184,12 @@ def _heads(signed: Mapping[str, Json], what: str) -> Iterable[Head]:
                 raise CorruptError(f"{what}: it names no runs", remedy=_ALTERED)
 
 
-def _grown(head: Head, facts: Mapping[str, Json] | None, journal: Journal, what: str) -> bool:
-    """Whether the run went on; VerificationFailedError when the ledger tells something else than the page."""
+def _found(head: Head, facts: Mapping[str, Json], journal: Journal, what: str) -> tuple[Evidence, bool]:
+    """The run as the page knew it, and whether it went on.
+
+    Raises:
+        VerificationFailedError: the ledger tells something else than the page.
+    """
     record = read_record(journal, head.run_id)
     chain = record.chain[: head.seq + 1]
     if len(chain) <= head.seq or chain[head.seq].digest != head.digest:
@@ -164,14 +199,23 @@ def _grown(head: Head, facts: Mapping[str, Json] | None, journal: Journal, what:
             f"{observed[:16]} in the ledger",
             remedy=f"Compare the regions: vedr ledger verify {head.run_id}; one of the two was replaced.",
         )
-    if facts is not None:
-        told = facts_of(gather(replace(record, chain=chain)))
-        if differing := [name for name in told if name != "ledger" and told[name] != facts.get(name)]:
-            raise VerificationFailedError(
-                f"{what}: run {head.run_id}: the ledger tells other {', '.join(differing)} than the page",
-                remedy="Made by another version of vedr?  Make the page again from the ledger and compare.",
-            )
-    return len(record.chain) > head.seq + 1
+    evidence = gather(replace(record, chain=chain))
+    if (proof := facts.get("ledger")) in PROOFS:  # as it was then: a region may have caught up, or fallen silent
+        evidence = replace(evidence, proof=proof)
+    told = facts_of(evidence)
+    if differing := [name for name in told if told[name] != facts.get(name)]:
+        raise VerificationFailedError(
+            f"{what}: run {head.run_id}: the ledger tells other {', '.join(differing)} than the page",
+            remedy="Made by another version of vedr?  Make the page again from the ledger and compare.",
+        )
+    return evidence, len(record.chain) > head.seq + 1
+
+
+def _moment(told: Json, what: str) -> dt.datetime:
+    try:
+        return dt.datetime.fromisoformat(str(told))
+    except ValueError:
+        raise CorruptError(f"{what}: it does not say when it was made", remedy=_ALTERED) from None
 
 
 def _tables(signed: Mapping[str, Json], name: str) -> list[dict[str, Json]]:
