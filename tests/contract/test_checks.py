@@ -5,7 +5,6 @@ import datetime as dt
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -21,10 +20,6 @@ from typing import Any
 import pytest
 import tomli_w
 from beside import beside
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
 from vedr.adapters import dns_answers
@@ -36,7 +31,7 @@ from vedr.adapters.site import OpenSite, open_site
 from vedr.cli import build
 from vedr.custody.escrow import SCHEME, Epoch
 from vedr.custody.hsm_keys import from_ed25519
-from vedr.errors import CorruptError, NotFoundError, UnavailableError
+from vedr.errors import NotFoundError, UnavailableError
 from vedr.inventory import load_site
 from vedr.readiness.finding import Finding
 from vedr.readiness.registry import CHECKS
@@ -270,41 +265,17 @@ def test_real_tokens_sign_and_one_that_lost_its_key_is_found(station: Station, s
     assert (finding.status, "val-0 in eu-west" in finding.observed) == ("failed", True)
 
 
-# --- certificates
-
-
-def certificate(folder: Path, ends: dt.datetime) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(ends - dt.timedelta(days=365))
-        .not_valid_after(ends)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    paths[1].write_bytes(pem)
-    return paths
+# --- health pages
 
 
 @contextlib.contextmanager
-def serving(handler: type[BaseHTTPRequestHandler], tls: tuple[Path, Path] | None = None) -> Iterator[str]:
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*tls)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
@@ -321,16 +292,7 @@ class Quiet(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-@pytest.mark.parametrize("days", [-3, 5, 80])
-def test_a_certificates_end_is_read_whoever_signed_it(tmp_path: Path, days: int) -> None:
-    ends = (dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).replace(microsecond=0)
-    with serving(Quiet, certificate(tmp_path, ends)) as url:
-        assert SiteNetwork(None).certificate_ends(url) == ends
-
-
-def test_an_endpoint_without_tls_shows_no_certificate() -> None:
-    with serving(Quiet) as url, pytest.raises((UnavailableError, CorruptError)):
-        SiteNetwork(None).certificate_ends(url.replace("http:", "https:"))
+def test_a_site_without_a_zone_has_no_names() -> None:
     with pytest.raises(NotFoundError):
         SiteNetwork(None).resolve_name("x")
 

@@ -7,19 +7,15 @@ Leaves out: every judgement (vedr.readiness).
 import contextlib
 import datetime as dt
 import shutil
-import socket
-import ssl
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx
-from cryptography import x509
 
-from vedr.adapters import pkcs11_token_site, snapshots
+from vedr.adapters import certificates, pkcs11_token_site, snapshots
 from vedr.adapters.dns_answers import ADDRESS_TYPES, Server, records
 from vedr.adapters.secrets import resolve
 from vedr.adapters.shared_rpc import SharedNodes, SharingSite
@@ -33,12 +29,10 @@ from vedr.custody.key_material import KeyKind
 from vedr.errors import CorruptError, NotFoundError, UnavailableError, VerificationFailedError
 from vedr.inventory import Dns, Site
 from vedr.readiness.expirations import Expiration
-from vedr.readiness.ports import BucketState, NameAnswer, Ports
+from vedr.readiness.ports import BucketState, Certificate, NameAnswer, Ports
 from vedr.readiness.validation import OpenPorts
 
-CERTIFICATE_DEADLINE_S: Final = 5.0
 HEALTH_DEADLINE_S: Final = 5.0
-HTTPS_PORT: Final = 443
 _FOLDER: Final = "checks"
 
 
@@ -77,25 +71,8 @@ class SiteNetwork:
             tuple(address for one in found for address in one.values), max(one.ttl_s or 0 for one in found)
         )
 
-    def certificate_ends(self, url: str) -> dt.datetime:
-        parts = urlsplit(url)
-        where = (parts.hostname or "", parts.port or HTTPS_PORT)
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # its end is asked for, not its trust
-        try:
-            with (
-                socket.create_connection(where, CERTIFICATE_DEADLINE_S) as connection,
-                context.wrap_socket(connection, server_hostname=where[0]) as secured,
-            ):
-                shown = secured.getpeercert(binary_form=True)
-        except OSError as error:
-            raise UnavailableError(
-                f"{url}: {type(error).__name__}: {error}", remedy="Look at the service and at the way to it."
-            ) from error
-        try:
-            return x509.load_der_x509_certificate(shown or b"").not_valid_after_utc
-        except ValueError as error:
-            raise CorruptError(f"{url} shows no readable certificate", remedy="Look at its TLS settings.") from error
+    def certificate(self, url: str, *, roots: Sequence[str], named: bool) -> Certificate:
+        return certificates.shown_by(url, roots=roots, named=named)
 
     def health(self, url: str) -> None:
         try:

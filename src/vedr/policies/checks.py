@@ -7,11 +7,12 @@ twice the period of the job that is checked.
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vedr.targets import HOUR_S, MINUTE_S, RPO_S, Frozen, Subject
 
 DAY_S: Final = 24 * HOUR_S
+SYSTEM_ROOTS: Final = "system"  # among certificate_roots: those of the machine that checks
 _JOB_S: Final = 30 * MINUTE_S  # from due to done: a backup is younger than its period and this
 LONG_S: Final = {"restore-dry-run": 30 * MINUTE_S, "boot-verification": 30 * MINUTE_S}
 RPO_DEFAULTS_S: Final = {
@@ -65,6 +66,10 @@ class Checks(Frozen):
 
     certificate_warn_days: int = Field(default=30, ge=1)
     certificate_min_days: int = Field(default=7, ge=0)
+    certificate_names: bool = Field(default=True, description="a certificate has to be for the host that its URL names")
+    certificate_roots: tuple[str, ...] = Field(
+        default=(), description="authorities to be trusted: PEM files, or system; empty: whoever signed it"
+    )
     passphrase_warn_days: int = Field(default=335, ge=1, description="age of the escrow's newest epoch")
     passphrase_max_days: int = Field(default=365, ge=1)
 
@@ -73,6 +78,14 @@ class Checks(Frozen):
     )
     grace_s: int = Field(default=_JOB_S, ge=0, description="from due to missed: a job needs time to start and end")
     retention_slack_days: int = Field(default=2, ge=0, description="that retention may be behind")
+
+    @field_validator("certificate_roots")
+    @classmethod
+    def _roots_are_absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        for root in roots:
+            if root != SYSTEM_ROOTS and not Path(root).is_absolute():
+                raise ValueError(f"{root!r} is neither an absolute path nor {SYSTEM_ROOTS!r}")
+        return roots
 
     def rpo(self, subject: Subject) -> int:
         """How old the newest verified copy may be, its job's own time included."""

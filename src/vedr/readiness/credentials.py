@@ -21,7 +21,7 @@ from vedr.readiness.ages import duration, judge_age
 from vedr.readiness.examining import MARGIN, examine
 from vedr.readiness.finding import Part, Verdict, combine
 from vedr.readiness.finding import Status as Result
-from vedr.readiness.ports import CustodyProbes, NetworkProbes
+from vedr.readiness.ports import Certificate, CustodyProbes, NetworkProbes
 
 KINDS: Final[tuple[KeyKind, ...]] = get_args(KeyKind)
 _REFERENCE: Final = re.compile(r"^(file:/|env:[A-Z]|aws-secret:[a-z])")
@@ -103,7 +103,7 @@ def expiry(
     parts += examine(keys, deadline_s=limit_s)
     return combine(
         parts,
-        expected=f"certificates for {policy.certificate_warn_days} days or more, passphrases under "
+        expected=f"certificates that clients take, for {policy.certificate_warn_days} days or more, passphrases under "
         f"{policy.passphrase_max_days} days old, no key due to be replaced",
         nothing="Name the site's regions in its file.",
         summary=f"{len(hosts)} certificates, {len(KINDS)} passphrases, keys of {len(keys)} regions",
@@ -117,8 +117,22 @@ def https_hosts(site: Site) -> dict[str, str]:
 
 
 def _certificate(network: NetworkProbes, host: str, url: str, policy: Checks, now: dt.datetime) -> Part:
-    left_s = (network.certificate_ends(url) - now).total_seconds()
-    return judge_remaining(host, left_s, policy)
+    shown = network.certificate(url, roots=policy.certificate_roots, named=policy.certificate_names)
+    return judge_certificate(host, shown, now, policy)
+
+
+def judge_certificate(host: str, shown: Certificate, now: dt.datetime, policy: Checks) -> Part:
+    """Pure: whether clients take it, today and for a while."""
+    if shown.starts > now:
+        remedy = f"Give {host} a certificate that is valid now, or set the clock of this host or of who signed it."
+        return Part(host, "failed", f"not valid yet, only in {duration((shown.starts - now).total_seconds())}", remedy)
+    if shown.refusal and shown.ends > now:
+        remedy = (
+            f"Give {host} a certificate for its name, by an authority of [checks] certificate_roots, with the chain "
+            "to it; or correct the URL, or the roots."
+        )
+        return Part(host, "failed", shown.refusal, remedy)
+    return judge_remaining(host, (shown.ends - now).total_seconds(), policy)
 
 
 def judge_remaining(host: str, left_s: float, policy: Checks) -> Part:

@@ -4,7 +4,7 @@ A check takes the few of these that it needs; `registry` hands them over.
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,14 +83,23 @@ class NameAnswer:
     ttl_s: int
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a service shows; `refusal`: why a client would not take it from that host, dates apart, or empty."""
+
+    starts: dt.datetime
+    ends: dt.datetime
+    refusal: str = ""
+
+
 class NetworkProbes(Protocol):
     """Raises, all methods: UnavailableError (no answer in time)."""
 
     def resolve_name(self, name: str) -> NameAnswer:
         """Asked of the zone's own server; no addresses when there is no such name."""
 
-    def certificate_ends(self, url: str) -> dt.datetime:
-        """When the certificate that an https URL shows ends; whether it is trusted is not asked here."""
+    def certificate(self, url: str, *, roots: Sequence[str], named: bool) -> Certificate:
+        """What an https URL shows: for its own host where `named`, signed by one of the roots where there are any."""
 
     def health(self, url: str) -> None:
         """VerificationFailedError unless the URL answers with a success."""

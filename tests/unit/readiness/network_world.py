@@ -14,7 +14,7 @@ from vedr.inventory import Node, Site
 from vedr.policies.checks import Checks
 from vedr.readiness import network
 from vedr.readiness.finding import Verdict
-from vedr.readiness.ports import NameAnswer
+from vedr.readiness.ports import Certificate, NameAnswer
 
 HERE = Path(__file__).parent
 chainmaker = beside("chainmaker", HERE.parent / "chain" / "chainmaker.py")
@@ -68,7 +68,7 @@ class Net:
     def resolve_name(self, name: str) -> NameAnswer:
         return self.names.get(name, NameAnswer((), 0))
 
-    def certificate_ends(self, url: str) -> dt.datetime:
+    def certificate(self, url: str, **_: object) -> Certificate:
         raise UnavailableError(f"{url}: no TLS", remedy="Look.")
 
     def health(self, url: str) -> None:

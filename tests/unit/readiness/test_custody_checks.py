@@ -27,6 +27,7 @@ from vedr.inventory import Site
 from vedr.policies.checks import Checks
 from vedr.readiness import credentials, custody, rpo
 from vedr.readiness.finding import Part, Verdict, verdict_of
+from vedr.readiness.ports import Certificate
 from vedr.reports import metrics_backups
 from vedr.signature import Signer
 from vedr.targets import Schedule, Subject
@@ -389,10 +390,10 @@ class Tls(SiteNetwork):
         super().__init__(zone=None)
         self.left = left
 
-    def certificate_ends(self, url: str) -> dt.datetime:
+    def certificate(self, url: str, **_: object) -> Certificate:
         if self.left is None:
             raise UnavailableError(f"{url} does not answer", remedy="Look.")
-        return NOW + self.left
+        return Certificate(NOW - dt.timedelta(days=365), NOW + self.left)
 
 
 def test_a_site_file_without_an_https_url_has_no_certificate_that_could_pass(keys: Any) -> None:
