@@ -23,6 +23,7 @@ from typing import Final
 
 from tasks.observing import ask, in_sync
 from tasks.outages import named_in, shown_of
+from tasks.provider_states import earlier_holders, newest_state, passings
 from tasks.providers import take_state
 from tasks.serving import reserves_in_use
 from tasks.signing import start_with_signer, wait_until
@@ -30,7 +31,6 @@ from vedr.adapters.answering import answers_http
 from vedr.adapters.site import OpenSite, open_site, utc_now
 from vedr.adapters.snapshots import reconcile_provider
 from vedr.backup import restore
-from vedr.backup.repository import list_snapshots
 from vedr.chain.appointment import appoint, appointed
 from vedr.chain.node_config import set_signer_address, signer_address
 from vedr.chain.register import Content, Validator
@@ -278,7 +278,10 @@ def start_reserves(ctx: Ctx, gateways: tuple[str, ...]) -> tuple[str, ...]:
     cannot_undo="the reserve serves with its state: run the failback, which gives it back",
 )  # fmt: skip
 def hand_over(ctx: Ctx, handover: Handover) -> HandedOver:
-    """Restores a provider's newest state into the one in reserve, reconciled with the chain, and starts that one."""
+    """Restores a provider's newest state into the one in reserve, reconciled with the chain, and starts that one.
+
+    Whoever had the state before, and may be at work again where it was lost, is stopped first, where it answers.
+    """
     with open_site(ctx.order.site) as opened:
         given, taker = provider_named(opened, handover.provider), provider_named(opened, handover.reserve)
         is_proven_stopped = True
@@ -289,9 +292,19 @@ def hand_over(ctx: Ctx, handover: Handover) -> HandedOver:
         except UnavailableError as error:
             is_proven_stopped = False
             ctx.say(f"{given.name} can't be asked to stop ({error.message}): its disk proves nothing")
+        _stop_earlier_holders(ctx, opened, given)
         found = give_state(ctx, opened, given, taker, survivor=given.home if is_proven_stopped else None)
     ctx.say(found.detail)
     return found
+
+
+def _stop_earlier_holders(ctx: Ctx, opened: OpenSite, given: Provider) -> None:
+    for name in earlier_holders(passings(opened), given.name):
+        if earlier := next((one for one in opened.site.providers if one.name == name), None):
+            try:
+                stop_unit(ctx, opened, earlier)
+            except UnavailableError as error:
+                ctx.say(f"{name}, which had that state before, can't be asked to stop ({error.message})")
 
 
 def give_state(ctx: Ctx, opened: OpenSite, given: Provider, taker: Provider, *, survivor: Path | None) -> HandedOver:
@@ -300,14 +313,8 @@ def give_state(ctx: Ctx, opened: OpenSite, given: Provider, taker: Provider, *, 
     Raises:
         NotFoundError: no state of it was ever stored.
     """
-    listed = list_snapshots(opened.repository, given.region, "provider").snapshots
-    own = [one for one in listed if one.source.name == given.name]
-    if not own:
-        raise NotFoundError(
-            f"no state of {given.name} is in any store",
-            remedy="Start the reserve afresh by hand; let provider-state-backup run on its schedule.",
-        )
-    verified = restore.open_manifest(opened.repository, own[0], chain_id=None, prefer=(taker.region,))
+    newest = newest_state(opened, passings(opened), given)
+    verified = restore.open_manifest(opened.repository, newest, chain_id=None, prefer=(taker.region,))
     stop_unit(ctx, opened, taker)
     scratch = taker.home / f"handover-{ctx.run_id}"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -329,9 +336,9 @@ def give_state(ctx: Ctx, opened: OpenSite, given: Provider, taker: Provider, *, 
     return HandedOver(
         provider=given.name,
         reserve=taker.name,
-        snapshot=own[0].id,
+        snapshot=newest.id,
         replayed_from=min(advance.last_sequence for advance in advances),
-        detail=f"{taker.name} goes on where {given.name} was in {own[0].id}; {proven}",
+        detail=f"{taker.name} goes on where {given.name} was in {newest.id}; {proven}",
     )
 
 

@@ -189,7 +189,7 @@ def plan(site: Site, domain: Domain, target: Domain, situation: Situation, *, pl
     """
     check_place(site, domain)
     moves, left = _move_validators(site, domain, target, situation)
-    handovers, stranded = _hand_over_providers(site, domain, target, situation.provider_states)
+    handovers, stranded = _hand_over_providers(site, domain, target, situation)
     total = sum(situation.powers.values())
     online = situation.outside_online + sum(situation.powers.get(name, 0) for name in situation.signing)
     lost = sum(situation.powers.get(name, 0) for name in situation.signing if _stands_in(site, domain, name, situation))
@@ -370,27 +370,42 @@ def _move(site: Site, signer: RemoteSigner, holder: str, power: int) -> Move:
 
 
 def _hand_over_providers(
-    site: Site, domain: Domain, target: Domain, states: Mapping[str, str]
+    site: Site, domain: Domain, target: Domain, situation: Situation
 ) -> tuple[tuple[Handover, ...], tuple[Left, ...]]:
-    """States that are at home in what is lost, each to a reserve that is free; those that left before stay away."""
-    here = [provider for provider in site.providers if _is_at(domain, provider)]
-    lost = [provider for provider in here if not provider.reserve and provider.name not in states.values()]
+    """The states that are served in what is lost, at home there or from an earlier loss, each to a reserve that is free
+    and whose region is not lost itself; those that left before stay away.
+    """
+    states = situation.provider_states
+    lost = [
+        provider
+        for provider in site.providers
+        if _is_at(domain, provider)
+        and (provider.name in states or (not provider.reserve and provider.name not in states.values()))
+    ]
     reserves = [
         provider
         for provider in site.providers
-        if provider.reserve and not _is_at(domain, provider) and provider.name not in states
+        if provider.reserve
+        and not _is_at(domain, provider)
+        and provider.name not in states
+        and _serves(site, Domain("region", provider.region), situation.serving)
     ]
-    reserves.sort(key=lambda provider: not _is_at(target, provider))
+    reserves.sort(key=lambda provider: (not _is_at(target, provider), _is_dark(site, provider, situation.serving)))
     pairs = tuple(Handover(one.name, other.name, other.zone) for one, other in zip(lost, reserves, strict=False))
-    stranded = [Left(one.name, 0, "no provider in reserve is left") for one in lost[len(pairs) :]]
-    stranded += [
-        Left(
-            one.name, 0, f"it serves with {states[one.name]}'s state: bring {states[one.name]} back by hand or failback"
-        )
-        for one in here
-        if one.name in states
-    ]
-    return pairs, tuple(stranded)
+    return pairs, tuple(_stranded(one, states) for one in lost[len(pairs) :])
+
+
+def _is_dark(site: Site, provider: Provider, serving: frozenset[str]) -> bool:
+    """Whether its zone has nodes, and none of them serves."""
+    inside = [node.name for node in site.nodes if node.zone == provider.zone]
+    return bool(inside) and serving.isdisjoint(inside)
+
+
+def _stranded(provider: Provider, states: Mapping[str, str]) -> Left:
+    owner = states.get(provider.name)
+    if owner is None:
+        return Left(provider.name, 0, "no provider in reserve is left")
+    return Left(provider.name, 0, f"it serves with {owner}'s state, and no provider in reserve is left to have it")
 
 
 def signs_at(site: Site, validator: str, holders: Mapping[str, str], key_hosts: KeyHosts) -> Node:

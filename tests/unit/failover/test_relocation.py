@@ -272,12 +272,27 @@ def test_a_second_failover_neither_takes_a_state_that_left_before_nor_a_reserve_
     assert [(one.provider, one.reserve) for one in found.handovers] == [("provider-us-east-1", "provider-ap-south-1")]
 
 
-def test_a_reserve_that_is_lost_with_another_s_state_is_named(site: Site) -> None:
+def test_a_state_whose_reserve_is_lost_too_goes_on_to_the_next_that_is_free(site: Site) -> None:
+    """Of the reserves, one has another's state, and those of the region that was lost first are lost with it."""
+    states = {"provider-eu-west-1": "provider-us-east-0", "provider-ap-south-1": "provider-us-east-1"}
+    there = frozenset(node.name for node in site.nodes if node.region == "ap-south")
+    seen = lost(site, Domain("zone", "eu-west-1b"), serving=there, provider_states=states)
+    found = relocate(site, "eu-west-1b", seen, target="ap-south")
+    assert found.handovers == ()
+    (left,) = [one for one in found.left if one.name == "provider-eu-west-1"]
+    assert "serves with provider-us-east-0's state, and no provider in reserve is left" in left.reason
+    home_again = lost(site, Domain("zone", "eu-west-1b"), provider_states=states)
+    found = relocate(site, "eu-west-1b", home_again, target="ap-south")
+    assert [(one.provider, one.reserve) for one in found.handovers] == [("provider-eu-west-1", "provider-us-east-2")]
+
+
+def test_a_state_that_was_handed_to_a_reserve_is_handed_on_beside_those_at_home(site: Site) -> None:
     region, states = Domain("region", "eu-west"), {"provider-eu-west-1": "provider-us-east-0"}
     found = relocate(site, "eu-west", lost(site, region, provider_states=states))
-    assert [one.provider for one in found.handovers] == ["provider-eu-west-0"]
-    (left,) = [one for one in found.left if one.name == "provider-eu-west-1"]
-    assert "serves with provider-us-east-0's state" in left.reason
+    assert [(one.provider, one.reserve) for one in found.handovers] == [
+        ("provider-eu-west-0", "provider-ap-south-1"),
+        ("provider-eu-west-1", "provider-us-east-2"),
+    ]
 
 
 def test_emptying_the_new_home_of_moved_keys_is_refused_when_nobody_else_may_have_them(site: Site) -> None:
