@@ -11,7 +11,7 @@ import base64
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vedr.backup.documents import is_inside
@@ -120,13 +120,17 @@ def records(
 def history(
     files: Sequence[KeyFile], previous: Backup | None, since: Mapping[str, dt.datetime], now: dt.datetime
 ) -> tuple[tuple[KeyRecord, ...], tuple[Replaced, ...]]:
-    """Keys in use and keys replaced, carried on from the owner's previous entry; `since` is for keys new to it."""
+    """Keys in use and keys replaced, carried on from the owner's previous entry; `since` is for keys new to it.
+
+    What is dated later than `now` was seen now at the latest: a file's time, or an earlier clock, was wrong.
+    """
     before = () if previous is None else previous.keys
     gone = () if previous is None else previous.replaced
     known = {key.fingerprint: key.since for key in (*(one.key for one in gone), *before)}
-    keys = records(files, {**since, **known}, now)
+    first = {fingerprint: min(at, now) for fingerprint, at in {**since, **known}.items()}
+    keys = records(files, first, now)
     present = {key.fingerprint for key in keys}
-    replaced = [one for one in gone if one.key.fingerprint not in present]
+    replaced = [replace(one, until=min(one.until, now)) for one in gone if one.key.fingerprint not in present]
     replaced += [Replaced(key, now) for key in before if key.fingerprint not in present]
     return keys, tuple(replaced)
 

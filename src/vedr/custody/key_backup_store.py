@@ -122,12 +122,12 @@ def store_bundle(
         NotFoundError, UnavailableError: escrow has no passphrase, or fewer than a majority of regions took it.
         VerificationFailedError: what was stored does not open as what was sealed; no entry was written.
     """
-    created = repository.clock().astimezone(dt.UTC).replace(microsecond=0)
+    now = created = repository.clock().astimezone(dt.UTC).replace(microsecond=0)
     if previous is not None:  # ids are to the second, and the newest has to be the newest
         created = max(created, previous.created_at + dt.timedelta(seconds=1))
     backup = backup_id(bundle.kind, bundle.owner, created)
     epoch = repository.escrow.current(bundle.kind).epoch  # (1)
-    keys, replaced = key_backup.history(bundle.files, previous, since, created)
+    keys, replaced = key_backup.history(bundle.files, previous, since, now)
     sealed = _sealed(repository, bundle, backup, origin=origin, epoch=epoch, created=created)  # (2)
     entry = Backup(
         id=backup,

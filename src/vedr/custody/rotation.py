@@ -6,7 +6,8 @@
 | high security | 90 days | 14 days | 180 days | 30 days |
 
 Guarantees: a key is judged by when vedr first saw it, which is never younger than the truth by more than the time to
-its first backup; a key that was replaced is judged by its grace.  Pure.
+its first backup; a key that was replaced is judged by its grace; a date to come is nobody's and judged as the worst: a
+key would otherwise not be due for years.  Pure.
 Leaves out: replacing it (RB-DR-005, or the chain's own procedure) and the passphrases' rotation (escrow_rotation).
 """
 
@@ -20,6 +21,7 @@ from vedr.custody.key_backup_catalogue import Backup, KeyRecord
 from vedr.custody.key_material import KeyKind
 
 DAY: Final = dt.timedelta(days=1)
+MAX_SKEW: Final = dt.timedelta(minutes=5)  # between the clocks of the hosts that back up and that judge
 
 
 class Status(StrEnum):
@@ -94,6 +96,8 @@ def _judged(backup: Backup, key: KeyRecord, now: dt.datetime, status: Status, re
 
 
 def _in_use(key: KeyRecord, now: dt.datetime, policy: Policy) -> tuple[Status, str]:
+    if key.since - now > MAX_SKEW:
+        return Status.EXPIRED, _to_come(key.since)
     days = (now - key.since) // DAY
     if days >= policy.expire_days:
         return Status.EXPIRED, f"{days} days old, the limit is {policy.expire_days}: replace it now"
@@ -105,7 +109,13 @@ def _in_use(key: KeyRecord, now: dt.datetime, policy: Policy) -> tuple[Status, s
 
 
 def _replaced(at: dt.datetime, now: dt.datetime, policy: Policy) -> tuple[Status, str]:
+    if at - now > MAX_SKEW:
+        return Status.EXPIRED, _to_come(at)
     days = (now - at) // DAY
     if days >= policy.grace_days:
         return Status.EXPIRED, f"replaced {days} days ago, its grace of {policy.grace_days} days is over: revoke it"
     return Status.OK, f"replaced; to be revoked within {policy.grace_days - days} days"
+
+
+def _to_come(at: dt.datetime) -> str:
+    return f"dated {at:%Y-%m-%d}, in the future: nobody knows its age; set the clocks right and back it up again"
