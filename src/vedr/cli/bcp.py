@@ -214,6 +214,7 @@ def _status(assessment: Assessment, standing: Standing, unfilled: Sequence[str])
         "reasons": [*assessment.reasons],
         "affected_pct": assessment.affected_pct,
         "functions": functions,
+        "not_of_this_site": [function.value for function in FUNCTIONS if function not in assessment.functions],
         "not_up_since": since,
         "criteria_since": holding,
         "active": standing.active,
@@ -234,6 +235,8 @@ def _show(assessment: Assessment, standing: Standing, unfilled: Sequence[str]) -
         why = f"{health.why} (inferred)" if health.inferred else health.why
         table.add_row(impact.title, impact.priority, health.state, since, left, escape(why))
     stdout.print(table)
+    if absent := [impact.title for function, impact in FUNCTIONS.items() if function not in assessment.functions]:
+        stdout.print(f"Not of this site, by its file: {', '.join(absent)}", markup=False)
     certain = "" if assessment.certain else ", or worse: not everything could be seen"
     stdout.print(f"Severity {assessment.severity}{certain}: {'; '.join(assessment.reasons) or 'nothing'}", markup=False)
     state = (

@@ -3,6 +3,9 @@
 A function's own signal decides; one without a signal is as bad as what it needs, and says that it was inferred.  What
 could not be seen is `unknown`: it never counts as up, and the severity is then the least that is certain.
 
+A function of which the site's file has nothing (no provider daemon, no gateway), and what needs it, is none of this
+site's: it is neither up nor unknown.
+
 Guarantees: pure; no unknown makes a severity better; a severity comes with its reasons.
 Leaves out: since when (vedr.continuity.activation).
 """
@@ -66,7 +69,7 @@ def assess(signals: Signals, *, halted_s: float = HALTED_S) -> Assessment:
 
 
 def health_of(signals: Signals, *, halted_s: float = HALTED_S) -> dict[Function, Health]:
-    """Every function's state, in the plan's order, dependencies first."""
+    """Every function's state, in the plan's order, dependencies first; but for what the site has no part of."""
     own: dict[Function, Health | None] = {
         Function.BLOCKS: _blocks(signals, halted_s),
         Function.GATEWAY: _answering(signals.gateways, signals, "gateways"),
@@ -75,6 +78,8 @@ def health_of(signals: Signals, *, halted_s: float = HALTED_S) -> dict[Function,
     }
     found: dict[Function, Health] = {}
     for function, impact in FUNCTIONS.items():
+        if function in signals.absent or any(need not in found for need in impact.needs):
+            continue
         below = [(need, found[need]) for need in impact.needs]
         found[function] = _worst(own.get(function), below)
     return found

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from vedr.chain import quorum
 from vedr.chain.quorum import PowerMap
+from vedr.continuity.functions import Function
 from vedr.continuity.incident import is_exercise
 from vedr.continuity.signals import Answering, Breach, OpenIncident, Percent, Signals
 from vedr.errors import VedrError
@@ -77,8 +78,15 @@ def signals_of(site: Site, seen: Seen, at: dt.datetime) -> Signals:
         monitoring=seen.monitoring,
         incidents=incidents,
         breach=None if runs is None else breach_of(runs),
+        absent=absent_of(site),
         unseen=unseen,
     )
+
+
+def absent_of(site: Site) -> tuple[Function, ...]:
+    """What the site's file has nothing of, in reserve or not."""
+    parts = {Function.GATEWAY: site.gateways, Function.PROVIDER: site.providers}
+    return tuple(function for function, things in parts.items() if not things)
 
 
 def unreached_pct(site: Site, ways: Sequence[Way], up: Collection[str]) -> Percent:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NewType
 
+from vedr.continuity.functions import Function
+
 Percent = NewType("Percent", int)
 Breach = Literal["none", "suspected", "confirmed"]
 
@@ -43,7 +45,8 @@ class Signals:
     `last_block_at`: the newest block's time, by the highest of the nodes that answered.  `power`: voting power
     that signed it, of all; `fragile`: losing one more validator would halt the chain.  `regions`: whether anything
     in each region answered.  `unreached_pct`: users' share of the gateways that do not answer, by the regions' share
-    of the workload.  `unseen`: what could not be looked at, and why.
+    of the workload.  `absent`: what the site's file has nothing of, so that there is nothing to see.  `unseen`: what
+    could not be looked at, and why.
     """
 
     at: dt.datetime
@@ -57,6 +60,7 @@ class Signals:
     monitoring: bool | None = None
     incidents: tuple[OpenIncident, ...] | None = None
     breach: Breach | None = None
+    absent: tuple[Function, ...] = ()
     unseen: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
-from continuity_world import START
+from continuity_world import START, example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +12,7 @@ from vedr.continuity import activation
 from vedr.continuity.activation import Standing, look
 from vedr.continuity.functions import FUNCTIONS, Function
 from vedr.continuity.severity import assess
+from vedr.continuity.sighting import absent_of
 from vedr.continuity.signals import Answering, OpenIncident, Percent, Signals
 from vedr.policies.notifications import SEVERITIES
 
@@ -104,6 +105,25 @@ def test_what_could_not_be_seen_is_unknown_and_never_up(missing: Any, unknown: s
     found = {function for function, health in assessment.functions.items() if health.state == "unknown"}
     assert unknown <= found
     assert not assessment.certain
+
+
+def test_a_site_is_judged_by_what_it_has_and_what_it_lacks_is_neither_up_nor_unknown() -> None:
+    bare = assess(signals(providers=Answering(0, 0), absent=(Function.PROVIDER,)))
+    assert {Function.PROVIDER, Function.MARKETPLACE}.isdisjoint(bare.functions)
+    assert (bare.severity, bare.certain, bare.functions[Function.ESCROW].state) == ("SEV-4", True, "up")
+    halted_too = assess(signals(absent=(Function.PROVIDER,), last_block_at=START - dt.timedelta(minutes=9)))
+    assert (halted_too.severity, halted_too.functions[Function.TRANSACTIONS].state) == ("SEV-1", "down")
+    nothing = look(None, signals(absent=(Function.PROVIDER,), providers=Answering(0, 0)), bare)
+    assert (nothing.calm, nothing.restored_at) == (True, START)
+
+
+def test_only_what_the_file_has_nothing_of_is_absent() -> None:
+    site = example()
+    assert absent_of(site) == ()
+    assert absent_of(site.model_copy(update={"providers": ()})) == (Function.PROVIDER,)
+    assert absent_of(site.model_copy(update={"gateways": ()})) == (Function.GATEWAY,)
+    reserve = [one.model_copy(update={"reserve": True}) for one in site.providers]
+    assert absent_of(site.model_copy(update={"providers": tuple(reserve)})) == ()
 
 
 _SEEN: dict[str, Any] = {
