@@ -153,7 +153,8 @@ def require_readable(codec: Codec, verified: VerifiedManifest) -> None:
     if manifest.key_id not in (None, codec.key_id):
         raise InvalidInputError(
             f"snapshot {manifest.id} is encrypted under key {manifest.key_id}, this site has key {codec.key_id}",
-            remedy="Use a copy of the site file whose [encryption] key is the one of that time.",
+            remedy="Its objects are proven by that key alone; without it they are neither read nor copied to another "
+            "region.  Use a copy of the site file whose [encryption] key is the one of that time: --site FILE.",
         )
 
 

@@ -281,10 +281,10 @@ def heal_command(
         for one in healed:
             state = f"{one.copied_objects} objects copied" if one.error is None else f"[red]{escape(str(one.error))}[/]"
             stdout.print(f"{one.snapshot} in {one.region}: {state}")
-    failed = [one for one in healed if one.error is not None]
-    if failed:
+    if failed := [one.error for one in healed if one.error is not None]:
         raise UnavailableError(
-            f"{len(failed)} of {len(healed)} copies could not be made", remedy="Bring the regions back, run it again."
+            f"{len(failed)} of {len(healed)} copies could not be made",
+            remedy=f"{' '.join(dict.fromkeys(error.remedy for error in failed if error.remedy))}  Then run it again.",
         )
 
 

@@ -69,6 +69,23 @@ def test_repairing_under_the_wrong_encryption_key_removes_nothing(make_world: An
     assert before == {region: keys_in(world, region) for region in world.stores}
 
 
+def test_what_another_key_sealed_is_copied_nowhere_and_the_message_names_the_way(make_world: Any) -> None:
+    """Nothing that is signed names the sealed bytes: without the key a wrong copy would be as good as a right one."""
+    world = make_world(key=bytes(range(32)))
+    world.fill()
+    created = missing_in_ap_south(world)
+    before = keys_in(world, "ap-south")
+    wrong = dataclasses.replace(world.repository, codec=Codec(bytes(32)))
+    (healed,) = replicate.heal(wrong, world.listed())
+    assert isinstance(healed.error, InvalidInputError)
+    assert f"under key {world.repository.codec.key_id}" in healed.error.message
+    assert "neither read nor copied to another region" in healed.error.remedy
+    assert "[encryption] key is the one of that time: --site FILE" in healed.error.remedy
+    assert keys_in(world, "ap-south") == before
+    (healed,) = replicate.heal(world.repository, world.listed())
+    assert (healed.error, healed.copied_objects) == (None, len(created.verified.manifest.objects))
+
+
 def test_an_object_that_is_damaged_everywhere_is_removed_nowhere(world: Any) -> None:
     created = world.back_up()
     for store in world.stores.values():
