@@ -109,6 +109,9 @@ class StoreConfig(Frozen):
         max_length=63,
         description="sign-state registers, written several times a block: unversioned, without locks; None: `bucket`",
     )
+    account: str | None = Field(
+        default=None, pattern=r"^[0-9]{12}$", description="whose the bucket has to be; None: not asked"
+    )
     cloud_region: str
     credentials: SecretRef | None = Field(
         default=None, description="JSON {access_key, secret_key}; None: the cloud's own chain"

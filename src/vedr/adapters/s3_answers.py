@@ -28,6 +28,7 @@ _CREDENTIALS: Final = "Correct the credentials of [regions.{region}.store] in th
 _RENEW: Final = "Renew the credentials of [regions.{region}.store]."
 _POLICY: Final = "Let the bucket's policy allow it to the credentials of [regions.{region}.store]."
 _BUCKET: Final = "Correct the bucket's name in [regions.{region}.store], or make it: vedr snapshot buckets --apply."
+_TAKEN: Final = "Choose another bucket for [regions.{region}.store]: the name is in use, by whomever."
 _CLOUD_REGION: Final = "Correct cloud_region in [regions.{region}.store]."
 REFUSALS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
@@ -39,6 +40,7 @@ REFUSALS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "AccessDenied": ("our credentials may not do this", _POLICY),
         "AllAccessDisabled": ("our credentials may not do this", _POLICY),
         "NoSuchBucket": ("there is no such bucket", _BUCKET),
+        "BucketAlreadyExists": ("the bucket is another account's", _TAKEN),
         "AuthorizationHeaderMalformed": ("the server is of another cloud region", _CLOUD_REGION),
         "PermanentRedirect": ("the bucket is in another cloud region", _CLOUD_REGION),
         "RequestTimeTooSkewed": ("this machine's clock is wrong", "Set this machine's clock."),

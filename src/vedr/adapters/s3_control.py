@@ -16,9 +16,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from vedr.adapters.s3_answers import Place
+from vedr.adapters.s3_answers import Place, answer_of
 from vedr.adapters.s3_store import CONNECT_TIMEOUT_S, MAX_RETRIES, REQUEST_TIMEOUT_S, Credentials
-from vedr.errors import RefusedError
+from vedr.errors import RefusedError, VerificationFailedError
 from vedr.inventory import StoreConfig
 from vedr.ports import ObjectKey
 from vedr.readiness.expirations import Expiration
@@ -33,6 +33,7 @@ UNRULED_CODES: Final = frozenset({"NoSuchLifecycleConfiguration"})
 EXPIRY_RULE: Final = "vedr-expiry"
 REGISTER_PREFIX: Final = "sign-state/"
 LACKING_CODES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
+_FORBIDDEN: Final = 403
 ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # classes whose objects have to be asked back for hours
 
 
@@ -93,10 +94,12 @@ class Bucket:
 
         Raises:
             RefusedError: the credentials may not.
+            VerificationFailedError: the bucket is another account's than the site asks for.
         """
         name, days = self._config.bucket, self._config.object_lock_days
         try:
             _create_bucket(self._client, self._config)
+            self._require_owner()
             self._client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
             if days:
                 self._client.put_object_lock_configuration(
@@ -112,8 +115,13 @@ class Bucket:
         return BucketSettings(versioned=True, lock_days=days, lifecycle=lifecycle)
 
     def facts(self) -> BucketFacts:
-        """What is in force now, whatever was configured once."""
+        """What is in force now, whatever was configured once.
+
+        Raises:
+            VerificationFailedError: the bucket is another account's than the site asks for.
+        """
         try:
+            self._require_owner()
             versioning = self._client.get_bucket_versioning(Bucket=self._config.bucket).get("Status")
             rule = _lock_rule(self._client, self._config.bucket)
             rules = _lifecycle_rules(self._client, self._config.bucket)
@@ -126,6 +134,23 @@ class Bucket:
             expire_days=None if rules is None else _expire_days(rules),
             expirations=None if rules is None else tuple(one for found in rules for one in _expirations(found)),
         )
+
+    def _require_owner(self) -> None:
+        """A name that was given up is anybody's: whoever makes a bucket of it may take what is written there."""
+        name, account = self._config.bucket, self._config.account
+        if account is None:
+            return
+        try:
+            self._client.head_bucket(Bucket=name, ExpectedBucketOwner=account)
+        except ClientError as error:
+            if answer_of(error).status != _FORBIDDEN:
+                raise
+            self._client.head_bucket(Bucket=name)  # raises where it is our credentials that are refused
+            raise VerificationFailedError(
+                f"{self._place.name()} is not account {account}'s",
+                remedy=f"Take our credentials away from it and find out whose it is; or correct bucket or account of "
+                f"[regions.{self._place.region}.store].",
+            ) from error
 
 
 def _lock_rule(client: "S3Client", bucket: str) -> dict[str, Any]:

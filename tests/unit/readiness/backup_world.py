@@ -41,7 +41,11 @@ class Probes:
     of_registers: dict[str, tuple[Expiration, ...]] = field(default_factory=dict)
     state: BucketState = field(default=BucketState(versioned=True, lock_mode="", lock_days=0, expirations=None))
 
+    refusal: VedrError | None = None
+
     def bucket_state(self, _region: str) -> BucketState:
+        if self.refusal:
+            raise self.refusal
         return self.state
 
     def register_expirations(self, region: str) -> tuple[Expiration, ...] | None:

@@ -6,6 +6,7 @@ import pytest
 from backup_world import REGIONS, Night
 
 from vedr.backup.layout import Source
+from vedr.errors import RefusedError, VedrError, VerificationFailedError
 from vedr.readiness.expirations import Expiration
 from vedr.readiness.ports import BucketState
 
@@ -67,6 +68,20 @@ def test_a_lifecycle_rule_that_takes_registers_from_their_own_bucket_fails(
     night.probes.of_registers["eu-west"] = (Expiration("tidy", prefix, "removes", current=current, days=30),)
     verdict = night.retention()
     assert (verdict.status, "registers of eu-west: rule 'tidy'" in verdict.observed) == (status, status == "failed")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RefusedError("s3://b/ in eu-west: the server refuses our credentials (403)", remedy="Check the policy."),
+        VerificationFailedError("s3://b/ in eu-west is not account 123's", remedy="Find out whose it is."),
+    ],
+)
+def test_a_bucket_that_refuses_or_is_another_accounts_fails_with_what_to_do(night: Night, error: VedrError) -> None:
+    night.probes.refusal = error
+    verdict = night.retention()
+    assert (verdict.status, error.message in verdict.observed) == ("failed", True)
+    assert error.remedy in verdict.remedy
 
 
 def test_a_server_without_lifecycle_rules_is_told_as_such(night: Night) -> None:
