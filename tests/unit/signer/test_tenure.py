@@ -178,7 +178,7 @@ def test_sign_bytes_that_were_left_out_are_shown_and_signed_once_people_put_them
     old = regions.signer(OURS)
     regions.down("eu-west", "ap-south")
     assert "not durable in a majority" in old.refusal(prevote(5))
-    old.register.close()  # type: ignore[attr-defined]
+    old.register.close(wait_s=10)  # type: ignore[attr-defined]  # no call of its is under way any more
     regions.down("ap-south")
     tenure = regions.begin(replace(THEIRS, planned=True))
     assert tenure.left_out == sign_bytes(prevote(5), CHAIN_ID)
