@@ -424,4 +424,4 @@ class _Signed:
     commit: object
 
 
-_NO_EVIDENCE: Final = Block(b"", _signed_header(1), 0, ())
+_NO_EVIDENCE: Final = Block(b"", _signed_header(1), ())

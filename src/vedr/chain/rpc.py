@@ -53,7 +53,6 @@ class AbciInfo:
 class Peer:
     node_id: str
     moniker: str
-    remote_ip: str
     outbound: bool
 
 
@@ -113,7 +112,6 @@ class Block:
 
     hash: bytes
     header: Header
-    tx_count: int
     evidence: tuple[Evidence, ...]
 
 
@@ -197,7 +195,6 @@ def parse_net_info(value: Value) -> NetInfo:
             Peer(
                 node_id=peer["node_info"]["id"].text(),
                 moniker=peer["node_info"]["moniker"].text(),
-                remote_ip=peer["remote_ip"].text(),
                 outbound=peer["is_outbound"].flag(),
             )
             for peer in value["peers"].items()
@@ -238,7 +235,6 @@ def parse_block(value: Value) -> Block:
     return Block(
         hash=value["block_id"]["hash"].hexadecimal(HASH_BYTES),
         header=Header.parse(block["header"]),
-        tx_count=sum(1 for _ in block["data"]["txs"].items()),
         evidence=tuple(_evidence(item) for item in block["evidence"]["evidence"].items()),
     )
 

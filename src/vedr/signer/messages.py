@@ -187,14 +187,18 @@ class SignRequest:
 
 Request: TypeAlias = PingRequest | PublicKeyRequest | SignRequest
 
-_PUBLIC_KEY_REQUEST: Final = 1
-_PUBLIC_KEY_RESPONSE: Final = 2
-_VOTE_REQUEST: Final = 3
-_VOTE_RESPONSE: Final = 4
-_PROPOSAL_REQUEST: Final = 5
-_PROPOSAL_RESPONSE: Final = 6
-_PING_REQUEST: Final = 7
-_PING_RESPONSE: Final = 8
+
+class _Number(IntEnum):
+    """Fields of tendermint.privval.Message, of which it has one."""
+
+    PUBLIC_KEY_REQUEST = 1
+    PUBLIC_KEY_RESPONSE = 2
+    VOTE_REQUEST = 3
+    VOTE_RESPONSE = 4
+    PROPOSAL_REQUEST = 5
+    PROPOSAL_RESPONSE = 6
+    PING_REQUEST = 7
+    PING_RESPONSE = 8
 
 
 def read_request(data: bytes) -> Request:
@@ -202,39 +206,39 @@ def read_request(data: bytes) -> Request:
     if len(data) > MAX_MESSAGE_BYTES:
         raise wrong(f"request: {len(data)} bytes, more than {MAX_MESSAGE_BYTES}")
     message = Message.parse(data, what="request")
-    chosen = sorted(number for number in message.fields if number <= _PING_RESPONSE)
+    chosen = sorted(number for number in message.fields if number <= _Number.PING_RESPONSE)
     if len(chosen) != 1:
         raise wrong(f"request: {len(chosen)} messages in one, not 1")
     body = message.message(chosen[0])
     match chosen[0]:
-        case 7:
+        case _Number.PING_REQUEST:
             return PingRequest()
-        case 1:
+        case _Number.PUBLIC_KEY_REQUEST:
             return PublicKeyRequest(body.text(1))
-        case 3:
+        case _Number.VOTE_REQUEST:
             return SignRequest(body.text(2), Vote.read(body.message(1)))
-        case 5:
+        case _Number.PROPOSAL_REQUEST:
             return SignRequest(body.text(2), Proposal.read(body.message(1)))
         case other:
             raise wrong(f"request: message {other} is no request")
 
 
 def ping_response() -> bytes:
-    return message_field(_PING_RESPONSE, b"")
+    return message_field(_Number.PING_RESPONSE, b"")
 
 
 def public_key_response(key: bytes) -> bytes:
     """With a raw Ed25519 key."""
-    return message_field(_PUBLIC_KEY_RESPONSE, message_field(1, message_field(1, key)))
+    return message_field(_Number.PUBLIC_KEY_RESPONSE, message_field(1, message_field(1, key)))
 
 
 def public_key_error(code: int, description: str) -> bytes:
-    return message_field(_PUBLIC_KEY_RESPONSE, message_field(1, b"") + _error(code, description))
+    return message_field(_Number.PUBLIC_KEY_RESPONSE, message_field(1, b"") + _error(code, description))
 
 
 def signed_response(message: Signable) -> bytes:
     """With the message as it was signed, which may have another timestamp than the one asked for."""
-    number = _VOTE_RESPONSE if isinstance(message, Vote) else _PROPOSAL_RESPONSE
+    number = _Number.VOTE_RESPONSE if isinstance(message, Vote) else _Number.PROPOSAL_RESPONSE
     return message_field(number, message_field(1, message.encode()))
 
 
@@ -242,9 +246,9 @@ def signing_error(message: Signable, code: int, description: str) -> bytes:
     """That it was not signed: with an empty message, as Go's zero value is written."""
     if isinstance(message, Vote):
         empty = message_field(4, NO_BLOCK.encode()) + message_field(5, timestamp(GO_ZERO_TIME_NS))
-        return message_field(_VOTE_RESPONSE, message_field(1, empty) + _error(code, description))
+        return message_field(_Number.VOTE_RESPONSE, message_field(1, empty) + _error(code, description))
     empty = _encode_proposal(0, Proposal(0, 0, 0, NO_BLOCK, GO_ZERO_TIME_NS))
-    return message_field(_PROPOSAL_RESPONSE, message_field(1, empty) + _error(code, description))
+    return message_field(_Number.PROPOSAL_RESPONSE, message_field(1, empty) + _error(code, description))
 
 
 def _error(code: int, description: str) -> bytes:

@@ -103,7 +103,7 @@ class FakeRpc(MadeNode):
         return super().status()
 
     def net_info(self) -> NetInfo:
-        peers = tuple(Peer(node_id, "x", "127.0.0.1", True) for node_id in self.shared.peers)
+        peers = tuple(Peer(node_id, "x", True) for node_id in self.shared.peers)
         return NetInfo(True, peers)
 
 

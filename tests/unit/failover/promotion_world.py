@@ -103,7 +103,7 @@ class Rpc:
 
     def block(self, height: int) -> Block:
         found = self.network.evidence.get(height)
-        return Block(b"", cast("Any", None), 0, (found,) if found else ())
+        return Block(b"", cast("Any", None), (found,) if found else ())
 
 
 @dataclass

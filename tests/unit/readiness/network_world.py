@@ -42,7 +42,7 @@ def node_class() -> type:
 
         def net_info(self) -> NetInfo:
             self._reach("net_info")
-            found = tuple(Peer(f"id-{name}", name, "10.0.0.1", outbound=True) for name in self.peers)
+            found = tuple(Peer(f"id-{name}", name, outbound=True) for name in self.peers)
             return NetInfo(listening=True, peers=found)
 
     return Peered
