@@ -8,7 +8,6 @@ Sizes are bytes, durations seconds unless the name carries another unit, powers 
 """
 
 import os
-import re
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -29,6 +28,7 @@ from vedr.policies.names import HexKey, NodeName, RegionName, Role, SecretRef, Z
 from vedr.policies.notifications import Notifications
 from vedr.policies.traffic import Traffic
 from vedr.targets import Frozen, Retention, Schedule, TargetOverrides
+from vedr.toml_lines import line_of
 
 Height = NewType("Height", int)
 """A block height, 1 or more; 0 means 'none yet'."""
@@ -305,7 +305,7 @@ class Site(Frozen):
     @model_validator(mode="after")
     def _topology_holds(self) -> Self:
         problems = [*_duplicates(self), *_misplaced(self), *_too_thin(self), *_short_locks(self), *_stray_signers(self)]
-        problems += [*self.fleet.problems(_units(self)), *_stray_key_files(self)]
+        problems += [*self.fleet.problems(_units(self)), *_stray_key_files(self), *_shared_buckets(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -334,6 +334,19 @@ def _duplicates(site: Site) -> list[str]:
         for value, count in counter.items()
         if count > 1
     ]  # fmt: skip
+
+
+def _shared_buckets(site: Site) -> list[str]:
+    """One that two regions name would count as two copies of a backup, and twice in a majority of the registers."""
+    stores = [region.store for region in site.regions.values()]
+    backups = Counter((store.endpoint, store.bucket) for store in stores)
+    registers = Counter((store.endpoint, store.register_bucket or store.bucket) for store in stores)
+    return [
+        f"{what} {bucket!r} is used by {count} regions: give each its own"
+        for what, counter in (("bucket for backups", backups), ("bucket for registers", registers))
+        for (_, bucket), count in counter.items()
+        if count > 1
+    ]
 
 
 def _misplaced(site: Site) -> list[str]:
@@ -463,38 +476,8 @@ def parse_site(text: str, *, source: str) -> Site:
         return Site.model_validate(raw)
     except ValidationError as error:
         problems = [
-            f"{source}:{_line_of(text, where)}: {'.'.join(where) or 'site'}: {message.removeprefix('Value error, ')}"
+            f"{source}:{line_of(text, where)}: {'.'.join(where) or 'site'}: {message.removeprefix('Value error, ')}"
             for problem in error.errors(include_input=False, include_url=False)
             for where, message in [(tuple(str(part) for part in problem["loc"]), problem["msg"])]
         ]
         raise InvalidInputError("\n".join(problems), remedy="Correct these lines of the site file.") from None
-
-
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
-_ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_\"'.-]+?)\s*=")
-
-
-def _line_of(text: str, location: tuple[str, ...]) -> int:
-    """The 1-based line where the key at `location` stands, or the nearest table that encloses it.
-
-    tomllib gives no positions, so this walks headers and assignments; good to the line for the plain tables that site
-    files are made of.
-    """
-    best_line, best_depth = 1, 0
-    table: tuple[str, ...] = ()
-    arrays: Counter[str] = Counter()
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := _HEADER.match(line):
-            name = header.group(2)
-            table = tuple(part.strip("\"'") for part in name.split("."))
-            if header.group(1) == "[[":
-                table = (*table, str(arrays[name]))
-                arrays[name] += 1
-            here = table
-        elif assignment := _ASSIGNMENT.match(line):
-            here = (*table, *(part.strip("\"'") for part in assignment.group(1).split(".")))
-        else:
-            continue
-        if len(here) > best_depth and location[: len(here)] == here:
-            best_line, best_depth = number, len(here)
-    return best_line

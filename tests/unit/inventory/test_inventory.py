@@ -131,6 +131,35 @@ def test_two_validators_of_one_key_are_refused_since_each_would_be_fenced_on_its
         parse_site(text[:begin] + twin + text[begin:], source="x.toml")
 
 
+@pytest.mark.parametrize("kind", ["backups", "registers"])
+def test_two_regions_of_one_bucket_are_refused_since_each_copy_and_each_voice_would_count_twice(
+    text: str, kind: str
+) -> None:
+    shared = f'bucket = "virtengine-dr-{kind}-us-east-1"'
+    changed = text.replace(f'bucket = "virtengine-dr-{kind}-eu-west-1"', shared)
+    with pytest.raises(InvalidInputError) as caught:
+        parse_site(changed, source="x.toml")
+    said = f"bucket for {kind} 'virtengine-dr-{kind}-us-east-1' is used by 2 regions: give each its own"
+    assert caught.value.message.endswith(said)
+
+
+def test_registers_in_one_region_s_bucket_for_backups_are_not_another_region_s_too(text: str) -> None:
+    lines = [line for line in text.splitlines() if not line.startswith("register_bucket")]
+    assert parse_site("\n".join(lines), source="x.toml"), "each in its own region's"
+    shared = 'bucket = "virtengine-dr-backups-eu-west-1"'
+    changed = "\n".join(lines).replace(shared, f'{shared}\nregister_bucket = "virtengine-dr-backups-us-east-1"')
+    with pytest.raises(InvalidInputError, match=r"bucket for registers .* is used by 2 regions"):
+        parse_site(changed, source="x.toml")
+
+
+def test_buckets_of_one_name_at_different_endpoints_are_different_ones(text: str) -> None:
+    changed = text
+    for region in ("us-east-1", "eu-west-1", "ap-south-1"):
+        here = f'bucket = "virtengine-dr-backups-{region}"'
+        changed = changed.replace(here, f'bucket = "backups"\nendpoint = "https://{region}.example.test"')
+    assert {region.store.bucket for region in parse_site(changed, source="x.toml").regions.values()} == {"backups"}
+
+
 def test_an_error_never_shows_a_value_that_may_be_a_secret(text: str) -> None:
     changed = text.replace("aws-secret:virtengine/dr/site-key", "hunter2-the-key-itself")
     with pytest.raises(InvalidInputError) as caught:
