@@ -121,7 +121,7 @@ def _recorded_plan(ctx: Ctx, opened: OpenSite) -> TrafficPlan | None:
 
 @step(title="Send users elsewhere", budget_s=120, retry=ACT, undo=shift_back)
 def shift_traffic(ctx: Ctx, plan: TrafficPlan | None) -> Shifted:
-    """Serves the weights of the plan, and awaits that every name server answers so; safe to repeat."""
+    """Serves the weights of the plan, and awaits that every name server that answers at all does so; safe to repeat."""
     if plan is None:
         return Shifted("", (), "this site names no traffic backends", (), None)
     with open_site(ctx.order.site) as opened:
@@ -313,7 +313,12 @@ def _api_through_names(opened: OpenSite) -> tuple[str, ...]:
     proven = {proof.gateway: proof.problem for proof in opened.traffic.prove()}
     found = []
     for traffic in opened.traffic.backends:
-        for answer in traffic.answers(opened.site.traffic.global_names):
+        answers = traffic.answers(opened.site.traffic.global_names)
+        heard = {answer.name for answer in answers if not answer.silent}
+        for answer in answers:
+            if answer.silent and answer.name in heard:  # lost with its place: another server tells users
+                found.append(f"{answer.name} at {answer.server}: not seen, it does not answer")
+                continue
             gateways = {one.name: one.gateways for one in traffic.backend.endpoints}
             dead = [
                 name

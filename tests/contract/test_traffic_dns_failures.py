@@ -26,6 +26,7 @@ from vedr.errors import (
     RefusedError,
     UnavailableError,
 )
+from vedr.failover import traffic_answers
 from vedr.failover.traffic import Change, Share
 from vedr.failover.traffic_answers import wait_until_answered
 from vedr.failover.traffic_division import Moves, View
@@ -222,6 +223,26 @@ def test_one_of_two_servers_that_is_behind_keeps_the_wait_going(make_knot: Calla
     secondary.stop()
     with pytest.raises(DeadlineError, match=rf"{secondary.port}, api: .*does not answer"):
         wait_until_answered([traffic], plan, deadline_s=0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_is_lost_is_named_and_the_wait_ends_with_those_that_answer(
+    make_knot: Callable[..., Knot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic_answers, "SILENT_S", 1.0)
+    primary, behind = make_knot(), make_knot()
+    lost = make_knot(primary=primary)
+    lost.stop()
+    traffic = traffic_of(primary, primary, lost)
+    plan = leaving(traffic)
+    assert traffic.shift(plan.changes[0])
+    answered = wait_until_answered([traffic], plan, deadline_s=30)
+    assert (answered.servers, answered.silent) == ((f"127.0.0.1:{primary.port}",), (f"127.0.0.1:{lost.port}",))
+    assert f"not seen, since silent: 127.0.0.1:{lost.port}" in str(answered)
+    with pytest.raises(DeadlineError, match=f"{behind.port}, api leads to gateway-us-east-0"):
+        wait_until_answered([traffic_of(primary, primary, behind, lost)], plan, deadline_s=3)
+    with pytest.raises(DeadlineError, match="nobody was asked for api"):
+        wait_until_answered([traffic_of(primary, lost)], plan, deadline_s=3)
 
 
 def test_an_address_of_nobody_is_shown_and_taken_out_by_a_plan(make_knot: Callable[..., Knot]) -> None:

@@ -9,8 +9,9 @@ import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Final
 
 import dns.exception
@@ -23,12 +24,17 @@ import dns.rdatatype
 import dns.rrset
 
 from vedr.errors import InvalidInputError, NotFoundError, RefusedError, UnavailableError
+from vedr.failover.traffic import Answer
 
 TIMEOUT_S: Final = 2.0
 TRIES: Final = 2
 DEFAULT_PORT: Final = 53
 ADDRESS_TYPES: Final = ("A", "AAAA")
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d+))?")
+
+
+class SilentError(UnavailableError):
+    """The server gave no answer at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,22 @@ class Records:
 
     values: tuple[str, ...] = ()
     ttl_s: int | None = None
+
+
+def ask_all(
+    servers: Sequence[Server], names: Collection[str], one: Callable[[Server, str], Answer]
+) -> tuple[Answer, ...]:
+    """Every name of every server, the servers side by side; one that is silent about a name is not asked the others."""
+
+    def of(server: Server) -> list[Answer]:
+        found: list[Answer] = []
+        for name in names:
+            is_silent = bool(found) and found[-1].silent
+            found.append(replace(found[-1], name=name) if is_silent else one(server, name))
+        return found
+
+    with ThreadPoolExecutor(max(1, len(servers)), "name-servers") as pool:
+        return tuple(answer for answers in pool.map(of, servers) for answer in answers)
 
 
 def records(server: Server, name: str, kind: str, *, tcp: bool = False) -> Records:
@@ -140,7 +162,7 @@ def _ask(server: Server, name: str, kind: str, *, tcp: bool) -> dns.message.Mess
             return dns.query.udp_with_fallback(question, where, port=server.port, timeout=TIMEOUT_S)[0]
         except (dns.exception.DNSException, OSError, EOFError) as error:
             reason = f"{type(error).__name__}: {error}"
-    raise UnavailableError(f"name server {server} does not answer: {reason}", remedy="Check that it runs.")
+    raise SilentError(f"name server {server} does not answer: {reason}", remedy="Check that it runs.")
 
 
 def absolute(name: str) -> dns.name.Name:

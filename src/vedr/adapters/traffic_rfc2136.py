@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from vedr.adapters.dns_answers import ADDRESS_TYPES, Records, Server, records
+from vedr.adapters.dns_answers import ADDRESS_TYPES, Records, Server, SilentError, ask_all, records
 from vedr.adapters.dns_update import RecordSet, Updater
 from vedr.errors import CorruptError, InvalidInputError, VedrError
 from vedr.failover.traffic import (
@@ -103,13 +103,13 @@ class DnsTraffic:
         return True
 
     def answers(self, names: Collection[str]) -> tuple[Answer, ...]:
-        return tuple(self._answer(server, name) for server in self._servers for name in names)
+        return ask_all(self._servers, names, self._answer)
 
     def _answer(self, server: Server, name: str) -> Answer:
         try:
             found = {kind: records(server, self._full(name), kind) for kind in ADDRESS_TYPES}
         except VedrError as error:
-            return Answer(str(server), name, problem=error.message)
+            return Answer(str(server), name, problem=error.message, silent=isinstance(error, SilentError))
         share = self._book.read(found)
         return Answer(str(server), name, tuple(sorted(share.serving)), share.strangers, share.ttl_s)
 

@@ -23,7 +23,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from vedr.adapters.dns_answers import Server, targets
+from vedr.adapters.dns_answers import Server, SilentError, ask_all, targets
 from vedr.adapters.s3_store import Credentials
 from vedr.errors import ConflictError, CorruptError, NotFoundError, RefusedError, UnavailableError, VedrError
 from vedr.failover.traffic import (
@@ -136,13 +136,14 @@ class Route53Traffic:
         except VedrError as error:
             return tuple(Answer(NAME, name, problem=error.message) for name in names)
         books = {name: self._book(name, look.sets[name]) for name in names}
-        return tuple(self._answer(server, name, books[name]) for server in servers for name in names)
+        return ask_all(servers, names, lambda server, name: self._answer(server, name, books[name]))
 
     def _answer(self, server: Server, name: str, book: Mapping[str, str]) -> Answer:
         try:
             samples = [targets(server, self._full(name)) for _ in range(SAMPLES)]
         except VedrError as error:
-            return Answer(str(server), name, complete=False, problem=error.message)
+            silent = isinstance(error, SilentError)
+            return Answer(str(server), name, complete=False, problem=error.message, silent=silent)
         values = {value.rstrip(".") for sample in samples for value in sample.values}
         endpoints = tuple(sorted({book[value] for value in values if value in book}))
         ttl_s = max((sample.ttl_s for sample in samples if sample.ttl_s is not None), default=None)

@@ -103,7 +103,7 @@ class Answer:
     """What one server tells users of one name.
 
     `complete`: it lists everybody who is served; else it is a sample, as weighted answers are.  With a `problem`
-    nothing is known.
+    nothing is known; `silent`: since it gave no answer at all, so that users get none from it either.
     """
 
     server: str
@@ -113,6 +113,7 @@ class Answer:
     ttl_s: int | None = None
     complete: bool = True
     problem: str = ""
+    silent: bool = False
 
 
 class Traffic(Protocol):

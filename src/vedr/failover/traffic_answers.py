@@ -1,7 +1,8 @@
 """Waiting until every authoritative server sends users where a plan says.
 
-Guarantees: only what servers answer counts, never what was written; every server of every backend has to answer as
-desired, and one that could not be asked has not.  What resolvers may still have cached is said, not waited for.
+Guarantees: only what servers answer counts, never what was written; every server of every backend that answers has to
+answer as desired, and for every name one has to.  One that gives no answer at all, lost with its place as it may be, is
+waited for `SILENT_S` and then named as not seen.  What resolvers may still have cached is said, not waited for.
 Leaves out: resolvers that keep answers longer than their TTL allows.
 """
 
@@ -15,11 +16,12 @@ from vedr.failover.traffic import Answer, Share, Traffic
 from vedr.failover.traffic_plan import TrafficPlan
 
 POLL_S: Final = 0.5
+SILENT_S: Final = 10.0  # a name server that is only restarted answers by then
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Every server answers as desired since `took_s` after the wait began.
+    """Every one of `servers` answers as desired since `took_s` after the wait began; of the `silent` nothing is known.
 
     `cached_s`: how long from now a resolver may go on giving an answer from before: the old TTL.
     """
@@ -28,11 +30,13 @@ class Answered:
     names: tuple[str, ...]
     took_s: float
     cached_s: int
+    silent: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        unseen = f"; not seen, since silent: {', '.join(self.silent)}" if self.silent else ""
         return (
             f"{', '.join(self.servers)} answer as desired for {', '.join(self.names)} after {self.took_s:.1f} s; "
-            f"resolvers may have older answers for {self.cached_s} s more"
+            f"resolvers may have older answers for {self.cached_s} s more{unseen}"
         )
 
 
@@ -46,7 +50,7 @@ def differences(backend: str, wanted: Mapping[str, Share], answers: Sequence[Ans
 def _difference(answer: Answer, wanted: Share) -> str:
     who = f"{answer.server}, {answer.name}"
     if answer.problem:
-        return f"{who}: {answer.problem}"
+        return _said(answer)
     if answer.strangers:
         return f"{who} leads to {', '.join(answer.strangers)}, which is no endpoint here"
     seen = frozenset(answer.endpoints)
@@ -58,6 +62,10 @@ def _difference(answer: Answer, wanted: Share) -> str:
     return ""
 
 
+def _said(answer: Answer) -> str:
+    return f"{answer.server}, {answer.name}: {answer.problem}"
+
+
 def wait_until_answered(
     backends: Sequence[Traffic],
     plan: TrafficPlan,
@@ -66,24 +74,34 @@ def wait_until_answered(
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Answered:
-    """Ask until all is as the plan says.
+    """Ask until all that answer do so as the plan says, and the others were silent for SILENT_S on end.
 
     Raises:
         DeadlineError: it is not so in time; each server that differs, and how.
     """
     by_name = {backend.backend.name: backend for backend in backends}
     began = monotonic()
+    silent_since: dict[str, float] = {}
     while True:
+        asked_at = monotonic()
         problems: list[str] = []
         servers: dict[str, None] = {}
+        silent: dict[str, str] = {}
         for change in plan.changes:
             answers = by_name[change.backend].answers(tuple(change.names))
-            problems += differences(change.backend, change.names, answers)
-            servers |= dict.fromkeys(answer.server for answer in answers)
+            for answer in answers:
+                if answer.silent:
+                    silent.setdefault(answer.server, f"{change.backend}: {_said(answer)}")
+            heard = [answer for answer in answers if not answer.silent]
+            problems += differences(change.backend, change.names, heard)
+            servers |= dict.fromkeys(answer.server for answer in heard)
+        silent_since = {server: silent_since.get(server, asked_at) for server in silent}
         took_s = monotonic() - began
-        if not problems:
+        if not problems and all(monotonic() - since >= SILENT_S for since in silent_since.values()):
             names = dict.fromkeys(name for change in plan.changes for name in change.names)
-            return Answered(tuple(servers), tuple(names), took_s, plan.longest_ttl_s)
+            seen = tuple(server for server in servers if server not in silent)
+            return Answered(seen, tuple(names), took_s, plan.longest_ttl_s, tuple(silent))
+        problems += silent.values()
         if took_s >= deadline_s:
             raise DeadlineError(
                 f"after {took_s:.0f} s users are not yet sent where the plan says: {'; '.join(problems)}",
