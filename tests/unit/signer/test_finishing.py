@@ -112,11 +112,17 @@ def test_the_own_node_is_asked_alone_for_a_while_and_then_all(tmp_path: Path, mo
     assert network.by_all[0] is False
 
 
-def test_a_request_that_no_majority_confirmed_is_finished_when_the_regions_answer_again(tmp_path: Path) -> None:
-    world, network = World(tmp_path / "state.json"), Network()
+def test_a_request_that_no_majority_confirmed_is_finished_when_the_regions_answer_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, network, looks = World(tmp_path / "state.json"), Network(), list[Vote | None]()
+    finish = world.signer.finish
+    monkeypatch.setattr(world.signer, "finish", lambda: looks.append(finish()) or looks[-1])
     world.register.lost = GONE
     with watched(world, network):
         assert world.refusal(prevote())
+        looks.clear()
+        until(lambda: len(looks) > 3)
         assert network.sent == []
         world.register.lost = None
         until(lambda: network.sent)
