@@ -15,7 +15,7 @@ from typing import Final
 
 from vedr.errors import UnavailableError
 from vedr.inventory import SITE_ENV
-from vedr.lab import readiness
+from vedr.lab import prefect_server, readiness
 from vedr.lab.credentials import write_whole
 from vedr.lab.plan import OPS, Plan
 
@@ -56,7 +56,8 @@ def environment(plan: Plan) -> dict[str, str]:
 def server_command(plan: Plan) -> tuple[str, ...]:
     """The API server, with its scheduler, on the lab's own address, behind the front."""
     return (
-        *_prefect(), "server", "start", "--host", plan.addresses.ops, "--port", str(plan.orchestrator_server_port),
+        sys.executable, "-m", prefect_server.__name__,
+        "server", "start", "--host", plan.addresses.ops, "--port", str(plan.orchestrator_server_port),
     )  # fmt: skip
 
 
