@@ -30,11 +30,11 @@ from tasks.relocating import (
     stop_unit,
 )
 from tasks.scaling import raised
-from tasks.serving import Shifted, await_blocks, carry_out_recorded, epoch_of, reserves_in_use
+from tasks.serving import Shifted, await_blocks, carry_out_recorded, epoch_of, reserves_in_use, take_back
 from vedr.adapters.answering import answers_http
 from vedr.adapters.site import OpenSite, open_site
 from vedr.chain.quorum import Domain
-from vedr.errors import RefusedError, UnavailableError, VedrError
+from vedr.errors import RefusedError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover.node_failure import MAX_HEALTHY_LAG_BLOCKS
 from vedr.failover.relocation import Handover, Left, Move, Relocation, Situation, place_of, signer_named, within
 from vedr.failover.relocation_key_files import KeyMove, go_home
@@ -252,12 +252,33 @@ def plan_return(ctx: Ctx, stage_pct: int) -> TrafficPlan:
 
 @step(title="Send users home, by stages", budget_s=600, retry=ACT, cannot_undo="to leave again: vedr traffic set")
 def return_traffic(ctx: Ctx, found: Relocation, plan: TrafficPlan) -> Shifted:
-    """Serves the stage's weights, awaits that users' answers show it, and that blocks go on and the place serves."""
+    """Serves the stage's weights, awaits that users' answers show it, and that blocks go on and the place serves.
+
+    Where they do not, users are sent where they were before this stage, and the error is raised: the plan is stale
+    then, so that whoever resumes the run plans the stage anew.
+    """
     with open_site(ctx.order.site) as opened:
         shifted = carry_out_recorded(ctx, opened, plan)
-        if not shifted.stale:
+        if shifted.stale:
+            return shifted
+        try:
             _watch_stage(opened, ctx.order.stage_s, found)
+        except VedrError as error:
+            _send_back(ctx, opened, plan, error)
+            raise
     return shifted
+
+
+def _send_back(ctx: Ctx, opened: OpenSite, plan: TrafficPlan, why: VedrError) -> None:
+    """VerificationFailedError, which nothing tries again by itself, when that is not seen to be done."""
+    try:
+        done = take_back(ctx, opened, plan)
+    except VedrError as error:
+        raise VerificationFailedError(
+            f"{why.message}; and users may still be sent there, for the stage could not be taken back: {error.message}",
+            remedy=f"See vedr traffic show, and send users elsewhere by vedr traffic set.  {why.remedy}".rstrip(),
+        ) from why
+    ctx.say(f"{plan.purpose}: {why.message}; taken back: {done}")
 
 
 def _watch_stage(opened: OpenSite, stage_s: int, found: Relocation) -> None:

@@ -146,9 +146,23 @@ def carry_out_recorded(ctx: Ctx, opened: OpenSite, plan: TrafficPlan) -> Shifted
 def _stale(ctx: Ctx, opened: OpenSite, plan: TrafficPlan, why: str) -> Shifted:
     """What it wrote, by the guard that it left, is this plan's to take back; the rest is as others have it."""
     ctx.say(f"{plan.purpose}: not as planned: {why}")
+    stands = _what_stands(opened, plan)
+    written = tuple(change.backend for change in stands.changes)
+    return Shifted(plan.purpose, written, "", plan.notes, stands, stale=why)
+
+
+def _what_stands(opened: OpenSite, plan: TrafficPlan) -> TrafficPlan:
+    """The plan without what others have written since, or it never wrote."""
     written = opened.traffic.written_by(plan)
-    changes = tuple(change for change in plan.changes if change.backend in written)
-    return Shifted(plan.purpose, written, "", plan.notes, replace(plan, changes=changes), stale=why)
+    return replace(plan, changes=tuple(change for change in plan.changes if change.backend in written))
+
+
+def take_back(ctx: Ctx, opened: OpenSite, plan: TrafficPlan) -> str:
+    """What this very plan wrote and nobody since, served as before it, as users' answers show; safe to repeat."""
+    stands = _what_stands(opened, plan)
+    if not stands.changes:
+        return "nothing of it is served any more"
+    return carry_out(ctx, opened, opened.traffic.plan_undo(stands, epoch=epoch_of(ctx, opened))).answered
 
 
 def as_planned(plan_and_shift: Callable[[int], Shifted]) -> Shifted:

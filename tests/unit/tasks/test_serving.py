@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -14,14 +15,16 @@ from typing import Any, Final, cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tasks import serving
-from tasks.failover_orders import RegionFailover
-from tasks.serving import MAX_PLANS, Shifted, as_planned, plan_traffic, shift_traffic
+from tasks import returning, serving
+from tasks.failover_orders import Failback, RegionFailover
+from tasks.returning import plan_return, return_traffic
+from tasks.serving import MAX_PLANS, Shifted, as_planned, plan_traffic, shift_traffic, verify_service
 from vedr.adapters.memory_store import MemoryStore
 from vedr.adapters.traffic_memory import MemoryTraffic, calm
-from vedr.errors import ConflictError, RefusedError
+from vedr.chain.quorum import Domain
+from vedr.errors import ConflictError, RefusedError, UnavailableError, VedrError, VerificationFailedError
 from vedr.failover.relocation import Relocation
-from vedr.failover.traffic import Guard
+from vedr.failover.traffic import Answer, Guard
 from vedr.failover.traffic_steering import Proof, Steering
 from vedr.inventory import Gateway, Site, parse_site
 from vedr.ledger import RunId
@@ -208,3 +211,201 @@ def test_who_is_overtaken_over_and_over_says_so_and_ends(made: World, monkeypatc
     monkeypatch.setattr(made.dns, "shift", conflict)
     with pytest.raises(ConflictError, match=f"{MAX_PLANS} plans became stale.*dns is not what"), made.run(RUN) as run:
         leave(run)
+
+
+# --- the way home
+
+
+class Returning(World):
+    """Users were sent away from us-east, which is healthy again; this answers for its gateways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent: set[str] = set()
+        self.halts: list[VedrError] = []
+        plan = self.steering.plan_away([Domain("region", "us-east")], self.steering.prove(), epoch=0)
+        self.steering.shift(plan)
+        self.away = self.names()
+
+    @contextlib.contextmanager
+    def open(self, _: object) -> Iterator[Any]:
+        stores = {region: MemoryStore(region) for region in REGIONS}
+        fleet = SimpleNamespace(status=lambda *_: None)
+        yield SimpleNamespace(site=self.site, traffic=self.steering, journal=self.journal, fleet=fleet, stores=stores)
+
+    def names(self) -> list[Any]:
+        """What is served at this moment, by backend."""
+        return [dict(names) for names, _ in self.zone()]
+
+    def blocks(self, *_: object) -> None:
+        if self.halts:
+            raise self.halts.pop(0)
+
+    def answers(self, url: str, **_: object) -> bool:
+        return not any(f"/{name}:" in url for name in self.silent)
+
+    def bring_home(self, *, resume: bool = False) -> list[Shifted]:
+        """As the flow does."""
+        order = Failback(place="us-east", incident=RUN if resume else "")
+        with opened_run(HOME, order, self.journal, run_id=RunId(RUN), wait_quiet=lambda *_, **__: None) as run:
+
+            def stage(stage_pct: int, number: int) -> Shifted:
+                name = f"{stage_pct}" if number == 1 else f"{stage_pct}-{number}"
+                plan = run.step(plan_return.named(name), stage_pct)
+                return cast("Shifted", run.step(return_traffic.named(name), FOUND, plan))
+
+            return [as_planned(partial(stage, pct)) for pct in self.site.traffic.stages_pct]
+
+
+HOME: Final = Runbook("failback", "users only", Failback, [plan_return, return_traffic], target_s=7200)
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Returning]:
+    world = Returning()
+    for module in (returning, serving):
+        monkeypatch.setattr(module, "open_site", world.open)
+    monkeypatch.setattr(returning, "ask", lambda *_: ())
+    monkeypatch.setattr(returning, "await_blocks", world.blocks)
+    monkeypatch.setattr(returning, "answers_http", world.answers)
+    quick = replace(return_traffic, retry=replace(return_traffic.retry, delay_s=0.0))
+    monkeypatch.setitem(globals(), "return_traffic", quick)
+    yield world
+    world.journal.close()
+
+
+def test_users_leave_a_home_that_fails_while_its_stage_is_watched(home: Returning) -> None:
+    home.silent = {"us-1"}
+    with pytest.raises(RefusedError, match="us-1 does not serve at this stage"):
+        home.bring_home()
+    assert home.names() == home.away
+
+
+def test_users_leave_a_home_while_which_the_chain_stands(home: Returning) -> None:
+    home.halts = [VerificationFailedError("the chain makes no blocks")]
+    with pytest.raises(VerificationFailedError, match=r"^the chain makes no blocks$"):
+        home.bring_home()
+    assert home.names() == home.away
+
+
+def test_a_resumed_way_home_plans_the_stage_anew_and_ends_with_users_at_home(home: Returning) -> None:
+    home.silent = {"us-1"}
+    with pytest.raises(RefusedError):
+        home.bring_home()
+    home.silent = set()
+    shifted = home.bring_home(resume=True)
+    assert not any(one.stale for one in shifted)
+    assert home.names() == [calm(home.site)] * 2
+
+
+def test_a_stage_that_is_tried_again_by_itself_is_taken_back_once_and_planned_anew(
+    home: Returning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undone: list[str] = []
+    undo = Steering.plan_undo
+
+    def counted(steering: Steering, plan: Any, *, epoch: int) -> Any:
+        undone.append(plan.purpose)
+        return undo(steering, plan, epoch=epoch)
+
+    monkeypatch.setattr(Steering, "plan_undo", counted)
+    home.halts = [UnavailableError("no node answers")]
+    home.bring_home()
+    assert undone == ["back to region us-east, 10 %"]
+    assert home.names() == [calm(home.site)] * 2
+
+
+def test_a_later_stage_that_fails_is_taken_back_to_the_one_before(
+    home: Returning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def blocks(*_: object) -> None:
+        seen.append(home.names())
+        if len(seen) == 2:
+            raise VerificationFailedError("the chain makes no blocks")
+
+    monkeypatch.setattr(returning, "await_blocks", blocks)
+    with pytest.raises(VerificationFailedError):
+        home.bring_home()
+    assert seen[0] != seen[1]
+    assert home.names() == seen[0]
+
+
+def test_both_are_named_when_a_stage_that_failed_cannot_be_taken_back_and_a_resume_takes_it_back(
+    home: Returning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.silent = {"us-1"}
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise UnavailableError("mesh is silent")
+
+        patch.setattr(Steering, "plan_undo", refuse)
+        both = "us-1 does not serve at this stage; and users may still be sent there.*mesh is silent"
+        with pytest.raises(VerificationFailedError, match=both):
+            home.bring_home()
+    assert home.names() != home.away
+    with pytest.raises(RefusedError, match="us-1 does not serve"):
+        home.bring_home(resume=True)
+    assert home.names() == home.away
+
+
+def test_what_somebody_else_serves_since_is_not_taken_back_with_the_stage(
+    home: Returning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blocks(*_: object) -> None:
+        changed_by_somebody(home.mesh)
+        raise VerificationFailedError("the chain makes no blocks")
+
+    monkeypatch.setattr(returning, "await_blocks", blocks)
+    with pytest.raises(VerificationFailedError):
+        home.bring_home()
+    assert home.dns.served.names == home.away[0]
+    assert home.mesh.served.guard == Guard(0, "a person's")
+
+
+# --- what is seen afterwards
+
+
+def serves(world: World, monkeypatch: pytest.MonkeyPatch, *silent: str) -> tuple[str, ...]:
+    """What verifying says of the names, when these name servers of one backend are silent."""
+
+    def answers(names: Sequence[str]) -> tuple[Answer, ...]:
+        return tuple(
+            Answer(server, name, problem="it does not answer", silent=True)
+            if server in silent
+            else Answer(server, name, ("eu-0",))
+            for server in ("ns-us", "ns-eu")
+            for name in names
+        )
+
+    monkeypatch.setattr(world.dns, "answers", answers)
+    monkeypatch.setattr(serving, "ask", lambda *_: ())
+    monkeypatch.setattr(serving, "await_blocks", lambda *_: 7)
+    monkeypatch.setattr(serving, "compare", lambda *_: ("AB", 2))
+    monkeypatch.setattr(serving, "check_kept", lambda *_: None)
+
+    @contextlib.contextmanager
+    def open_site(_: object) -> Iterator[Any]:
+        with world.open(None) as opened:
+            opened.light_client = lambda **_: None
+            yield opened
+
+    monkeypatch.setattr(serving, "open_site", open_site)
+    context: Any = SimpleNamespace(order=RegionFailover(region="us-east"), say=lambda _: None)
+    return verify_service.fn(context, FOUND).api
+
+
+def test_a_name_server_that_is_lost_is_told_as_not_seen_where_another_answers(
+    made: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = serves(made, monkeypatch, "ns-us")
+    for name in made.site.traffic.global_names:
+        assert f"{name} at ns-us: not seen, it does not answer" in seen
+        assert f"{name} at ns-eu: eu-0" in seen
+
+
+def test_a_name_that_no_server_answers_for_fails_the_verification(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VerificationFailedError, match="api at ns-us: it does not answer"):
+        serves(made, monkeypatch, "ns-us", "ns-eu")
